@@ -1,0 +1,189 @@
+"""A LoRA adapter that makes SmolLM2-135M-Instruct obey six format constraints, trained with JAX and optax.
+
+    python experiments/six_constraints/train.py                # after make_data.py
+
+Writes experiments/six_constraints/adapter/ in PEFT's format. What to expect stands in that folder's README.md.
+"""
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import make_data
+import numpy as np
+import optax
+from safetensors.numpy import save_file
+
+from jaxpatch import atomic, fetch
+from jaxpatch.models import checkpoints, decoder, layers
+
+RANK = 16
+ALPHA = 32
+TOKENS_PER_BATCH = 2560
+WIDTH_STEP = 32
+LONGEST = 384
+HERE = Path(__file__).parent
+MODULES = {  # ours -> (PEFT's, axes that make up the input, axes that make up the output)
+    "attn/q": ("self_attn.q_proj", "D", "NH"),
+    "attn/k": ("self_attn.k_proj", "D", "KH"),
+    "attn/v": ("self_attn.v_proj", "D", "KH"),
+    "attn/o": ("self_attn.o_proj", "NH", "D"),
+    "mlp/gate": ("mlp.gate_proj", "D", "F"),
+    "mlp/up": ("mlp.up_proj", "D", "F"),
+    "mlp/down": ("mlp.down_proj", "F", "D"),
+}
+
+
+def init_adapter(config, key) -> dict:
+    """module -> {"a": [L, r, in], "b": [L, out, r]}; b is zero, so the model starts as the base."""
+
+    def size(axes):
+        return math.prod(config.sizes[axis] for axis in axes)
+
+    adapter = {}
+    for name, (_, inputs, outputs) in MODULES.items():
+        key, part = jax.random.split(key)
+        bound = 1 / math.sqrt(size(inputs))
+        a = jax.random.uniform(part, (config.layers, RANK, size(inputs)), minval=-bound, maxval=bound)
+        adapter[name] = {"a": a, "b": jnp.zeros((config.layers, size(outputs), RANK))}
+    return adapter
+
+
+def hidden(config, params, adapter, tokens):
+    """Residual stream after the last block, the adapter applied beside the frozen weights. [B, T] -> [B, T, D]."""
+    batch, width = tokens.shape
+    context = decoder.causal_context(config, width, jnp.float32)
+
+    def block(x, layer):
+        weights, low_rank = layer
+
+        def linear(x, name):
+            half, matrix = name.split("/")
+            a, b = low_rank[name]["a"], low_rank[name]["b"]
+            kernel = weights[half][matrix]["kernel"].reshape(a.shape[1], b.shape[0])
+            return x @ kernel + (ALPHA / RANK) * ((x @ a.T) @ b.T)
+
+        normed = layers.rms_norm(x, weights["attn_norm"]["scale"], config.norm_eps)
+        q = linear(normed, "attn/q").reshape(batch, width, config.heads, config.head_width)
+        k = linear(normed, "attn/k").reshape(batch, width, config.kv_heads, config.head_width)
+        v = linear(normed, "attn/v").reshape(batch, width, config.kv_heads, config.head_width)
+        q, k = layers.rotate(q, context.cos_sin), layers.rotate(k, context.cos_sin)
+        x = x + linear(layers.attend(q, k, v, context.mask).reshape(batch, width, -1), "attn/o")
+        normed = layers.rms_norm(x, weights["mlp_norm"]["scale"], config.norm_eps)
+        return x + linear(jax.nn.silu(linear(normed, "mlp/gate")) * linear(normed, "mlp/up"), "mlp/down"), None
+
+    return jax.lax.scan(block, params["embed"]["kernel"][tokens], (params["layers"], adapter))[0]
+
+
+def loss_fn(adapter, config, params, tokens, is_answer):
+    """Mean cross-entropy of the answer's tokens, in nats."""
+    x = hidden(config, params, adapter, tokens[:, :-1])
+    logits = decoder.Decoder(config).apply({"params": params}, x, method="read_out")
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
+    weights = is_answer[:, 1:]
+    return (losses * weights).sum() / weights.sum()
+
+
+def batches(tokenizer, examples: list[dict], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(tokens [B, T], is_answer [B, T]) batches of about one size, each of examples of about one length, shuffled."""
+    rows = []
+    for example in examples:
+        prompt = tokenizer(make_data.chat(tokenizer, example["user"]))["input_ids"]
+        answer = [*tokenizer(example["answer"])["input_ids"], tokenizer.eos_token_id]
+        if len(prompt) + len(answer) <= LONGEST:
+            rows.append((prompt, answer))
+    draw = np.random.default_rng(seed)
+    order = sorted(draw.permutation(len(rows)), key=lambda r: -(-(len(rows[r][0]) + len(rows[r][1])) // WIDTH_STEP))
+    made = []
+    while order:
+        longest = max(len(rows[r][0]) + len(rows[r][1]) for r in order[:1])
+        width = -(-longest // WIDTH_STEP) * WIDTH_STEP
+        take = [r for r in order[: TOKENS_PER_BATCH // width] if sum(map(len, rows[r])) <= width]
+        order = order[len(take) :]
+        if len(take) < TOKENS_PER_BATCH // width:
+            continue  # the few left over at the end of a width
+        tokens, is_answer = np.zeros((len(take), width), np.int32), np.zeros((len(take), width), np.float32)
+        for row, r in enumerate(take):
+            prompt, answer = rows[r]
+            tokens[row, : len(prompt) + len(answer)] = prompt + answer
+            is_answer[row, len(prompt) : len(prompt) + len(answer)] = 1
+        made.append((tokens, is_answer))
+    return [made[i] for i in draw.permutation(len(made))]
+
+
+def save(adapter, folder: Path) -> None:
+    """The adapter as PEFT writes it, in bfloat16."""
+    tensors = {}
+    for name, (module, _, _) in MODULES.items():
+        for layer in range(adapter[name]["a"].shape[0]):
+            stem = f"base_model.model.model.layers.{layer}.{module}"
+            tensors[f"{stem}.lora_A.weight"] = np.asarray(adapter[name]["a"][layer].astype(jnp.bfloat16))
+            tensors[f"{stem}.lora_B.weight"] = np.asarray(adapter[name]["b"][layer].astype(jnp.bfloat16))
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "r": RANK,
+        "lora_alpha": ALPHA,
+        "lora_dropout": 0.0,
+        "use_rslora": False,
+        "bias": "none",
+        "target_modules": [module.split(".")[1] for module, _, _ in MODULES.values()],
+        "inference_mode": True,
+    }
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8") if card.exists() else None
+    with atomic.directory(folder, overwrite=True) as partial:
+        save_file(tensors, partial / "adapter_model.safetensors", metadata={"format": "pt"})
+        (partial / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        if text is not None:
+            (partial / "README.md").write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--epochs", type=int, default=1)
+    options.add_argument("--max-steps", type=int, default=None, help="stop the schedule there")
+    options.add_argument("--rate", type=float, default=1e-3)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--out", type=Path, default=HERE / "adapter")
+    chosen = options.parse_args()
+
+    checkpoint = checkpoints.load(fetch.smollm2(), "float32")
+    config, tokenizer = checkpoint.config, checkpoint.tokenizer()
+    params = jax.tree.map(jnp.asarray, checkpoint.params)
+    lines = (make_data.FOLDER / "data.jsonl").read_text(encoding="utf-8").splitlines()
+    examples = [json.loads(line) for line in lines]
+    plan = [b for epoch in range(chosen.epochs) for b in batches(tokenizer, examples, chosen.seed + epoch)]
+    plan = plan[: chosen.max_steps]
+    print(f"{len(examples)} examples, {len(plan)} steps, widths {sorted({t.shape[1] for t, _ in plan})}", flush=True)
+
+    rate = optax.warmup_cosine_decay_schedule(0.0, chosen.rate, max(1, len(plan) // 25), len(plan), chosen.rate / 50)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.0))
+    adapter = init_adapter(config, jax.random.key(chosen.seed))
+    state = optimizer.init(adapter)
+
+    @jax.jit
+    def step(adapter, state, params, tokens, is_answer):
+        loss, slope = jax.value_and_grad(loss_fn)(adapter, config, params, tokens, is_answer)
+        updates, state = optimizer.update(slope, state)
+        return optax.apply_updates(adapter, updates), state, loss
+
+    began, losses = time.time(), []
+    for number, (tokens, is_answer) in enumerate(plan, 1):
+        adapter, state, loss = step(adapter, state, params, jnp.asarray(tokens), jnp.asarray(is_answer))
+        losses.append(float(loss))
+        if number % 10 == 0 or number == len(plan):
+            minutes = (time.time() - began) / 60
+            print(f"step {number}/{len(plan)}  loss {np.mean(losses[-10:]):.3f}  {minutes:.1f} min", flush=True)
+        if number % 60 == 0:
+            save(adapter, make_data.FOLDER / "adapter_so_far")
+    save(adapter, chosen.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Everything about models: one decoder, its families, checkpoints in and out, generation."""

@@ -1,0 +1,263 @@
+"""Shell: two checkpoints in, a pair out; and a patched model back to a Hugging Face directory."""
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpatch import atomic
+from jaxpatch.models import convert, decoder, gguf_file, lora, sources
+from jaxpatch.models.config import DecoderConfig
+from jaxpatch.models.families import FAMILIES
+from jaxpatch.shapes import Params
+from jaxpatch.trees import compare, paths
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+CheckpointError = sources.CheckpointError
+
+
+class Checkpoint(NamedTuple):
+    """One model in memory. files: what it was read from."""
+
+    config: DecoderConfig
+    params: Params
+    raw_config: Mapping[str, Any]
+    tokenizer: Callable[[], Any] | None
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A base model, and the same architecture after it was specialised.
+
+    Attributes:
+        base, special: parameters, nested dicts of one structure; leaves that do not differ are one and the same array.
+        config: what the decoder is made of.
+        tokenizer: the base's, as transformers makes it, or None.
+        raw_config: config.json, to be written back by `save_checkpoint`.
+        files: "base" and "special" -> the files each was read from.
+    """
+
+    base: Params = field(repr=False)
+    special: Params = field(repr=False)
+    config: DecoderConfig
+    tokenizer: Any = field(default=None, repr=False)
+    raw_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict, repr=False)
+
+    def apply(self, params: Params, tokens: Any) -> jax.Array:
+        """Next-token logits. tokens: int [B, T], right-padded; returns [B, T, V]. Raises ValueError for bad tokens."""
+        return _jit_logits(self.config, params, checked_tokens(tokens, self.config))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _jit_logits(config: DecoderConfig, params: Params, tokens: jax.Array) -> jax.Array:
+    return decoder.logits(config, params, tokens)
+
+
+def checked_tokens(tokens: Any, config: DecoderConfig) -> jax.Array:
+    """Token ids as int32 [B, T]. Raises ValueError for a wrong rank, ids out of range, or too many positions."""
+    array = np.asarray(tokens)
+    if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer) or 0 in array.shape:
+        raise ValueError(f"tokens: wanted integers [B, T], got {array.dtype} {array.shape}.")
+    if array.min() < 0 or array.max() >= config.vocab:
+        row, column = np.argwhere((array < 0) | (array >= config.vocab))[0]
+        raise ValueError(
+            f"tokens[{row}, {column}] = {array[row, column]} is out of range; this model's ids are 0 to "
+            f"{config.vocab - 1}. Were they made by another model's tokenizer?"
+        )
+    if array.shape[1] > config.context:
+        raise ValueError(f"{array.shape[1]} tokens are more than the model's context of {config.context}; shorten them.")
+    return jnp.asarray(array, jnp.int32)
+
+
+def load_pair(
+    base: str | Path,
+    special: str | Path,
+    *,
+    dtype: str = "float32",
+    allow_longer_vocab: bool = False,
+) -> Pair:
+    """Read two checkpoints of one architecture.
+
+    Args:
+        base: Hugging Face directory with safetensors, ``.gguf`` file, or hub id.
+        special: the same, or a PEFT LoRA adapter directory, which is merged into `base`.
+        dtype: "float32", "bfloat16", "float16" or "float64" (needs `jax_enable_x64`) in memory, whatever it is on disk.
+        allow_longer_vocab: drop the rows that special's vocabulary has beyond base's.
+
+    Returns: a `Pair`.
+
+    Raises:
+        CheckpointError: everything that is wrong with a checkpoint, at once.
+        ValueError: different architectures, or nothing that differs.
+
+    Example:
+        >>> pair = load_pair("models/SmolLM2-135M", "adapters/capitals")  # doctest: +SKIP
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is unknown; {paths.did_you_mean(dtype, DTYPES)}")
+    if dtype == "float64" and not jax.config.jax_enable_x64:
+        raise ValueError("dtype='float64' needs jax.config.update('jax_enable_x64', True) before anything else runs.")
+    base_path, special_path = _local(base), _local(special)
+    if lora.is_adapter(base_path):
+        raise ValueError(f"{base_path} is an adapter; only special can be one. Give the model it was trained on as base.")
+    one = load(base_path, dtype)
+    if lora.is_adapter(special_path):
+        rules = FAMILIES[one.config.family].rules(one.config)
+        merged = lora.merge(one.params, special_path, rules, one.config)
+        two = one._replace(params=merged, files=one.files + lora.files(special_path))
+    else:
+        two = load(special_path, dtype)
+    one, two = _same_vocabulary(one, two, allow_longer_vocab)
+    one, two = _same_tying(one, two)
+    faults = _config_faults(one.config, two.config) or compare.structure_faults(one.params, two.params)
+    if faults:
+        raise ValueError(
+            f"base {base_path} and special {special_path} are not of one architecture:\n"
+            + "\n".join(f"  - {fault}" for fault in faults)
+        )
+    for path, checkpoint in ((base_path, one), (special_path, two)):
+        if bad := compare.non_finite_leaves(checkpoint.params):
+            raise CheckpointError(path, [f"{leaf} holds NaN or infinity" for leaf in bad])
+    changed = set(compare.changed_leaves(one.params, two.params))
+    if not changed:
+        raise ValueError(f"base {base_path} and special {special_path} are identical: there is nothing to score.")
+    on_device = {name: jnp.asarray(leaf) for name, leaf in paths.flatten(one.params).items()}
+    special_leaves = paths.flatten(two.params)
+    special_on_device = {n: jnp.asarray(special_leaves[n]) if n in changed else on_device[n] for n in on_device}
+    return Pair(
+        base=paths.unflatten(on_device),
+        special=paths.unflatten(special_on_device),
+        config=one.config,
+        tokenizer=one.tokenizer() if one.tokenizer else None,
+        raw_config=one.raw_config,
+        files={"base": one.files, "special": two.files},
+    )
+
+
+def load(path: Path, dtype: str) -> Checkpoint:
+    """Read one checkpoint into a parameter tree of numpy arrays. Raises CheckpointError."""
+    source = gguf_file.read(path) if path.suffix == ".gguf" else sources.directory(path)
+    model_type = source.raw_config.get("model_type")
+    if model_type not in FAMILIES:
+        raise CheckpointError(path, [f"model_type {model_type!r} is not supported. {paths.did_you_mean(str(model_type), FAMILIES)}"])
+    family = FAMILIES[model_type]
+    try:
+        config = family.read_config(source.raw_config)
+    except ValueError as error:
+        raise CheckpointError(path, str(error).split("; ")) from None
+    rules = family.rules(config)
+    shapes = {n: s for n, s in source.shapes.items() if not n.endswith(family.ignored_tensors)}
+    faults = []
+    if config.tied and "lm_head.weight" in shapes:
+        del shapes["lm_head.weight"]
+        if not np.array_equal(source.read("lm_head.weight"), source.read("model.embed_tokens.weight")):
+            faults.append("tie_word_embeddings is true, but lm_head.weight differs from model.embed_tokens.weight")
+    faults += convert.faults(shapes, rules, config)
+    if faults:
+        raise CheckpointError(path, faults)
+    leaves = dict(convert.to_leaves(source.read, list(shapes), rules, config, jnp.dtype(dtype)))
+    return Checkpoint(config, paths.unflatten(leaves), source.raw_config, source.tokenizer, source.files)
+
+
+def _local(name: str | Path) -> Path:
+    """A path as it stands; else a hub id, fetched without pickles. Raises FileNotFoundError for neither."""
+    path = Path(name).expanduser()
+    if path.is_dir() or path.is_file():
+        if path.is_file() and path.suffix != ".gguf":
+            raise ValueError(f"{path} is a file; wanted a model directory, an adapter directory, or a .gguf file.")
+        return path
+    if str(name).count("/") != 1 or path.suffix == ".gguf" or str(name).startswith((".", "/", "~")):
+        raise FileNotFoundError(f"{name}: no such directory or file, and not a hub id of the form owner/name.")
+    import huggingface_hub
+
+    try:
+        wanted = ["*.json", "*.safetensors", "*.model", "*.jinja"]
+        return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=wanted))
+    except Exception as error:
+        raise FileNotFoundError(
+            f"{name}: no such directory here, and the hub did not give it ({type(error).__name__}: {error}). "
+            "Check the spelling, or download it and give its path."
+        ) from error
+
+
+def _same_vocabulary(one: Checkpoint, two: Checkpoint, allow_longer: bool) -> tuple[Checkpoint, Checkpoint]:
+    extra = two.config.vocab - one.config.vocab
+    if extra <= 0:
+        return one, two
+    if not allow_longer:
+        raise ValueError(
+            f"special's vocabulary has {extra} rows more than base's ({two.config.vocab} against {one.config.vocab}), "
+            "which base cannot read. If the prompts do not use them, pass allow_longer_vocab=True "
+            "(--allow-longer-vocab): the extra rows are dropped."
+        )
+    flat = paths.flatten(two.params)
+    flat["embed/kernel"] = flat["embed/kernel"][: one.config.vocab]
+    if "unembed/kernel" in flat:
+        flat["unembed/kernel"] = flat["unembed/kernel"][:, : one.config.vocab]
+    config = DecoderConfig(**{**vars(two.config), "vocab": one.config.vocab})
+    return one, two._replace(params=paths.unflatten(flat), config=config)
+
+
+def _same_tying(one: Checkpoint, two: Checkpoint) -> tuple[Checkpoint, Checkpoint]:
+    """Where one model ties its unembedding and the other does not, the tied one gets a copy of its own."""
+    if one.config.tied == two.config.tied:
+        return one, two
+
+    def untied(checkpoint: Checkpoint) -> Checkpoint:
+        if not checkpoint.config.tied:
+            return checkpoint
+        params = {**checkpoint.params, "unembed": {"kernel": checkpoint.params["embed"]["kernel"].T.copy()}}
+        raw = {**checkpoint.raw_config, "tie_word_embeddings": False}
+        config = DecoderConfig(**{**vars(checkpoint.config), "tied": False})
+        return checkpoint._replace(params=params, config=config, raw_config=raw)
+
+    return untied(one), untied(two)
+
+
+def _config_faults(one: DecoderConfig, two: DecoderConfig) -> list[str]:
+    a, b = vars(one), vars(two)
+    return [f"{name}: base has {a[name]!r}, special has {b[name]!r}" for name in a if a[name] != b[name] and name != "context"]
+
+
+def save_checkpoint(pair: Pair, params: Params, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write parameters of this pair as a Hugging Face directory that transformers loads.
+
+    Args:
+        pair: where config and tokenizer come from.
+        params: a tree of the pair's structure, such as `patch` makes.
+        path: a directory that does not exist yet; it appears whole or not at all.
+        overwrite: replace what is there.
+
+    Returns: the path. Raises: FileExistsError, ValueError (a tree of another structure).
+    """
+    from safetensors.numpy import save_file
+
+    if faults := compare.structure_faults(pair.base, params):
+        raise ValueError("these parameters are not of this pair:\n" + "\n".join(f"  - {fault}" for fault in faults))
+    if not pair.raw_config:
+        raise ValueError("this pair was not read from a checkpoint, so there is no config.json to write.")
+    rules = FAMILIES[pair.config.family].rules(pair.config)
+    tensors = dict(convert.to_tensors(params, rules, pair.config))
+    dtype = str(next(iter(tensors.values())).dtype)
+    with atomic.directory(path, overwrite=overwrite) as folder:
+        config = {**pair.raw_config, "dtype": dtype, "torch_dtype": dtype}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        if pair.tokenizer is not None:
+            pair.tokenizer.save_pretrained(folder)
+    return Path(path)
+
+
+def sha256(file: Path) -> str:
+    """Hash of a file's content."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,68 @@
+"""What a decoder is made of."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """Shape and switches of one decoder. Every field is read by the model.
+
+    Attributes:
+        family: name of the family it was read from (a key of `families.FAMILIES`).
+        vocab: V, rows of the embedding.
+        layers: L, blocks.
+        width: D, the residual stream.
+        heads: N, query heads per block.
+        kv_heads: K, key/value heads per block; divides N.
+        head_width: H, width of one head; even, because rotary pairs its two halves.
+        neurons: F, hidden units of one MLP.
+        context: longest sequence in tokens.
+        rope_theta: base of the rotary frequencies.
+        norm_eps: added to the mean square inside a norm.
+        tied: the unembedding is the embedding, transposed.
+        attention_bias: q, k, v and o have biases.
+        mlp_bias: gate, up and down have biases.
+    """
+
+    family: str
+    vocab: int
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    neurons: int
+    context: int
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-6
+    tied: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+
+    def __post_init__(self):
+        faults = [
+            f"{name} must be at least 1; got {getattr(self, name)}"
+            for name in ("vocab", "layers", "width", "heads", "kv_heads", "head_width", "neurons", "context")
+            if getattr(self, name) < 1
+        ]
+        if not faults and self.heads % self.kv_heads:
+            faults.append(f"kv_heads must divide heads; got heads={self.heads}, kv_heads={self.kv_heads}")
+        if self.head_width % 2:
+            faults.append(f"head_width must be even; got {self.head_width}")
+        if self.rope_theta <= 0 or self.norm_eps <= 0:
+            faults.append(f"rope_theta and norm_eps must be positive; got {self.rope_theta}, {self.norm_eps}")
+        if faults:
+            raise ValueError("; ".join(faults) + ".")
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Shape letter -> length, in the alphabet of `shapes`."""
+        return {
+            "V": self.vocab,
+            "L": self.layers,
+            "D": self.width,
+            "N": self.heads,
+            "K": self.kv_heads,
+            "H": self.head_width,
+            "F": self.neurons,
+        }

@@ -1,0 +1,178 @@
+"""The decoder, in Flax linen. Its parameters are one nested dict, the layers stacked on a leading L axis."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxpatch.models import layers
+from jaxpatch.models.config import DecoderConfig
+from jaxpatch.shapes import Params
+
+
+class Cache(NamedTuple):
+    """Keys (rotated) and values of every layer. keys, values: [L, B, S, K, H]."""
+
+    keys: jax.Array
+    values: jax.Array
+
+
+class Context(NamedTuple):
+    """What a block needs beside the residual stream.
+
+    cos_sin: rotary angles, two [..., T, H/2]. mask: bool [..., T, S]. slot: int, where new keys go in the cache.
+    """
+
+    cos_sin: tuple[jax.Array, jax.Array]
+    mask: jax.Array
+    slot: jax.Array | int = 0
+
+
+class Linear(nn.Module):
+    """Declares a kernel, and a bias when asked; `layers` does the arithmetic."""
+
+    shape: tuple[int, ...]
+    bias_shape: tuple[int, ...] | None = None
+
+    @nn.compact
+    def __call__(self) -> dict[str, jax.Array]:
+        weights = {"kernel": self.param("kernel", nn.initializers.normal(0.02), self.shape)}
+        if self.bias_shape is not None:
+            weights["bias"] = self.param("bias", nn.initializers.zeros, self.bias_shape)
+        return weights
+
+
+class Scale(nn.Module):
+    """Declares the scale of a norm."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        return self.param("scale", nn.initializers.ones, (self.width,))
+
+
+class Attention(nn.Module):
+    """q, k, v, o; what a head writes is its slice of ``from_heads(z, o)``."""
+
+    config: DecoderConfig
+
+    def setup(self):
+        c = self.config
+        heads, groups = (c.heads, c.head_width), (c.kv_heads, c.head_width)
+        self.q = Linear((c.width, *heads), heads if c.attention_bias else None)
+        self.k = Linear((c.width, *groups), groups if c.attention_bias else None)
+        self.v = Linear((c.width, *groups), groups if c.attention_bias else None)
+        self.o = Linear((*heads, c.width), (c.width,) if c.attention_bias else None)
+
+    def __call__(self, x, context: Context, cache: Cache | None = None):
+        q = layers.rotate(layers.to_heads(x, self.q()), context.cos_sin)
+        k = layers.rotate(layers.to_heads(x, self.k()), context.cos_sin)
+        v = layers.to_heads(x, self.v())
+        if cache is not None:
+            k = jax.lax.dynamic_update_slice_in_dim(cache.keys, k, context.slot, axis=-3)
+            v = jax.lax.dynamic_update_slice_in_dim(cache.values, v, context.slot, axis=-3)
+        z = layers.attend(q, k, v, context.mask)
+        return layers.from_heads(z, self.o()), Cache(k, v)
+
+
+class Mlp(nn.Module):
+    """gate, up, down; neuron j owns column j of gate and up and row j of down."""
+
+    config: DecoderConfig
+
+    def setup(self):
+        c = self.config
+        self.gate = Linear((c.width, c.neurons), (c.neurons,) if c.mlp_bias else None)
+        self.up = Linear((c.width, c.neurons), (c.neurons,) if c.mlp_bias else None)
+        self.down = Linear((c.neurons, c.width), (c.width,) if c.mlp_bias else None)
+
+    def __call__(self, x):
+        return layers.dense(layers.neurons(x, {"gate": self.gate(), "up": self.up()}), self.down())
+
+
+class Block(nn.Module):
+    """One layer: ``mid = x + attention(norm(x))``, ``out = mid + mlp(norm(mid))``."""
+
+    config: DecoderConfig
+
+    def setup(self):
+        self.attn_norm = Scale(self.config.width)
+        self.attn = Attention(self.config)
+        self.mlp_norm = Scale(self.config.width)
+        self.mlp = Mlp(self.config)
+
+    def attention_input(self, x):
+        return layers.rms_norm(x, self.attn_norm(), self.config.norm_eps)
+
+    def mlp_input(self, mid):
+        return layers.rms_norm(mid, self.mlp_norm(), self.config.norm_eps)
+
+    def attention_half(self, x, context: Context, cache: Cache | None = None):
+        written, cache = self.attn(self.attention_input(x), context, cache)
+        return x + written, cache
+
+    def mlp_half(self, mid):
+        return mid + self.mlp(self.mlp_input(mid))
+
+    def __call__(self, x, context: Context, cache: Cache | None = None):
+        mid, cache = self.attention_half(x, context, cache)
+        return self.mlp_half(mid), cache
+
+
+class Decoder(nn.Module):
+    """Tokens in, logits out: embedding, L blocks, norm, unembedding."""
+
+    config: DecoderConfig
+
+    def setup(self):
+        c = self.config
+        self.embed = Linear((c.vocab, c.width))
+        self.layers = nn.scan(
+            Block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast, 0),
+            length=c.layers,
+        )(c)
+        self.final_norm = Scale(c.width)
+        if not c.tied:
+            self.unembed = Linear((c.width, c.vocab))
+
+    def hidden(self, tokens):
+        """Residual stream after the last block. tokens: int [B, T] -> [B, T, D]."""
+        x = self.embed()["kernel"][tokens]
+        x, _ = self.layers(x, causal_context(self.config, tokens.shape[-1], x.dtype), None)
+        return x
+
+    def read_out(self, x):
+        """Logits of a residual stream. x: [..., D] -> [..., V]."""
+        x = layers.rms_norm(x, self.final_norm(), self.config.norm_eps)
+        if self.config.tied:
+            return jnp.einsum("...d,vd->...v", x, self.embed()["kernel"], precision=layers.PRECISION)
+        return jnp.einsum("...d,dv->...v", x, self.unembed()["kernel"], precision=layers.PRECISION)
+
+    def step(self, tokens, context: Context, cache: Cache):
+        """Residual stream and grown cache. tokens: int [B, T] -> [B, T, D]."""
+        return self.layers(self.embed()["kernel"][tokens], context, cache)
+
+    def __call__(self, tokens):
+        return self.read_out(self.hidden(tokens))
+
+
+def causal_context(config: DecoderConfig, num_tokens: int, dtype: Any) -> Context:
+    """Right-padded sequences: a token looks at itself and at what stands before it, so padding needs no mask."""
+    positions = jnp.arange(num_tokens)
+    cos_sin = layers.rope(positions, config.head_width, config.rope_theta, dtype)
+    return Context(cos_sin, positions[:, None] >= positions[None, :])
+
+
+def logits(config: DecoderConfig, params: Params, tokens: jax.Array) -> jax.Array:
+    """Next-token logits at every position. tokens: int [B, T], right-padded; returns [B, T, V]."""
+    return Decoder(config).apply({"params": params}, tokens)
+
+
+def init(config: DecoderConfig, key: jax.Array) -> Params:
+    """Random parameters (normal, standard deviation 0.02), for toys and tests."""
+    return Decoder(config).init(key, jnp.zeros((1, 2), jnp.int32))["params"]

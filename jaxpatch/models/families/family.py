@@ -1,0 +1,56 @@
+"""What a family is: three functions and a few names."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jaxpatch.models.config import DecoderConfig
+from jaxpatch.models.convert import Rule
+
+
+class Family(NamedTuple):
+    """A model family.
+
+    read_config: config.json (as transformers' config class completes it, and as it stands on disk) -> our config;
+        raises ValueError naming every field that changes the model and is not supported.
+    rules: our config -> the conversion table.
+    ignored_tensors: ends of tensor names that hold nothing learnt (old checkpoints save rotary tables).
+    gguf_names: a GGUF file's tensor name -> the checkpoint's, ``{l}`` standing for the layer.
+    gguf_config: a GGUF file's metadata -> config.json.
+    """
+
+    read_config: Callable[[Mapping[str, Any]], DecoderConfig]
+    rules: Callable[[DecoderConfig], tuple[Rule, ...]]
+    ignored_tensors: tuple[str, ...]
+    gguf_names: Mapping[str, str]
+    gguf_config: Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+class Ledger:
+    """Hands out config fields and remembers which were read, so that no field that matters stays unread."""
+
+    def __init__(self, raw: Mapping[str, Any]):
+        self._raw = dict(raw)
+        self._read: set[str] = set()
+
+    def take(self, name: str, default: Any = None) -> Any:
+        """The field, or the default where the field is absent or null."""
+        self._read.add(name)
+        value = self._raw.get(name)
+        return default if value is None else value
+
+    def need(self, name: str, faults: list[str]) -> int:
+        """An integer field that must be there."""
+        value = self.take(name)
+        if not isinstance(value, int) or value < 1:
+            faults.append(f"{name}: wanted a positive integer, got {value!r}")
+            return 1
+        return value
+
+    def unread(self, harmless: Mapping[str, Any], ignored: frozenset[str]) -> list[str]:
+        """A sentence for each field nobody read that is neither ignored nor at a value known to change nothing."""
+        return [
+            f"{name} = {value!r} is not supported"
+            + (f" (only {harmless[name]!r} is)" if name in harmless else " (unknown field)")
+            for name, value in self._raw.items()
+            if name not in self._read and name not in ignored and value not in (None, harmless.get(name))
+        ]

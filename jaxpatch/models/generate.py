@@ -1,0 +1,87 @@
+"""Greedy continuation of a batch of prompts, with a key/value cache, in one compiled loop."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxpatch.models import decoder, layers
+from jaxpatch.models.config import DecoderConfig
+from jaxpatch.shapes import Params
+
+Write = Callable[[jax.Array], jax.Array]
+
+
+def greedy(
+    config: DecoderConfig,
+    params: Params,
+    tokens: jax.Array,
+    lengths: jax.Array,
+    *,
+    max_new: int,
+    stop: int,
+    steer: tuple[jax.Array, jax.Array] | None = None,
+) -> jax.Array:
+    """The most likely next token, again and again.
+
+    Args:
+        tokens: int [B, T], right-padded prompts. lengths: int [B].
+        max_new: how many tokens to add at most.
+        stop: token id that ends a sequence; what follows it is `stop` too.
+        steer: (layer, vector [D]): the vector is added to the residual stream after that block at every position
+            from the last prompt token on.
+
+    Returns: int [B, max_new].
+    """
+    batch, width = tokens.shape
+    model = decoder.Decoder(config)
+    dtype = params["embed"]["kernel"].dtype
+    slots = width + max_new
+    if steer is not None:
+        steering = jnp.zeros((config.layers, config.width), dtype).at[steer[0]].set(steer[1].astype(dtype))
+    empty = jnp.zeros((config.layers, batch, slots, config.kv_heads, config.head_width), dtype)
+
+    def run(new, positions, mask, slot, cache, is_steered):
+        """Residual stream [B, t, D] of new tokens, the cache grown by them."""
+        cos_sin = layers.rope(positions, config.head_width, config.rope_theta, dtype)
+        context = decoder.Context(cos_sin, mask, slot)
+        if steer is None:
+            return model.apply({"params": params}, new, context, cache, method="step")
+
+        def block(x, layer):
+            weights, cache_l, vector = layer
+            x, cache_l = decoder.Block(config).apply({"params": weights}, x, context, cache_l)
+            return x + jnp.where(is_steered[..., None], vector, 0), cache_l
+
+        x = params["embed"]["kernel"][new]
+        return jax.lax.scan(block, x, (params["layers"], cache, steering))
+
+    def best(x):
+        """Next token of one position each. x: [B, D]."""
+        return jnp.argmax(model.apply({"params": params}, x, method="read_out"), axis=-1).astype(jnp.int32)
+
+    slot_numbers = jnp.arange(slots)
+    queries = jnp.arange(width)
+    prefill_mask = jnp.broadcast_to(queries[:, None] >= slot_numbers[None, :], (batch, width, slots))
+    is_last = queries[None, :] == lengths[:, None] - 1
+    x, cache = run(tokens, jnp.broadcast_to(queries, (batch, width)), prefill_mask, 0, decoder.Cache(empty, empty), is_last)
+    first = best(jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)[:, 0])
+
+    def not_done(state):
+        step, _, _, is_done, _ = state
+        return (step < max_new) & ~is_done.all()
+
+    def grow(state):
+        step, last, cache, is_done, out = state
+        is_prompt = slot_numbers[None, :] < lengths[:, None]
+        is_new = (slot_numbers >= width) & (slot_numbers < width + step)
+        mask = (is_prompt | is_new[None, :])[:, None, :]
+        positions = (lengths + step - 1)[:, None]
+        x, cache = run(last[:, None], positions, mask, width + step - 1, cache, jnp.ones((batch, 1), bool))
+        token = jnp.where(is_done, stop, best(x[:, 0]))
+        out = out.at[:, step].set(token)
+        return step + 1, token, cache, is_done | (token == stop), out
+
+    out = jnp.full((batch, max_new), stop, jnp.int32).at[:, 0].set(first)
+    state = (jnp.int32(1), first, cache, first == stop, out)
+    return jax.lax.while_loop(not_done, grow, state)[4]

@@ -1,0 +1,118 @@
+"""Shell: PEFT LoRA adapters, merged on load: ``W + scale * B A`` (Hu et al., arXiv 2106.09685)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxpatch.models import convert, sources
+from jaxpatch.models.config import DecoderConfig
+from jaxpatch.trees import paths
+
+_PREFIX = "base_model.model."
+_IGNORED = frozenset(
+    """base_model_name_or_path revision inference_mode task_type peft_type peft_version auto_mapping lora_dropout
+    init_lora_weights layers_pattern runtime_config loftq_config ensure_weight_tying""".split()
+)
+"""Settings that say how an adapter was trained or found, not what it computes."""
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether this directory is a PEFT adapter."""
+    return (path / "adapter_config.json").exists()
+
+
+def files(path: Path) -> tuple[Path, Path]:
+    """The two files of an adapter."""
+    return path / "adapter_config.json", path / "adapter_model.safetensors"
+
+
+def merge(
+    params: Mapping[str, Any], path: Path, rules: Sequence[convert.Rule], config: DecoderConfig
+) -> dict[str, Any]:
+    """The base with the adapter added in; leaves it does not touch are the base's own arrays.
+
+    Raises: CheckpointError naming every setting and tensor that cannot be used.
+    """
+    settings_file, weights_file = files(path)
+    settings = sources.read_json(settings_file)
+    faults = _setting_faults(settings)
+    if not weights_file.exists():
+        faults.append(f"no {weights_file.name} (pickled adapters are refused: they can run code when opened)")
+        raise sources.CheckpointError(path, faults)
+    shapes, read = sources.safetensors_of((weights_file,))
+    pairs, unknown = _pairs(shapes)
+    faults += unknown
+    faults += _target_faults(pairs, settings, config)
+    rank = settings.get("r")
+    if not isinstance(rank, int) or rank < 1:
+        faults.append(f"r: wanted a positive integer, got {rank!r}")
+    weight_shapes = {}
+    for name, (a, b) in pairs.items():
+        (rank_a, inputs), (outputs, rank_b) = shapes[a], shapes[b]
+        if not rank_a == rank_b == rank:
+            faults.append(f"{a} and {b} have ranks {rank_a} and {rank_b}, but r = {rank}")
+        weight_shapes[name] = (outputs, inputs)
+    faults += convert.faults(weight_shapes, rules, config, is_partial=True)
+    if faults:
+        raise sources.CheckpointError(path, faults)
+    scale = settings["lora_alpha"] / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+
+    def delta(name: str) -> np.ndarray:
+        a, b = (read(half).astype(np.float32) for half in pairs[name])
+        return scale * (b @ a)
+
+    flat = paths.flatten(params)
+    for leaf, change in convert.to_leaves(delta, list(pairs), rules, config, np.dtype(np.float32)):
+        base = np.asarray(flat[leaf])
+        flat[leaf] = (base.astype(np.promote_types(base.dtype, np.float32)) + change).astype(base.dtype)
+    return paths.unflatten(flat)
+
+
+def _setting_faults(settings: Mapping[str, Any]) -> list[str]:
+    """Every setting that changes what the adapter computes and is not supported."""
+    read = {"r", "lora_alpha", "use_rslora", "target_modules", "layers_to_transform", "exclude_modules"}
+    faults = [
+        f"{name} = {value!r} is not supported"
+        for name, value in settings.items()
+        if name not in read | _IGNORED and value and not (name == "bias" and value == "none")
+    ]
+    if settings.get("peft_type", "LORA") != "LORA":
+        faults.append(f"peft_type {settings['peft_type']!r} is not supported (only 'LORA' is)")
+    if not isinstance(settings.get("lora_alpha"), int | float):
+        faults.append(f"lora_alpha: wanted a number, got {settings.get('lora_alpha')!r}")
+    return faults
+
+
+def _pairs(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, tuple[str, str]], list[str]]:
+    """Weight name -> names of its A and B; and a sentence for each tensor that is neither, or stands alone."""
+    halves: dict[str, dict[str, str]] = {}
+    faults = []
+    for name in shapes:
+        stem, _, rest = name.removeprefix(_PREFIX).partition(".lora_")
+        if rest in ("A.weight", "B.weight") and len(shapes[name]) == 2:
+            halves.setdefault(stem + ".weight", {})[rest[0]] = name
+        else:
+            faults.append(f"unexpected tensor {name} {shapes[name]}; wanted ....lora_A.weight and ....lora_B.weight")
+    for weight, found in halves.items():
+        if len(found) == 1:
+            faults.append(f"{weight} has {next(iter(found.values()))} but not its other half")
+    return {weight: (found["A"], found["B"]) for weight, found in halves.items() if len(found) == 2}, faults
+
+
+def _target_faults(pairs: Mapping[str, Any], settings: Mapping[str, Any], config: DecoderConfig) -> list[str]:
+    """Where the adapter's list of target modules and its tensors disagree."""
+    targets = settings.get("target_modules")
+    if not isinstance(targets, list):
+        return []
+    modules = {weight.split(".")[-2] for weight in pairs}
+    faults = [f"target module {t!r} has no tensors" for t in targets if t.split(".")[-1] not in modules]
+    layers = settings.get("layers_to_transform")
+    layers = range(config.layers) if layers is None else [layers] if isinstance(layers, int) else layers
+    for module in sorted(modules):
+        held = {int(p) for weight in pairs if weight.split(".")[-2] == module for p in weight.split(".") if p.isdigit()}
+        if lacking := sorted(set(layers) - held) if held else []:
+            faults.append(f"{module} has no tensors for layers {lacking}")
+    return faults

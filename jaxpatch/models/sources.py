@@ -1,0 +1,94 @@
+"""Shell: where tensors come from. A Source answers for names, shapes and contents before anything is converted."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used: which one, and everything that is wrong with it."""
+
+    def __init__(self, path: Path | str, faults: list[str]):
+        shown = faults[:20] + ([f"... and {len(faults) - 20} more"] if len(faults) > 20 else [])
+        super().__init__(f"{path}:\n" + "\n".join(f"  - {fault}" for fault in shown))
+        self.faults = faults
+
+
+class Source(NamedTuple):
+    """A checkpoint, opened but not yet read.
+
+    raw_config: config.json. shapes: tensor name -> shape. read: tensor name -> array, as on disk.
+    files: what is to be hashed. tokenizer: makes the tokenizer, or None where the checkpoint has none.
+    """
+
+    raw_config: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+    read: Callable[[str], np.ndarray]
+    files: tuple[Path, ...]
+    tokenizer: Callable[[], Any] | None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file. Raises CheckpointError where it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(path, [f"not readable as JSON: {error}"]) from None
+
+
+def safetensors_of(files: tuple[Path, ...]) -> tuple[dict[str, tuple[int, ...]], Callable[[str], np.ndarray]]:
+    """Shapes and a reader over several safetensors files. Raises CheckpointError for unreadable files and names in two."""
+    from safetensors import SafetensorError, safe_open
+
+    opened, home, shapes = {}, {}, {}
+    faults: list[str] = []
+    for file in files:
+        try:
+            opened[file] = safe_open(file, "np")
+        except (SafetensorError, OSError) as error:
+            size = f"{file.stat().st_size} bytes" if file.exists() else "missing"
+            faults.append(f"{file.name} ({size}) is truncated or corrupt: {error}; download it again")
+            continue
+        for name in opened[file].keys():
+            if name in home:
+                faults.append(f"tensor {name} stands in both {home[name].name} and {file.name}")
+            home[name] = file
+            shapes[name] = tuple(opened[file].get_slice(name).get_shape())
+    if faults:
+        raise CheckpointError(files[0].parent, faults)
+    return shapes, lambda name: opened[home[name]].get_tensor(name)
+
+
+def directory(path: Path) -> Source:
+    """A Hugging Face model directory: config.json and safetensors, single or sharded with an index."""
+    config = path / "config.json"
+    if not config.exists():
+        raise CheckpointError(path, ["no config.json; wanted a Hugging Face model directory, an adapter, or a .gguf file"])
+    single, index = path / "model.safetensors", path / "model.safetensors.index.json"
+    if single.exists():
+        files = (single,)
+    elif index.exists():
+        files = tuple(path / name for name in sorted(set(read_json(index)["weight_map"].values())))
+    else:
+        pickles = sorted(p.name for p in path.glob("*.bin")) + sorted(p.name for p in path.glob("*.pt*"))
+        why = f"only pickle files ({', '.join(pickles)}), which can run code when opened" if pickles else "no weights"
+        raise CheckpointError(path, [f"{why}; wanted model.safetensors: save the model with safe_serialization=True"])
+    shapes, read = safetensors_of(files)
+    if index.exists() and not single.exists():
+        listed = read_json(index)["weight_map"]
+        faults = [f"{index.name} lists {name}, which no shard holds" for name in listed if name not in shapes]
+        if faults:
+            raise CheckpointError(path, faults)
+    has_tokenizer = any((path / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
+    make = (lambda: tokenizer_of(path)) if has_tokenizer else None
+    return Source(read_json(config), shapes, read, (config, *files), make)
+
+
+def tokenizer_of(path: Path) -> Any:
+    """The tokenizer of a model directory."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path)

@@ -1,0 +1,1 @@
+"""Any pytree: leaves by path, surgery, comparison. Knows nothing about models."""
