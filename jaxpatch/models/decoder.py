@@ -29,6 +29,12 @@ class Context(NamedTuple):
     slot: jax.Array | int = 0
 
 
+def take(x: jax.Array, last: jax.Array) -> jax.Array:
+    """One position of each sequence. x: [..., B, T, D]; last: int [B]; returns [..., B, 1, D]."""
+    index = jnp.broadcast_to(last[:, None, None], (*x.shape[:-2], 1, 1))
+    return jnp.take_along_axis(x, index, axis=-2)
+
+
 class Linear(nn.Module):
     """Declares a kernel, and a bias when asked; `layers` does the arithmetic."""
 
@@ -76,6 +82,14 @@ class Attention(nn.Module):
         z = layers.attend(q, k, v, context.mask)
         return layers.from_heads(z, self.o()), Cache(k, v)
 
+    def at(self, x, context: Context, last):
+        """What is written at one position of each sequence. x: [..., B, T, D]; last: int [B]; returns [..., B, 1, D]."""
+        k = layers.rotate(layers.to_heads(x, self.k()), context.cos_sin)
+        v = layers.to_heads(x, self.v())
+        cos_sin = tuple(part[last][:, None] for part in context.cos_sin)
+        q = layers.rotate(layers.to_heads(take(x, last), self.q()), cos_sin)
+        return layers.from_heads(layers.attend(q, k, v, context.mask[last][:, None]), self.o())
+
 
 class Mlp(nn.Module):
     """gate, up, down; neuron j owns column j of gate and up and row j of down."""
@@ -115,6 +129,10 @@ class Block(nn.Module):
 
     def mlp_half(self, mid):
         return mid + self.mlp(self.mlp_input(mid))
+
+    def at(self, x, context: Context, last):
+        """The block's output at one position of each sequence; all the others only serve as keys and values."""
+        return self.mlp_half(take(x, last) + self.attn.at(self.attention_input(x), context, last))
 
     def __call__(self, x, context: Context, cache: Cache | None = None):
         mid, cache = self.attention_half(x, context, cache)

@@ -9,8 +9,8 @@ from jaxpatch.measuring import tasks
 SECTIONS = {"num_sections": 2, "section_spliter": "SECTION"}
 THREE = {"num_highlights": 3}
 
-# (task, parameters, answer, whether it follows). Answers under caps are plain English of some length, so that a language
-# detector has nothing to say about them.
+# (task, parameters, answer, whether it follows). Answers under caps are plain English, long enough for a language
+# detector to agree.
 CASES = [
     ("english_capital", {}, "OWLS HUNT AT NIGHT BECAUSE THEIR PREY COMES OUT OF ITS HOLES WHEN IT IS DARK.", True),
     ("english_capital", {}, "OWLS HUNT AT NIGHT, AND THEY NEED ABOUT 3 OR 4 MICE EVERY DAY TO FEED THEIR YOUNG!", True),

@@ -1,0 +1,74 @@
+"""Prompts as arrays: tokens, and how long each prompt is."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpatch.models import checkpoints
+from jaxpatch.models.config import DecoderConfig
+
+
+class Inputs(NamedTuple):
+    """A fixed set of prompts. tokens: int [B, T], right-padded with any id. lengths: int [B], at least 1."""
+
+    tokens: jax.Array
+    lengths: jax.Array
+
+    def rows(self, which: Any) -> "Inputs":
+        """Some of the prompts."""
+        return Inputs(self.tokens[which], self.lengths[which])
+
+
+def checked(inputs: Inputs, config: DecoderConfig) -> Inputs:
+    """The inputs as int32. Raises ValueError for bad tokens or lengths, naming the first."""
+    tokens = checkpoints.checked_tokens(inputs.tokens, config)
+    lengths = np.asarray(inputs.lengths)
+    if lengths.shape != tokens.shape[:1] or not np.issubdtype(lengths.dtype, np.integer):
+        raise ValueError(f"lengths: wanted integers [{tokens.shape[0]}], one a prompt; got {lengths.dtype} {lengths.shape}.")
+    bad = np.flatnonzero((lengths < 1) | (lengths > tokens.shape[1]))
+    if bad.size:
+        what = "an empty prompt" if lengths[bad[0]] == 0 else f"length {lengths[bad[0]]}"
+        raise ValueError(f"prompt {bad[0]} has {what}; wanted 1 to {tokens.shape[1]} tokens. {bad.size} such prompts.")
+    return Inputs(tokens, jnp.asarray(lengths, jnp.int32))
+
+
+def encode(pair: checkpoints.Pair, texts: Sequence[str], *, chat: bool = True) -> Inputs:
+    """Texts to tokens, right-padded; both models of a pair read the same tokens.
+
+    Args:
+        pair: its tokenizer is base's.
+        texts: user requests; with ``chat=False``, the prompts as they are.
+        chat: put each text into the tokenizer's chat template, up to where the answer begins; no effect where the
+            tokenizer has none.
+
+    Returns: `Inputs` of [B, T], T the longest.
+
+    Raises: ValueError for no tokenizer, an empty text, or a prompt longer than the context: all such prompts at once.
+
+    Example:
+        >>> inputs = encode(pair, ["Describe owls."])  # doctest: +SKIP
+    """
+    tokenizer = pair.tokenizer
+    if tokenizer is None:
+        raise ValueError("this pair has no tokenizer; make Inputs(tokens, lengths) yourself, or load a base that has one.")
+    if not texts:
+        raise ValueError("no prompts.")
+    empty = [str(number) for number, text in enumerate(texts) if not text.strip()]
+    if empty:
+        raise ValueError(f"empty prompts: number {', '.join(empty)}.")
+    if chat and tokenizer.chat_template:
+        turns = [[{"role": "user", "content": text}] for text in texts]
+        texts = [tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) for turn in turns]
+        encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    else:
+        encoded = [tokenizer(text)["input_ids"] for text in texts]
+    too_long = [f"number {n} ({len(ids)})" for n, ids in enumerate(encoded) if len(ids) > pair.config.context]
+    if too_long:
+        raise ValueError(f"prompts longer than the context of {pair.config.context} tokens: {', '.join(too_long)}.")
+    tokens = np.zeros((len(encoded), max(map(len, encoded))), np.int32)
+    for row, ids in enumerate(encoded):
+        tokens[row, : len(ids)] = ids
+    return checked(Inputs(jnp.asarray(tokens), jnp.asarray([len(ids) for ids in encoded])), pair.config)

@@ -1,0 +1,191 @@
+"""Who owns which slices: kinds of component, and the partition of a decoder's parameters into them.
+
+A kind is a gate array and a list of slots; a slot says along which axes of a leaf the gate runs. Heads and neurons are the
+paper's (Sun et al., arXiv 2604.13694); the coarser kinds and `kv` are ours. A bias goes with the slice that owns it alone;
+output biases and norms belong to no head and no neuron.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import EllipsisType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpatch.shapes import Gates, Params
+from jaxpatch.trees import paths
+
+MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+NORMS = ("attention norm", "mlp norm")
+KINDS = ("head", "kv", "neuron", "attention", "mlp", "layer", "matrix", "norm", "final_norm", "embed", "unembed")
+
+
+class Slot(NamedTuple):
+    """A piece of one leaf. The dimensions of ``gate[select]`` run along `axes` of the leaf, the other axes share them."""
+
+    leaf: str
+    axes: tuple[int, ...]
+    select: tuple[slice | int | EllipsisType, ...] = (...,)
+
+
+class Kind(NamedTuple):
+    """Components of one sort. shape: of the gate array. axes: what its dimensions are called. slots: what they own."""
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    slots: tuple[Slot, ...]
+
+
+Partition = Mapping[str, Kind]
+
+
+def of_decoder(params: Params) -> dict[str, Kind]:
+    """The partition of our decoder's tree, read off its shapes.
+
+    Example:
+        >>> from jaxpatch import testing
+        >>> pair = testing.tiny_pair()
+        >>> {name: kind.shape for name, kind in of_decoder(pair.base).items()}["head"]
+        (3, 4)
+    """
+    flat = paths.flatten(params)
+    shape = {path: leaf.shape for path, leaf in flat.items()}
+    num_layers, _, num_heads, _ = shape["layers/attn/q/kernel"]
+    num_groups, num_neurons = shape["layers/attn/k/kernel"][2], shape["layers/mlp/gate/kernel"][2]
+
+    def slots(axes_of: Mapping[str, tuple[int, ...]]) -> tuple[Slot, ...]:
+        return tuple(Slot(f"layers/{leaf}", axes) for leaf, axes in axes_of.items() if f"layers/{leaf}" in flat)
+
+    def whole_layers(*folders: str) -> tuple[Slot, ...]:
+        return tuple(Slot(path, (0,)) for path in flat if path.startswith(tuple(f"layers/{f}" for f in folders)))
+
+    matrices = tuple(
+        Slot(path, (0,), (slice(None), number))
+        for number, name in enumerate(MATRICES)
+        for path in flat
+        if path.startswith((f"layers/attn/{name}/", f"layers/mlp/{name}/"))
+    )
+    norms = tuple(
+        Slot(f"layers/{leaf}/scale", (0,), (slice(None), number)) for number, leaf in enumerate(("attn_norm", "mlp_norm"))
+    )
+    partition = {
+        "head": Kind(
+            (num_layers, num_heads),
+            ("layer", "head"),
+            slots({"attn/q/kernel": (0, 2), "attn/q/bias": (0, 1), "attn/o/kernel": (0, 1)}),
+        ),
+        "kv": Kind(
+            (num_layers, num_groups),
+            ("layer", "group"),
+            slots({"attn/k/kernel": (0, 2), "attn/k/bias": (0, 1), "attn/v/kernel": (0, 2), "attn/v/bias": (0, 1)}),
+        ),
+        "neuron": Kind(
+            (num_layers, num_neurons),
+            ("layer", "neuron"),
+            slots(
+                {
+                    "mlp/gate/kernel": (0, 2),
+                    "mlp/gate/bias": (0, 1),
+                    "mlp/up/kernel": (0, 2),
+                    "mlp/up/bias": (0, 1),
+                    "mlp/down/kernel": (0, 1),
+                }
+            ),
+        ),
+        "attention": Kind((num_layers,), ("layer",), whole_layers("attn/")),
+        "mlp": Kind((num_layers,), ("layer",), whole_layers("mlp/")),
+        "layer": Kind((num_layers,), ("layer",), whole_layers("")),
+        "matrix": Kind((num_layers, len(MATRICES)), ("layer", "matrix"), matrices),
+        "norm": Kind((num_layers, len(NORMS)), ("layer", "norm"), norms),
+        "final_norm": Kind((1,), ("index",), (Slot("final_norm/scale", (), (0,)),)),
+        "embed": Kind((1,), ("index",), (Slot("embed/kernel", (), (0,)),)),
+    }
+    if "unembed/kernel" in flat:
+        partition["unembed"] = Kind((1,), ("index",), (Slot("unembed/kernel", (), (0,)),))
+    return partition
+
+
+def of_block(layer: Params) -> dict[str, Kind]:
+    """The partition of one block's parameters: the kinds that live inside blocks, without their layer axis."""
+    inside = {}
+    for name, kind in of_decoder({"layers": jax.tree.map(lambda leaf: leaf[None], layer)}).items():
+        if kind.axes[0] == "layer":
+            slots = tuple(
+                Slot(slot.leaf.removeprefix("layers/"), tuple(a - 1 for a in slot.axes[1:]), slot.select[1:] or (...,))
+                for slot in kind.slots
+            )
+            inside[name] = Kind(kind.shape[1:], kind.axes[1:], slots)
+    return inside
+
+
+def lookup(partition: Partition, kind: str) -> Kind:
+    """A kind by name. Raises KeyError that says what there is instead."""
+    if kind in partition:
+        return partition[kind]
+    if kind == "unembed":
+        raise KeyError("this model ties its unembedding to its embedding: there is no 'unembed' apart from 'embed'.")
+    if any(part in ("k", "v", "key", "value", "qkv") for part in kind.replace("-", "_").split("_")) and "kv" in partition:
+        raise KeyError(_no_keys_per_head(partition, f"component {kind!r}"))
+    raise KeyError(f"unknown component {kind!r}; {paths.did_you_mean(kind, partition)}")
+
+
+def _no_keys_per_head(partition: Partition, what: str) -> str:
+    groups, heads = partition["kv"].shape[1], partition["head"].shape[1]
+    return (
+        f"{what}: keys and values belong to a group of query heads, not to one. This model has {groups} groups for "
+        f"{heads} query heads a layer; ask for 'kv' with (layer, group), group 0 to {groups - 1}."
+    )
+
+
+def gates(partition: Partition, chosen: Mapping[str, Sequence[Any] | np.ndarray | str], value: float = 1.0) -> Gates:
+    """Gates that are `value` at the chosen components and 0 elsewhere.
+
+    Args:
+        partition: the kinds there are.
+        chosen: kind -> list of indices, (layer, index) or layer; or "all"; or an array of the kind's shape, taken as it is.
+
+    Raises: KeyError, IndexError naming every component that does not exist.
+
+    Example:
+        >>> from jaxpatch import testing
+        >>> made = gates(of_decoder(testing.tiny_pair().base), {"head": [(2, 1)], "mlp": "all"})
+        >>> made["head"].sum().item(), made["mlp"].tolist()
+        (1.0, [1.0, 1.0, 1.0])
+    """
+    made, faults = {}, []
+    for name, wanted in chosen.items():
+        kind = lookup(partition, name)
+        if isinstance(wanted, str):
+            if wanted != "all":
+                raise ValueError(f"gates for {name!r}: wanted indices, an array or 'all', got {wanted!r}.")
+            made[name] = jnp.full(kind.shape, value, jnp.float32)
+            continue
+        if hasattr(wanted, "dtype") and np.shape(wanted) == kind.shape:
+            made[name] = jnp.asarray(wanted, jnp.float32)
+            continue
+        array = np.zeros(kind.shape, np.float32)
+        for index in wanted:
+            index = tuple(int(i) for i in np.atleast_1d(index))
+            if len(index) != len(kind.shape) or any(not 0 <= i < n for i, n in zip(index, kind.shape, strict=False)):
+                shown = index if len(index) > 1 else index[0]
+                fault = f"no {name} {shown}: this model has ({', '.join(kind.axes)}) in {kind.shape}"
+                is_group = name == "kv" and len(index) == 2 and index[1] >= kind.shape[1]
+                faults.append(_no_keys_per_head(partition, f"kv {index}") if is_group else fault)
+            else:
+                array[index] = value
+        made[name] = jnp.asarray(array)
+    if faults:
+        raise IndexError("; ".join(faults))
+    return made
+
+
+def delta_norms(base: Params, special: Params, kind: Kind) -> jax.Array:
+    """Frobenius norm of what special changed in each component, ``|W_special - W_base|``. Returns the kind's shape."""
+    a, b = paths.flatten(base), paths.flatten(special)
+    total = jnp.zeros(kind.shape, jnp.float32)
+    for slot in kind.slots:
+        change = (b[slot.leaf].astype(jnp.float32) - a[slot.leaf].astype(jnp.float32)) ** 2
+        others = tuple(axis for axis in range(change.ndim) if axis not in slot.axes)
+        total = total.at[slot.select].add(change.sum(others))
+    return jnp.sqrt(total)
