@@ -163,7 +163,7 @@ def main() -> None:
     print(f"{len(examples)} examples, {len(plan)} steps, widths {sorted({t.shape[1] for t, _ in plan})}", flush=True)
 
     rate = optax.warmup_cosine_decay_schedule(0.0, chosen.rate, max(1, len(plan) // 25), len(plan), chosen.rate / 50)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.0))
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
     adapter = init_adapter(config, jax.random.key(chosen.seed))
     state = optimizer.init(adapter)
 

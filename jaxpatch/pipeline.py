@@ -1,0 +1,154 @@
+"""The conductor: one call per stage, in the order of the method. No arithmetic of its own."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from jaxpatch.measuring import instrument, sweep
+from jaxpatch.measuring.inputs import Inputs
+from jaxpatch.measuring.read_outs import Anchor
+from jaxpatch.models.checkpoints import Pair
+from jaxpatch.patching import components
+from jaxpatch.scoring import METHODS, method, scores
+from jaxpatch.shapes import Gates
+from jaxpatch.trees import paths
+
+
+def gates(pair: Pair, chosen, value: float = 1.0) -> Gates:
+    """Gates for this pair: `value` at the chosen components, 0 elsewhere.
+
+    Args: chosen: kind -> list of (layer, index), "all", or an array of the kind's shape.
+
+    Raises: KeyError, IndexError naming every component that does not exist.
+
+    Example:
+        >>> from jaxpatch import testing
+        >>> gates(testing.tiny_pair(), {"head": [(2, 1)]})["head"].shape
+        (3, 4)
+    """
+    return components.gates(components.of_decoder(pair.base), chosen, value)
+
+
+def score(
+    pair: Pair,
+    inputs: Inputs,
+    anchor: Anchor,
+    *,
+    kinds: Sequence[str] = ("head", "neuron"),
+    method: str = "exact",
+    aggregate: str = "mean_of_ratios",
+    top: int = 150,
+    steps: int = 16,
+    seed: int = 0,
+    progress: Callable[[str], sweep.Progress] = lambda kind: sweep.silent,
+) -> scores.Scores:
+    """How far each component's own parameters recover the control state: E_w.
+
+    ``E_w(c) = mean_x [F_a(M_c, x) - F_a(base, x)] / [F_a(special, x) - F_a(base, x)]``, M_c the base with special's weights in c.
+
+    Args:
+        pair: the two models.
+        inputs: fixed prompts, [B, T] tokens and [B] lengths.
+        anchor: where and along what the control state is read.
+        kinds: of component: "head", "kv", "neuron", "attention", "mlp", "layer", "matrix", "norm", "final_norm", "embed",
+            "unembed".
+        method: "exact", "first_order", "local_linear", "integrated" or "screened".
+        aggregate: "mean_of_ratios" or "ratio_of_means".
+        top: components replaced because they rank high, and as many random ones (screened only).
+        steps: points along the path (integrated only).
+        seed: of the bootstrap and of what is drawn.
+        progress: called with a kind, gives a function called with (done, total).
+
+    Returns: `Scores`.
+
+    Raises: KeyError, ValueError for unknown kinds or methods, bad inputs, a bad anchor, or gaps that are all near zero.
+
+    References: Sun et al., arXiv 2604.13694; the normaliser is ours.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxpatch import testing
+        >>> anchor = Anchor(layer=1, direction=jnp.eye(16)[0])
+        >>> found = score(testing.tiny_pair(), testing.tiny_inputs(), anchor, kinds=("head",))
+        >>> found.values["head"].shape, found.effects["head"].shape
+        ((3, 4), (4, 3, 4))
+    """
+    _refuse_bad_options(pair, kinds, method, aggregate, top, steps)
+    return score_with(
+        instrument.of_pair(pair, inputs, anchor),
+        kinds=tuple(kinds),
+        method=method,
+        layer=int(anchor.layer),
+        aggregate=aggregate,
+        top=top,
+        steps=steps,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def score_with(
+    tool: instrument.Instrument,
+    *,
+    kinds: tuple[str, ...],
+    method: str = "exact",
+    layer: int = -1,
+    aggregate: str = "mean_of_ratios",
+    top: int = 150,
+    steps: int = 16,
+    seed: int = 0,
+    progress: Callable[[str], sweep.Progress] = lambda kind: sweep.silent,
+) -> scores.Scores:
+    """`score` for anything that has an instrument: a toy, or any parameter tree (`instrument.of_effect`)."""
+    is_kept = scores.kept_inputs(tool.gap, tool.base)
+    options = _options(top, steps, seed, progress)
+    answers = METHODS[method](tool, kinds, options)
+    ends = {k: scores.intervals(a.effects, tool.gap, is_kept, aggregate, seed) for k, a in answers.items()}
+    return scores.Scores(
+        values={k: scores.normalised(a.effects, tool.gap, is_kept, aggregate) for k, a in answers.items()},
+        effects={k: a.effects for k, a in answers.items()},
+        low={k: end[0] for k, end in ends.items()},
+        high={k: end[1] for k, end in ends.items()},
+        gap=tool.gap,
+        is_kept=is_kept,
+        ceilings=_ceilings(tool, kinds, is_kept, aggregate),
+        method=method,
+        aggregate=aggregate,
+        layer=layer,
+        partition=tool.partition,
+        screening={k: a.screening for k, a in answers.items() if a.screening is not None},
+    )
+
+
+def _options(top, steps, seed, progress) -> method.Options:
+    return method.Options(top=top, steps=steps, seed=seed, progress=progress)
+
+
+def _ceilings(
+    tool: instrument.Instrument, kinds: tuple[str, ...], is_kept: np.ndarray, aggregate: str
+) -> dict[str, float]:
+    """What patching whole kinds, the paper's two kinds together, and everything recovers."""
+    wanted = {f"all {kind}": (kind,) for kind in kinds}
+    if {"head", "neuron"} <= tool.partition.keys():
+        wanted["head + neuron"] = ("head", "neuron")
+    rows = np.arange(tool.base.shape[0])
+    recovered = {}
+    for name, together in wanted.items():
+        patched = tool.effect(components.gates(tool.partition, dict.fromkeys(together, "all")), rows)
+        recovered[name] = float(scores.normalised(np.asarray(patched) - tool.base, tool.gap, is_kept, aggregate))
+    return recovered | {"everything": float(scores.normalised(tool.gap, tool.gap, is_kept, aggregate))}
+
+
+def _refuse_bad_options(pair: Pair, kinds: Sequence[str], method: str, aggregate: str, top: int, steps: int) -> None:
+    """Raises for everything that can be refused before any work."""
+    if isinstance(kinds, str) or not kinds:
+        raise ValueError(f"kinds: wanted a tuple of names such as ('head', 'neuron'); got {kinds!r}.")
+    partition = components.of_decoder(pair.base)
+    for kind in kinds:
+        components.lookup(partition, kind)
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; {paths.did_you_mean(method, METHODS)}")
+    if aggregate not in scores.AGGREGATES:
+        raise ValueError(f"unknown aggregate {aggregate!r}; {paths.did_you_mean(aggregate, scores.AGGREGATES)}")
+    if top < 1 or steps < 1:
+        raise ValueError(f"top and steps must be at least 1; got top={top}, steps={steps}.")

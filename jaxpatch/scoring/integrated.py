@@ -1,0 +1,27 @@
+"""Integrated: the mean slope along the straight path from base to special, all gates moving together."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpatch.measuring.instrument import Instrument
+from jaxpatch.scoring import first_order
+from jaxpatch.scoring.method import Answer, Options
+
+
+def effects(instrument: Instrument, kinds: tuple[str, ...], options: Options) -> Mapping[str, Answer]:
+    """``mean over t of dF/dg_c at g = t``, t at the midpoints of `options.steps` equal pieces of [0, 1].
+
+    Complete: the sum over all components tends to the effect of patching all of them at once. Integrated gradients are
+    Sundararajan et al., arXiv 1703.01365; over gates: ours.
+    """
+    total = {kind: np.zeros((instrument.base.shape[0], *instrument.partition[kind].shape)) for kind in kinds}
+    progress = options.progress("integrated")
+    for step in range(options.steps):
+        time = (step + 0.5) / options.steps
+        at = {kind: jnp.full(instrument.partition[kind].shape, time) for kind in kinds}
+        total = jax.tree.map(lambda sum_, slope: sum_ + np.asarray(slope), total, first_order.slopes(instrument, at))
+        progress(step + 1, options.steps)
+    return {kind: Answer((total[kind] / options.steps).astype(instrument.base.dtype)) for kind in kinds}
