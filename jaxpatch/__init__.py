@@ -1,0 +1,41 @@
+"""Find which parameters carry a behaviour.
+
+The floors, from the bottom; each imports only what stands before it:
+
+    shapes, trees      nested dicts of arrays: paths, comparison
+    models             one decoder, its families, checkpoints, generation
+    patching           components and THE definition of a patch
+    measuring          tasks, anchors, effects: the definition, and the engine that computes it fast
+    scoring            one number per component, five ways
+    validating         restoration and knockout against controls
+    reporting          tables, figures, one HTML page, the manifest
+    pipeline, run, cli the conductor and the command line
+"""
+
+from jaxpatch.measuring.anchors import AnchorInfo, fit_anchor
+from jaxpatch.measuring.inputs import Inputs, encode
+from jaxpatch.measuring.read_outs import Anchor
+from jaxpatch.models.checkpoints import CheckpointError, Pair, load_pair, save_checkpoint
+from jaxpatch.patching.blend import patch
+from jaxpatch.pipeline import gates, generate, score, validate
+from jaxpatch.scoring.scores import Scores
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Anchor",
+    "AnchorInfo",
+    "CheckpointError",
+    "Inputs",
+    "Pair",
+    "Scores",
+    "encode",
+    "fit_anchor",
+    "gates",
+    "generate",
+    "load_pair",
+    "patch",
+    "save_checkpoint",
+    "score",
+    "validate",
+]

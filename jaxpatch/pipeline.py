@@ -4,14 +4,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from jaxpatch.measuring import instrument, sweep
+from jaxpatch.measuring import instrument, outcomes, sweep, writing
 from jaxpatch.measuring.inputs import Inputs
 from jaxpatch.measuring.read_outs import Anchor
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.patching import components
 from jaxpatch.scoring import METHODS, method, scores
-from jaxpatch.shapes import Gates
+from jaxpatch.shapes import Gates, Params
 from jaxpatch.trees import paths
+from jaxpatch.validating import controls, curves
 
 
 def gates(pair: Pair, chosen, value: float = 1.0) -> Gates:
@@ -118,6 +119,77 @@ def score_with(
         partition=tool.partition,
         screening={k: a.screening for k, a in answers.items() if a.screening is not None},
     )
+
+
+def validate(
+    pair: Pair,
+    inputs: Inputs,
+    anchor: Anchor,
+    found: scores.Scores,
+    *,
+    num_random: int = 3,
+    seed: int = 0,
+    progress: sweep.Progress = sweep.silent,
+) -> tuple[curves.Curve, ...]:
+    """Restoration and knockout curves of a ranking, with controls of equal size.
+
+    The first k components by score, special's into base (restoration) or base's into special (knockout), read by anchor recovery
+    and by ``KL(special || patched)`` of next tokens. Controls: random orders, and largest ``|W_special - W_base|``; both take as many
+    components of each kind as the ranking does.
+
+    Args:
+        inputs: prompts; those of the scores, or better, others.
+        found: what `score` returned. Of overlapping kinds (a head and its layer) only the finest take part.
+        num_random: random orders that are averaged.
+
+    Returns: a `Curve` for each order and mode.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxpatch import testing
+        >>> pair, prompts, anchor = testing.tiny_pair(), testing.tiny_inputs(), Anchor(layer=1, direction=jnp.eye(16)[0])
+        >>> drawn = validate(pair, prompts, anchor, score(pair, prompts, anchor))
+        >>> sorted({curve.name for curve in drawn})
+        ['largest change', 'random', 'top']
+    """
+    outcome_fn = outcomes.of_pair(pair, inputs, anchor)
+    tool = instrument.of_pair(pair, inputs, anchor)
+    kinds = _finest(tuple(found.values))
+    values = {kind: found.values[kind] for kind in kinds}
+    order = controls.ranked(values, tool.reach)
+    changes = {k: np.asarray(components.delta_norms(pair.base, pair.special, tool.partition[k])) for k in kinds}
+    orders = {
+        "top": [order],
+        "largest change": [controls.matched(order, changes)],
+        "random": [controls.shuffled(order, seed + number) for number in range(num_random)],
+    }
+    return curves.draw(
+        outcome_fn,
+        orders,
+        {kind: tool.partition[kind].shape for kind in kinds},
+        curves.sizes(len(order.places)),
+        tool.base,
+        tool.gap,
+        aggregate=found.aggregate,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def generate(pair: Pair, params: Params, inputs: Inputs, *, max_new: int = 64) -> Sequence[str]:
+    """What a model writes after each prompt, greedily.
+
+    Args: params: pair.base, pair.special, or what `patch` made. max_new: tokens at most.
+
+    Returns: B texts. Raises: ValueError without a tokenizer.
+    """
+    return writing.write(pair, params, inputs, max_new=max_new)
+
+
+def _finest(kinds: tuple[str, ...]) -> tuple[str, ...]:
+    """Kinds that own no parameter twice: slices where they were scored, else the first kind alone."""
+    slices = tuple(kind for kind in kinds if kind in ("head", "kv", "neuron"))
+    return slices or kinds[:1]
 
 
 def _options(top, steps, seed, progress) -> method.Options:

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 from jaxpatch.measuring.inputs import Inputs
 from jaxpatch.measuring.read_outs import Anchor
@@ -24,6 +25,18 @@ def last_states(config: DecoderConfig, params: Params, inputs: Inputs, layer: in
     return decoder.take(states, inputs.lengths - 1)[:, 0]
 
 
+def every_last_state(config: DecoderConfig, params: Params, inputs: Inputs) -> jax.Array:
+    """Residual stream after every block at the last token of each prompt: [L, B, D]."""
+    x = params["embed"]["kernel"][inputs.tokens]
+    context = decoder.causal_context(config, x.shape[-2], x.dtype)
+
+    def step(x, weights):
+        x = decoder.Block(config).apply({"params": weights}, x, context)[0]
+        return x, decoder.take(x, inputs.lengths - 1)[:, 0]
+
+    return jax.lax.scan(step, x, params["layers"])[1]
+
+
 def anchor_effect(
     config: DecoderConfig, base: Params, special: Params, gates: Gates, inputs: Inputs, anchor: Anchor
 ) -> jax.Array:
@@ -35,7 +48,26 @@ def anchor_effect(
     return anchor.read(last_states(config, patched, inputs, anchor.layer))
 
 
-def last_logits(config: DecoderConfig, params: Params, inputs: Inputs) -> jax.Array:
-    """Next-token logits after each prompt: [B, V]."""
-    model = decoder.Decoder(config)
-    return model.apply({"params": params}, last_states(config, params, inputs, config.layers - 1), method="read_out")
+def outcome(
+    config: DecoderConfig, params: Params, inputs: Inputs, anchor: Anchor, steer: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Both ends of one run: F_a [B], and next-token logits [B, V].
+
+    Args: steer: [D], added to the residual stream after the anchor's block at the last token.
+    """
+    x = params["embed"]["kernel"][inputs.tokens]
+    context = decoder.causal_context(config, x.shape[-2], x.dtype)
+    last = inputs.lengths - 1
+
+    def run(x, weights):
+        return decoder.Block(config).apply({"params": weights}, x, context)[0], None
+
+    depth = anchor.layer + 1
+    x, _ = jax.lax.scan(run, x, jax.tree.map(lambda leaf: leaf[:depth], params["layers"]))
+    read = anchor.read(decoder.take(x, last)[:, 0])
+    if steer is not None:
+        is_last = jnp.arange(x.shape[-2])[None, :] == last[:, None]
+        x = x + jnp.where(is_last[..., None], steer.astype(x.dtype), 0)
+    x, _ = jax.lax.scan(run, x, jax.tree.map(lambda leaf: leaf[depth:], params["layers"]))
+    logits = decoder.Decoder(config).apply({"params": params}, decoder.take(x, last)[:, 0], method="read_out")
+    return read, logits

@@ -1,0 +1,49 @@
+"""What a model writes: prompts in, texts out."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from jaxpatch.measuring.inputs import Inputs, checked
+from jaxpatch.models import generate
+from jaxpatch.models.checkpoints import Pair
+from jaxpatch.shapes import Params
+
+_greedy = functools.partial(jax.jit, static_argnums=0, static_argnames=("max_new", "stop"))(generate.greedy)
+
+
+def write(
+    pair: Pair,
+    params: Params,
+    inputs: Inputs,
+    *,
+    max_new: int = 64,
+    steer: tuple[int, jax.Array] | None = None,
+) -> Sequence[str]:
+    """Greedy continuations of the prompts.
+
+    Args:
+        params: pair.base, pair.special, or a patched tree.
+        inputs: [B, T] prompts.
+        max_new: tokens to add at most; a text ends earlier where the model says so.
+        steer: (layer, vector [D]) added to the residual stream after that block from the last prompt token on.
+
+    Returns: B texts, without the prompts and without special tokens.
+
+    Raises: ValueError without a tokenizer, or where prompt and answer exceed the context.
+
+    Example:
+        >>> texts = write(pair, pair.special, encode(pair, ["Describe owls."]))  # doctest: +SKIP
+    """
+    if pair.tokenizer is None:
+        raise ValueError("this pair has no tokenizer, so there is nothing to write with.")
+    inputs = checked(inputs, pair.config)
+    if inputs.tokens.shape[1] + max_new > pair.config.context:
+        raise ValueError(f"prompt and {max_new} new tokens exceed the context of {pair.config.context}; lower max_new.")
+    stop = pair.tokenizer.eos_token_id
+    stop = -1 if stop is None else stop
+    tokens = np.asarray(_greedy(pair.config, params, *inputs, max_new=max_new, stop=stop, steer=steer))
+    ended = [row[: np.argmax(row == stop)] if (row == stop).any() else row for row in tokens]
+    return pair.tokenizer.batch_decode(ended, skip_special_tokens=True)

@@ -1,0 +1,34 @@
+"""Everything a run found, in one value that the tables, figures and the page are made from."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from jaxpatch.measuring.anchors import AnchorInfo
+from jaxpatch.measuring.read_outs import Anchor
+from jaxpatch.scoring.scores import Scores
+from jaxpatch.validating.curves import Curve
+
+
+class Sample(NamedTuple):
+    """What one model wrote to one prompt. model: "base", "special", or a patched one; follows: None where nobody can judge."""
+
+    prompt: str
+    model: str
+    text: str
+    follows: bool | None
+
+
+class Findings(NamedTuple):
+    """One run. task: its name; question: option -> value as asked for; anchor_prompts, score_prompts: how many.
+
+    curves and samples may be empty (not asked for). manifest: versions, hashes, dtype, seed, commit, times.
+    """
+
+    task: str
+    question: Mapping[str, Any]
+    anchor: Anchor
+    anchor_info: AnchorInfo | None
+    scores: Scores
+    curves: tuple[Curve, ...]
+    samples: tuple[Sample, ...]
+    manifest: Mapping[str, Any]

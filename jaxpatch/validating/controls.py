@@ -1,0 +1,60 @@
+"""Orders of components: the ranking itself, and the controls it must beat. Each control takes, at every size, as many components
+of each kind as the ranking does."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Order(NamedTuple):
+    """Components, most important first. kinds: which kind each is, [n] numbers into `names`; places: flat index in its kind, [n]."""
+
+    names: tuple[str, ...]
+    kinds: np.ndarray
+    places: np.ndarray
+
+
+def ranked(values: Mapping[str, np.ndarray], reach: Mapping[str, np.ndarray]) -> Order:
+    """All components that can matter, by falling score, kinds together.
+
+    >>> order = ranked({"a": np.array([1.0, 3.0]), "b": np.array([2.0])}, {"a": np.ones(2, bool), "b": np.ones(1, bool)})
+    >>> order.kinds.tolist(), order.places.tolist()
+    ([0, 1, 0], [1, 0, 0])
+    """
+    names = tuple(values)
+    places = [np.flatnonzero(reach[name]) for name in names]
+    kinds = np.repeat(np.arange(len(names)), [len(p) for p in places])
+    scores = np.concatenate([values[name].ravel()[p] for name, p in zip(names, places, strict=True)])
+    order = np.argsort(-scores, kind="stable")
+    return Order(names, kinds[order], np.concatenate(places)[order])
+
+
+def matched(order: Order, values: Mapping[str, np.ndarray]) -> Order:
+    """Other components in the places of an order, kind for kind, by falling `values`."""
+    places = np.empty_like(order.places)
+    for number, name in enumerate(order.names):
+        mine = order.kinds == number
+        pool = np.sort(order.places[mine])
+        places[mine] = pool[np.argsort(-values[name].ravel()[pool], kind="stable")]
+    return order._replace(places=places)
+
+
+def shuffled(order: Order, seed: int) -> Order:
+    """A random order with the kinds in the same places."""
+    draw = np.random.default_rng(seed)
+    shapes = {name: order.places[order.kinds == number].max(initial=-1) + 1 for number, name in enumerate(order.names)}
+    return matched(order, {name: draw.random(size) for name, size in shapes.items()})
+
+
+def mask(order: Order, count: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Gates at 1 for the first `count` components.
+
+    >>> order = ranked({"a": np.array([1.0, 3.0])}, {"a": np.ones(2, bool)})
+    >>> mask(order, 1, {"a": (2,)})["a"].tolist()
+    [0.0, 1.0]
+    """
+    gates = {name: np.zeros(shapes[name], np.float32) for name in order.names}
+    for number, name in enumerate(order.names):
+        gates[name].flat[order.places[:count][order.kinds[:count] == number]] = 1
+    return gates

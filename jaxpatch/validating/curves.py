@@ -1,0 +1,79 @@
+"""Restoration and knockout: the first k components of an order out of special into base, and out of base into special."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxpatch.measuring.outcomes import Outcome
+from jaxpatch.scoring import scores
+from jaxpatch.shapes import Gates
+from jaxpatch.validating import controls
+
+MODES = ("restoration", "knockout")
+
+
+class Curve(NamedTuple):
+    """One order of components, patched k at a time.
+
+    name: the order. mode: "restoration" or "knockout". ks: [K]. recovery: [K], E_w of the first k together (share of the gap).
+    low, high: [K], 95 % bootstrap interval over inputs. kl: [K], mean KL(special || patched), nats.
+    """
+
+    name: str
+    mode: str
+    ks: np.ndarray
+    recovery: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    kl: np.ndarray
+
+
+def sizes(total: int) -> np.ndarray:
+    """k on a log grid, from 1 to all.
+
+    >>> sizes(200).tolist()
+    [1, 3, 10, 30, 100, 200]
+    """
+    grid = [k for power in range(9) for k in (10**power, 3 * 10**power) if k < total]
+    return np.array([*grid, total])
+
+
+def draw(
+    outcome_fn: Callable[[Gates, str], Outcome],
+    orders: Mapping[str, Sequence[controls.Order]],
+    shapes: Mapping[str, tuple[int, ...]],
+    ks: np.ndarray,
+    base: np.ndarray,
+    gap: np.ndarray,
+    *,
+    modes: Sequence[str] = MODES,
+    aggregate: str = "mean_of_ratios",
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Curve, ...]:
+    """A curve for each order and mode; several orders under one name are averaged (random ones).
+
+    Args:
+        outcome_fn: (gates, mode) -> outcome: special's components into base, or base's into special.
+        base: F_a(base), [B]. gap: G, [B].
+    """
+    is_kept = scores.kept_inputs(gap, base)
+    total, done, made = len(modes) * len(ks) * sum(map(len, orders.values())), 0, []
+    for mode in modes:
+        for name, several in orders.items():
+            reads = np.zeros((len(base), len(ks)))
+            kl = np.zeros(len(ks))
+            for order in several:
+                for column, k in enumerate(ks):
+                    gates = controls.mask(order, int(k), shapes)
+                    outcome = outcome_fn(gates, mode)
+                    reads[:, column] += (outcome.read - base) / len(several)
+                    kl[column] += outcome.kl.mean() / len(several)
+                    done += 1
+                    progress(done, total)
+            recovery = scores.normalised(reads, gap, is_kept, aggregate)
+            low, high = scores.intervals(reads, gap, is_kept, aggregate, seed)
+            made.append(Curve(name, mode, ks, recovery, low, high, kl))
+    return tuple(made)
+
