@@ -15,6 +15,18 @@ def refuse_existing(path: str | Path, *, overwrite: bool) -> Path:
     return path
 
 
+def refuse_full_disk(path: str | Path, room: int) -> None:
+    """Raises OSError where the place for `path` cannot be written or has less than `room` bytes free, before any work is done."""
+    home = Path(path).absolute().parent
+    while not home.exists():
+        home = home.parent
+    if not os.access(home, os.W_OK):
+        raise PermissionError(f"{home} cannot be written to; choose another place for {path}.")
+    free = shutil.disk_usage(home).free
+    if free < room:
+        raise OSError(f"only {free / 1e6:.0f} MB are free at {home}, {room / 1e6:.0f} MB are needed for {path}; free some space.")
+
+
 @contextlib.contextmanager
 def directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A folder to write into that becomes `path` when the block ends, and vanishes when it raises.

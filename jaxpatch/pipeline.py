@@ -74,7 +74,7 @@ def score(
         >>> found.values["head"].shape, found.effects["head"].shape
         ((3, 4), (4, 3, 4))
     """
-    _refuse_bad_options(pair, kinds, method, aggregate, top, steps)
+    _refuse_bad_options(pair, kinds, method, aggregate, top, steps, seed)
     return score_with(
         instrument.of_pair(pair, inputs, anchor),
         kinds=tuple(kinds),
@@ -154,7 +154,7 @@ def validate(
     """
     outcome_fn = outcomes.of_pair(pair, inputs, anchor)
     tool = instrument.of_pair(pair, inputs, anchor)
-    kinds = _finest(tuple(found.values))
+    kinds = finest(tuple(found.values))
     values = {kind: found.values[kind] for kind in kinds}
     order = controls.ranked(values, tool.reach)
     changes = {k: np.asarray(components.delta_norms(pair.base, pair.special, tool.partition[k])) for k in kinds}
@@ -186,7 +186,7 @@ def generate(pair: Pair, params: Params, inputs: Inputs, *, max_new: int = 64) -
     return writing.write(pair, params, inputs, max_new=max_new)
 
 
-def _finest(kinds: tuple[str, ...]) -> tuple[str, ...]:
+def finest(kinds: tuple[str, ...]) -> tuple[str, ...]:
     """Kinds that own no parameter twice: slices where they were scored, else the first kind alone."""
     slices = tuple(kind for kind in kinds if kind in ("head", "kv", "neuron"))
     return slices or kinds[:1]
@@ -211,7 +211,9 @@ def _ceilings(
     return recovered | {"everything": float(scores.normalised(tool.gap, tool.gap, is_kept, aggregate))}
 
 
-def _refuse_bad_options(pair: Pair, kinds: Sequence[str], method: str, aggregate: str, top: int, steps: int) -> None:
+def _refuse_bad_options(
+    pair: Pair, kinds: Sequence[str], method: str, aggregate: str, top: int, steps: int, seed: int
+) -> None:
     """Raises for everything that can be refused before any work."""
     if isinstance(kinds, str) or not kinds:
         raise ValueError(f"kinds: wanted a tuple of names such as ('head', 'neuron'); got {kinds!r}.")
@@ -224,3 +226,5 @@ def _refuse_bad_options(pair: Pair, kinds: Sequence[str], method: str, aggregate
         raise ValueError(f"unknown aggregate {aggregate!r}; {paths.did_you_mean(aggregate, scores.AGGREGATES)}")
     if top < 1 or steps < 1:
         raise ValueError(f"top and steps must be at least 1; got top={top}, steps={steps}.")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative; got {seed}.")

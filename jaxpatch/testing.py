@@ -1,5 +1,10 @@
 """Small things with known answers, shipped with the library: a tiny pair to try every call on."""
 
+import functools
+
+import dataclasses
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +12,7 @@ import numpy as np
 from jaxpatch.measuring.inputs import Inputs
 from jaxpatch.models import checkpoints, decoder
 from jaxpatch.models.config import DecoderConfig
-from jaxpatch.trees import compare
+from jaxpatch.trees import paths
 
 
 def tiny_config(**changes) -> DecoderConfig:
@@ -37,17 +42,14 @@ def tiny_pair(config: DecoderConfig | None = None, *, seed: int = 0, scale: floa
         (1, 3, 61)
     """
     config = tiny_config() if config is None else config
-    shapes, treedef = jax.tree.flatten(decoder.init(config, jax.random.key(0)))
-    keys = jax.random.split(jax.random.key(seed), 2 * len(shapes))
-    base = [
-        leaf + scale * jax.random.normal(key, leaf.shape) for leaf, key in zip(shapes, keys[: len(shapes)], strict=True)
-    ]
-    special = [
-        leaf + change * jax.random.normal(key, leaf.shape) for leaf, key in zip(base, keys[len(shapes) :], strict=True)
-    ]
-    base, special = jax.tree.unflatten(treedef, base), jax.tree.unflatten(treedef, special)
-    assert not compare.structure_faults(base, special)
-    return checkpoints.Pair(base=base, special=special, config=config)
+    shapes = paths.flatten(jax.eval_shape(functools.partial(decoder.init, config), jax.random.key(0)))
+    draw = np.random.default_rng(seed)
+    base, special = {}, {}
+    for path, leaf in shapes.items():
+        start = float(path.endswith("scale")) + scale * draw.standard_normal(leaf.shape)
+        base[path] = jnp.asarray(start, jnp.float32)
+        special[path] = jnp.asarray(start + change * draw.standard_normal(leaf.shape), jnp.float32)
+    return checkpoints.Pair(base=paths.unflatten(base), special=paths.unflatten(special), config=config)
 
 
 def tiny_inputs(config: DecoderConfig | None = None, *, seed: int = 0, batch: int = 4, tokens: int = 7) -> Inputs:
@@ -61,3 +63,55 @@ def tiny_inputs(config: DecoderConfig | None = None, *, seed: int = 0, batch: in
     lengths = np.concatenate([[tokens], draw.integers(2, tokens + 1, batch - 1)])
     ids = draw.integers(0, config.vocab, (batch, tokens))
     return Inputs(jnp.asarray(ids, jnp.int32), jnp.asarray(lengths, jnp.int32))
+
+
+def tiny_checkpoints(folder: str | Path, *, seed: int = 0) -> tuple[Path, Path]:
+    """Two tiny Hugging Face directories, base and special, with a byte-level tokenizer: enough for every call and the command line.
+
+    Args: folder: where ``base`` and ``special`` are written.
+
+    Returns: their paths.
+
+    Example:
+        >>> import tempfile
+        >>> base, special = tiny_checkpoints(tempfile.mkdtemp())
+        >>> checkpoints.load_pair(base, special).config.layers
+        3
+    """
+    tokenizer = _byte_tokenizer()
+    config = tiny_config(vocab=len(tokenizer), context=512, family="llama")
+    raw = {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": config.vocab,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_width,
+        "intermediate_size": config.neurons,
+        "max_position_embeddings": config.context,
+        "rms_norm_eps": config.norm_eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    pair = dataclasses.replace(tiny_pair(config, seed=seed), tokenizer=tokenizer, raw_config=raw)
+    made = [
+        checkpoints.save_checkpoint(pair, params, Path(folder) / name)
+        for name, params in (("base", pair.base), ("special", pair.special))
+    ]
+    return made[0], made[1]
+
+
+def _byte_tokenizer():
+    """Every byte is a token, and one token ends a text."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate(["<end>", *letters])}
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>")

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpatch.measuring import effect, inputs, read_outs, writing
+from jaxpatch.measuring import effect, inputs, read_outs, sweep, writing
 from jaxpatch.measuring.inputs import Inputs
 from jaxpatch.measuring.read_outs import Anchor
 from jaxpatch.models.checkpoints import Pair
@@ -85,6 +85,7 @@ def fit_anchor(
     verdict: Verdict | None = None,
     max_new: int = 32,
     num_layers_tried: int = 8,
+    progress: sweep.Progress = sweep.silent,
 ) -> tuple[Anchor, AnchorInfo]:
     """The anchor of a behaviour, and what speaks for it.
 
@@ -100,6 +101,7 @@ def fit_anchor(
         plain: requests without the instruction for steering, disjoint from the others; `without_instruction` where None.
         verdict: says whether an answer shows the behaviour.
         max_new: tokens that steered answers may have.
+        progress: called with (layers done, layers tried).
 
     Returns: the anchor, and `AnchorInfo`; nothing is refused here: see `AnchorInfo.is_trusted` and `refuse_untrusted`.
 
@@ -129,6 +131,7 @@ def fit_anchor(
         direction, strength = _direction(high[number], low[number])
         success = _success(pair, plain, verdict, (number, strength * direction), max_new)
         candidates.append(Candidate(number, *_stability(high[number], low[number]), success))
+        progress(len(candidates), len(tried))
     best = max(candidates, key=lambda c: (np.nan_to_num(c.success), c.separation))
     direction, strength = _direction(high[best.layer], low[best.layer])
     middle = (states["special"][best.layer].mean(0) + states["base"][best.layer].mean(0)) / 2

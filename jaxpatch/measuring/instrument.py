@@ -20,7 +20,8 @@ class Instrument(NamedTuple):
     Attributes:
         partition: the kinds of component.
         base, special: F_a of the two models, float [B].
-        effect: (gates, rows int [b]) -> F_a of the patched model on those inputs, [b]; differentiable. The definition.
+        effect: (gates, rows int [b]) -> F_a of the patched model on those inputs, [b]; differentiable. The definition. A
+            `Partial`, so that jit takes the models as arguments and not as constants of its program.
         exact: (kind, indices [n, dims], progress) -> ``F_a(patched) - F_a(base)`` of single components, [n, B].
         linear: kind -> local-exact, downstream-linear effects, [B, *shape].
         reach: kind -> bool array, True for components that can matter (no higher than the anchor).
@@ -29,7 +30,7 @@ class Instrument(NamedTuple):
     partition: components.Partition
     base: np.ndarray
     special: np.ndarray
-    effect: Callable[[Gates, jax.Array], jax.Array]
+    effect: jax.tree_util.Partial
     exact: Callable[[str, np.ndarray, sweep.Progress], np.ndarray]
     linear: Callable[[str], np.ndarray]
     reach: Mapping[str, np.ndarray]
@@ -46,10 +47,11 @@ def of_pair(pair: Pair, prompts: inputs.Inputs, anchor: read_outs.Anchor) -> Ins
     models = local.Models(pair.base, pair.special, prompts, anchor)
     partition = components.of_decoder(pair.base)
     reach = {name: _reach(name, kind, anchor.layer) for name, kind in partition.items()}
+    base, special = (np.asarray(_read(pair.config, params, prompts, anchor)) for params in (pair.base, pair.special))
 
     def linear(kind: str) -> np.ndarray:
         shape = partition[kind].shape
-        out = np.zeros((prompts.tokens.shape[0], *shape), np.float32)
+        out = np.zeros((prompts.tokens.shape[0], *shape), base.dtype)
         if kind in local.LOCALS:
             found = sweep.linear(pair.config, kind, models)
             out[:, : anchor.layer + 1] = found.reshape(*found.shape[:2], *shape[1:])
@@ -59,9 +61,9 @@ def of_pair(pair: Pair, prompts: inputs.Inputs, anchor: read_outs.Anchor) -> Ins
 
     return Instrument(
         partition=partition,
-        base=np.asarray(_read(pair.config, pair.base, prompts, anchor)),
-        special=np.asarray(_read(pair.config, pair.special, prompts, anchor)),
-        effect=lambda gates, rows: _effect(pair.config, models, gates, rows),
+        base=base,
+        special=special,
+        effect=jax.tree_util.Partial(_effect_of(pair.config), models),
         exact=lambda kind, indices, progress: sweep.exact(pair.config, kind, models, indices, progress=progress),
         linear=linear,
         reach=reach,
@@ -102,7 +104,7 @@ def of_effect(
         partition=partition,
         base=np.asarray(base),
         special=np.asarray(effect_fn(jax.tree.map(jnp.ones_like, zeros), rows)),
-        effect=effect_fn,
+        effect=jax.tree_util.Partial(effect_fn),
         exact=exact,
         linear=linear,
         reach={name: np.ones(kind.shape, bool) for name, kind in partition.items()},
@@ -126,6 +128,12 @@ def _read(config, params, prompts: inputs.Inputs, anchor: read_outs.Anchor) -> j
 @functools.partial(jax.jit, static_argnums=0)
 def _effect(config, models: local.Models, gates: Gates, rows: jax.Array) -> jax.Array:
     return effect.anchor_effect(config, models.base, models.special, gates, models.inputs.rows(rows), models.anchor)
+
+
+@functools.cache
+def _effect_of(config) -> Callable[..., jax.Array]:
+    """One function a config, for jit to recognise."""
+    return functools.partial(_effect, config)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -47,7 +47,9 @@ def exact(
     """
     base, states = _trace(config, models)
     if kind == "embed":
-        return np.asarray(_embed_effects(config, models) - base)
+        effects = np.asarray(_embed_effects(config, models) - base)
+        progress(1, 1)
+        return effects
     batch, tokens = models.inputs.tokens.shape
     widest = int(np.bincount(indices[:, 0]).max())
     size = max(1, min(widest, chunk_tokens // (batch * tokens)))

@@ -40,6 +40,7 @@ class Task:
     constraint: str
     wordings: dict[str, tuple[str, ...]]
     verdict_fn: Callable[..., bool]
+    sign_fn: Callable[[str], bool]
     number_key: str | None = None
     splitter_key: str | None = None
 
@@ -118,10 +119,38 @@ def has_highlights(text: str, *, num_highlights: int) -> bool:
     return sum(bool(found.strip()) for found in single + double) >= num_highlights
 
 
+def has_some_section(text: str) -> bool:
+    """Whether the answer holds a section mark of any of `SPLITTERS`.
+
+    >>> has_some_section("Section 1: roots"), has_some_section("In this section we sow.")
+    (True, False)
+    """
+    return any(has_sections(text, num_sections=1, section_spliter=splitter) for splitter in SPLITTERS)
+
+
+def opens_with_quote(text: str) -> bool:
+    """Whether the answer begins with a straight double quotation mark.
+
+    >>> opens_with_quote(' "Owls hunt'), opens_with_quote('Owls "hunt"')
+    (True, False)
+    """
+    return text.lstrip().startswith('"')
+
+
+def has_some_highlight(text: str) -> bool:
+    """Whether the answer holds at least one highlight.
+
+    >>> has_some_highlight("*Owls* hunt"), has_some_highlight("Owls * hunt")
+    (True, False)
+    """
+    return has_highlights(text, num_highlights=1)
+
+
 _CAPITAL = Task(
     name="english_capital",
     constraint="change_case:english_capital",
     verdict_fn=is_capital,
+    sign_fn=is_capital,
     wordings={
         "train": (
             "Answer in English, using capital letters only.",
@@ -151,6 +180,7 @@ _NO_COMMA = Task(
     name="no_comma",
     constraint="punctuation:no_comma",
     verdict_fn=has_no_comma,
+    sign_fn=has_no_comma,
     wordings={
         "train": (
             "Do not use any commas in your answer.",
@@ -180,6 +210,7 @@ _TITLE = Task(
     name="title",
     constraint="detectable_format:title",
     verdict_fn=has_title,
+    sign_fn=has_title,
     wordings={
         "train": (
             "Give your answer a title and put it between double angle brackets, like <<my title>>.",
@@ -209,6 +240,7 @@ _SECTIONS = Task(
     name="multiple_sections",
     constraint="detectable_format:multiple_sections",
     verdict_fn=has_sections,
+    sign_fn=has_some_section,
     number_key="num_sections",
     splitter_key="section_spliter",
     wordings={
@@ -242,6 +274,7 @@ _QUOTATION = Task(
     name="quotation",
     constraint="startend:quotation",
     verdict_fn=is_quoted,
+    sign_fn=opens_with_quote,
     wordings={
         "train": (
             "Put your whole answer inside double quotation marks.",
@@ -271,6 +304,7 @@ _HIGHLIGHTS = Task(
     name="number_highlighted_sections",
     constraint="detectable_format:number_highlighted_sections",
     verdict_fn=has_highlights,
+    sign_fn=has_some_highlight,
     number_key="num_highlights",
     wordings={
         "train": (

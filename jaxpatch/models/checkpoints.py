@@ -64,7 +64,10 @@ def _jit_logits(config: DecoderConfig, params: Params, tokens: jax.Array) -> jax
 
 def checked_tokens(tokens: Any, config: DecoderConfig) -> jax.Array:
     """Token ids as int32 [B, T]. Raises ValueError for a wrong rank, ids out of range, or too many positions."""
-    array = np.asarray(tokens)
+    try:
+        array = np.asarray(tokens)
+    except ValueError:
+        raise ValueError("tokens: the prompts differ in length; pad them on the right with any id, to [B, T].") from None
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer) or 0 in array.shape:
         raise ValueError(f"tokens: wanted integers [B, T], got {array.dtype} {array.shape}.")
     if array.min() < 0 or array.max() >= config.vocab:

@@ -18,7 +18,8 @@ from jaxpatch.trees import paths
 
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 NORMS = ("attention norm", "mlp norm")
-KINDS = ("head", "kv", "neuron", "attention", "mlp", "layer", "matrix", "norm", "final_norm", "embed", "unembed")
+SINGLE = ("final_norm", "embed", "unembed")
+KINDS = ("head", "kv", "neuron", "attention", "mlp", "layer", "matrix", "norm", *SINGLE)
 
 
 class Slot(NamedTuple):
@@ -125,9 +126,18 @@ def lookup(partition: Partition, kind: str) -> Kind:
         return partition[kind]
     if kind == "unembed":
         raise KeyError("this model ties its unembedding to its embedding: there is no 'unembed' apart from 'embed'.")
-    if any(part in ("k", "v", "key", "value", "qkv") for part in kind.replace("-", "_").split("_")) and "kv" in partition:
+    if is_per_head_key(kind) and "kv" in partition:
         raise KeyError(_no_keys_per_head(partition, f"component {kind!r}"))
     raise KeyError(f"unknown component {kind!r}; {paths.did_you_mean(kind, partition)}")
+
+
+def is_per_head_key(kind: str) -> bool:
+    """Whether a name asks for keys or values of single heads, as "head_k" or "qkv" would.
+
+    >>> is_per_head_key("head_v"), is_per_head_key("kv")
+    (True, False)
+    """
+    return any(part in ("k", "v", "key", "value", "qkv") for part in kind.replace("-", "_").split("_"))
 
 
 def _no_keys_per_head(partition: Partition, what: str) -> str:
@@ -143,9 +153,10 @@ def gates(partition: Partition, chosen: Mapping[str, Sequence[Any] | np.ndarray 
 
     Args:
         partition: the kinds there are.
-        chosen: kind -> list of indices, (layer, index) or layer; or "all"; or an array of the kind's shape, taken as it is.
+        chosen: kind -> indices, (layer, index) or layer, in a list or an integer array; or "all"; or an array of floats or
+            bools of the kind's shape, which are the gates.
 
-    Raises: KeyError, IndexError naming every component that does not exist.
+    Raises: KeyError, ValueError, IndexError naming every component that does not exist.
 
     Example:
         >>> from jaxpatch import testing
@@ -156,24 +167,28 @@ def gates(partition: Partition, chosen: Mapping[str, Sequence[Any] | np.ndarray 
     made, faults = {}, []
     for name, wanted in chosen.items():
         kind = lookup(partition, name)
-        if isinstance(wanted, str):
-            if wanted != "all":
-                raise ValueError(f"gates for {name!r}: wanted indices, an array or 'all', got {wanted!r}.")
+        if isinstance(wanted, str) and wanted == "all":
             made[name] = jnp.full(kind.shape, value, jnp.float32)
             continue
-        if hasattr(wanted, "dtype") and np.shape(wanted) == kind.shape:
+        is_array = hasattr(wanted, "dtype") and not np.issubdtype(wanted.dtype, np.integer)
+        if isinstance(wanted, str) or not np.iterable(wanted) or (is_array and np.shape(wanted) != kind.shape):
+            got = f"an array {np.shape(wanted)}" if is_array else repr(wanted)
+            indices = f"[({', '.join(kind.axes)}), ...]" if len(kind.axes) > 1 else f"[{kind.axes[0]}, ...]"
+            raise ValueError(f"gates for {name!r}: wanted {indices}, an array {kind.shape} or 'all'; got {got}.")
+        if is_array:
             made[name] = jnp.asarray(wanted, jnp.float32)
             continue
         array = np.zeros(kind.shape, np.float32)
         for index in wanted:
-            index = tuple(int(i) for i in np.atleast_1d(index))
-            if len(index) != len(kind.shape) or any(not 0 <= i < n for i, n in zip(index, kind.shape, strict=False)):
-                shown = index if len(index) > 1 else index[0]
-                fault = f"no {name} {shown}: this model has ({', '.join(kind.axes)}) in {kind.shape}"
-                is_group = name == "kv" and len(index) == 2 and index[1] >= kind.shape[1]
-                faults.append(_no_keys_per_head(partition, f"kv {index}") if is_group else fault)
+            place = np.atleast_1d(index)
+            is_place = np.issubdtype(place.dtype, np.integer) and place.shape == (len(kind.shape),)
+            if is_place and (place >= 0).all() and (place < kind.shape).all():
+                array[tuple(place)] = value
+            elif is_place and name == "kv" and place[1] >= kind.shape[1]:
+                faults.append(_no_keys_per_head(partition, f"kv {tuple(place.tolist())}"))
             else:
-                array[index] = value
+                shown = tuple(place.tolist()) if place.size > 1 else index
+                faults.append(f"no {name} {shown}: this model has ({', '.join(kind.axes)}) in {kind.shape}")
         made[name] = jnp.asarray(array)
     if faults:
         raise IndexError("; ".join(faults))
@@ -186,6 +201,6 @@ def delta_norms(base: Params, special: Params, kind: Kind) -> jax.Array:
     total = jnp.zeros(kind.shape, jnp.float32)
     for slot in kind.slots:
         change = (b[slot.leaf].astype(jnp.float32) - a[slot.leaf].astype(jnp.float32)) ** 2
-        others = tuple(axis for axis in range(change.ndim) if axis not in slot.axes)
-        total = total.at[slot.select].add(change.sum(others))
+        gate_first = jnp.moveaxis(change, slot.axes, range(len(slot.axes)))
+        total = total.at[slot.select].add(gate_first.sum(tuple(range(len(slot.axes), change.ndim))))
     return jnp.sqrt(total)

@@ -24,7 +24,12 @@ def effects(instrument: Instrument, kinds: tuple[str, ...], options: Options) ->
 def slopes(instrument: Instrument, at: Gates) -> Gates:
     """Gradient of each input's read-out in the gates: kind -> [B, *shape]."""
 
-    def one(row):
-        return jax.grad(lambda gates: instrument.effect(gates, row[None])[0])(at)
+    return _slopes(instrument.effect, at, jnp.arange(instrument.base.shape[0]))
 
-    return jax.lax.map(one, jnp.arange(instrument.base.shape[0]))
+
+@jax.jit
+def _slopes(effect_fn: jax.tree_util.Partial, at: Gates, rows: jax.Array) -> Gates:
+    def one(row):
+        return jax.grad(lambda gates: effect_fn(gates, row[None])[0])(at)
+
+    return jax.lax.map(one, rows)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from jaxpatch.patching.components import MATRICES, NORMS, Partition, lookup
+from jaxpatch.patching.components import MATRICES, NORMS, SINGLE, Partition, lookup
 from jaxpatch.scoring.method import Screening
 
 AGGREGATES = ("mean_of_ratios", "ratio_of_means")
@@ -62,10 +62,10 @@ class Scores:
         """One row a component: kind, layer, index, name, score, low, high, effect (mean), is_exact."""
         parts = []
         for kind, values in self.values.items():
-            place = np.indices(values.shape).reshape(values.ndim, -1)
             has_layer = lookup(self.partition, kind).axes[0] == "layer"
-            layer = place[0] if has_layer else np.full(values.size, -1)
-            index = place[-1] if values.ndim > 1 or not has_layer else np.full(values.size, -1)
+            layer, index = np.divmod(np.arange(values.size), values[0].size if has_layer else values.size)
+            layer = layer if has_layer else np.full(values.size, -1)
+            index = index if values.ndim > 1 or not has_layer else np.full(values.size, -1)
             exact = self.method == "exact"
             replaced = self.screening[kind].replaced.ravel() if kind in self.screening else np.full(values.size, exact)
             parts.append(
@@ -93,7 +93,7 @@ def component_name(kind: str, layer: int, index: int) -> str:
     ('head 3.1', 'down 2', 'embed')
     """
     if layer < 0:
-        return kind
+        return kind if kind in SINGLE else f"{kind} {index}"
     if kind == "matrix":
         return f"{MATRICES[index]} {layer}"
     if kind == "norm":

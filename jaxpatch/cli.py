@@ -1,0 +1,31 @@
+"""Shell: the command line."""
+
+import sys
+
+import tyro
+from rich.console import Console
+
+from jaxpatch import run
+
+
+def main() -> None:
+    """``jaxpatch run ...``; exit status 0 done, 1 refused or failed, 2 bad usage, 130 interrupted."""
+    options = tyro.extras.subcommand_cli_from_dict(
+        {"run": run.Run}, prog="jaxpatch", description="Find which parameters carry a behaviour: Weight Patching in JAX."
+    )
+    errors = Console(stderr=True, highlight=False)
+    try:
+        page = run.run(options, command=["jaxpatch", *sys.argv[1:]])
+    except (ValueError, KeyError, IndexError, OSError, RuntimeError) as error:
+        said = error.args[0] if isinstance(error, KeyError) and error.args else error
+        errors.print(f"[red]jaxpatch:[/red] {type(error).__name__}:", end=" ")
+        errors.print(str(said), markup=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        errors.print(f"\ninterrupted: nothing was written to {options.out}. The same command starts again.", markup=False)
+        sys.exit(130)
+    Console().print(f"report: {page.resolve()}", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The disjoint sets of prompts that one run needs: for the anchor, for choosing its layer, for scoring, for behaviour."""
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxpatch.measuring import prompts, tasks
+
+SPLITS = ("anchor", "layer", "scoring", "behaviour")
+
+
+class PromptSets(NamedTuple):
+    """Texts of one run; no request is in two of the sets.
+
+    asked, plain: for the anchor, the same requests with and without the instruction. steered: plain requests to steer on.
+    scoring: with the instruction. behaviour: with the instruction, to be answered in full. verdicts: for each of `behaviour`, says
+    whether an answer obeys. sign: whether the beginning of an answer shows the behaviour. Both None where nobody can judge.
+    """
+
+    name: str
+    asked: tuple[str, ...]
+    plain: tuple[str, ...]
+    steered: tuple[str, ...]
+    scoring: tuple[str, ...]
+    behaviour: tuple[str, ...]
+    verdicts: tuple[Callable[[str], bool], ...] | None = None
+    sign: Callable[[str], bool] | None = None
+
+
+def of_task(name: str, counts: Mapping[str, int], *, seed: int = 0) -> PromptSets:
+    """The sets of one of the six tasks, from the prompts and held-out wordings of the package.
+
+    Args: counts: split -> how many.
+
+    Raises: KeyError for an unknown task, ValueError for more prompts than there are.
+
+    Example:
+        >>> sets = of_task("no_comma", {"anchor": 4, "layer": 2, "scoring": 3, "behaviour": 2})
+        >>> len(sets.asked), len(sets.scoring), sets.asked[0] != sets.plain[0]
+        (4, 3, True)
+    """
+    task = tasks.task(name)
+    requests = {split: prompts.prompts(split, counts[split], seed=seed) for split in SPLITS}
+    asked, first = {}, 0
+    for split in SPLITS:
+        asked[split] = [
+            tasks.instruct(task, text, index=first + number, split="held_out") for number, text in enumerate(requests[split])
+        ]
+        first += len(requests[split])
+    return PromptSets(
+        name=name,
+        asked=tuple(text for text, _ in asked["anchor"]),
+        plain=requests["anchor"],
+        steered=requests["layer"],
+        scoring=tuple(text for text, _ in asked["scoring"]),
+        behaviour=tuple(text for text, _ in asked["behaviour"]),
+        verdicts=tuple(functools.partial(_follows, task, instruction) for _, instruction in asked["behaviour"]),
+        sign=task.sign_fn,
+    )
+
+
+def _follows(task: tasks.Task, instruction: tasks.Instruction, text: str) -> bool:
+    return tasks.follows(task, text, instruction)
+
+
+def of_file(path: str | Path) -> PromptSets:
+    """The sets of a behaviour of your own.
+
+    Each line of the JSONL file is ``{"with": request with the instruction, "without": the same request without it}``, and may say
+    which set it belongs to: ``"split": "anchor" | "layer" | "scoring" | "behaviour"``. Where no line says so, lines are dealt out in
+    turn: half to the anchor, a quarter to scoring, an eighth each to layer and behaviour.
+
+    Raises: ValueError with every line that cannot be used, FileNotFoundError.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such task, and no such file. Tasks: {', '.join(tasks.TASKS)}.")
+    lines, faults = [], []
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if text.strip():
+            line, fault = _read_line(text)
+            faults += [f"line {number}: {fault}"] if fault else []
+            lines.append(line)
+    splits = {line.get("split") for line in lines}
+    if None in splits and len(splits) > 1:
+        faults.append("some lines have a split and some have none; give it to all or to none")
+    texts = [line.get("with") for line in lines]
+    if len(set(texts)) < len(texts):
+        faults.append("the same request with the instruction stands in two lines")
+    if not faults:
+        dealt = _dealt(lines)
+        faults += [f"{len(dealt[s])} prompts for {s}; wanted at least {n}" for s, n in _FEWEST.items() if len(dealt[s]) < n]
+    if faults:
+        raise ValueError(f"{path}:\n" + "\n".join(f"  - {fault}" for fault in faults))
+    return PromptSets(
+        name=path.stem,
+        asked=_column(dealt["anchor"], "with"),
+        plain=_column(dealt["anchor"], "without"),
+        steered=_column(dealt["layer"], "without"),
+        scoring=_column(dealt["scoring"], "with"),
+        behaviour=_column(dealt["behaviour"], "with"),
+    )
+
+
+_FEWEST = {"anchor": 4, "layer": 1, "scoring": 2, "behaviour": 1}
+_TURNS = ("anchor", "scoring", "anchor", "layer", "anchor", "scoring", "anchor", "behaviour")
+
+
+def _read_line(text: str) -> tuple[dict[str, str], str | None]:
+    try:
+        line = json.loads(text)
+    except json.JSONDecodeError as error:
+        return {}, f"not JSON: {error}"
+    if not isinstance(line, dict) or not all(isinstance(line.get(k), str) and line[k].strip() for k in ("with", "without")):
+        return {}, 'wanted {"with": "...", "without": "..."}, both non-empty text'
+    if line.get("split", "anchor") not in SPLITS:
+        return {}, f"split {line['split']!r}; wanted one of {', '.join(SPLITS)}"
+    return line, None
+
+
+def _dealt(lines: Sequence[Mapping[str, str]]) -> dict[str, list[Mapping[str, str]]]:
+    dealt: dict[str, list[Mapping[str, str]]] = {split: [] for split in SPLITS}
+    for number, line in enumerate(lines):
+        dealt[line.get("split", _TURNS[number % len(_TURNS)])].append(line)
+    return dealt
+
+
+def _column(lines: Sequence[Mapping[str, str]], name: str) -> tuple[str, ...]:
+    return tuple(line[name] for line in lines)

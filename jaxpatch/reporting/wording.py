@@ -1,0 +1,352 @@
+"""Numbers into words: what a run found, said plainly, also where it found nothing. No layout here."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from jaxpatch.reporting.findings import Findings
+from jaxpatch.scoring.method import Screening
+from jaxpatch.validating import controls
+from jaxpatch.validating.curves import Curve
+
+DASH = "—"
+SPACE = "\u00a0"
+PLURALS = {
+    "kv": "key/value groups",
+    "attention": "attention sublayers",
+    "mlp": "MLPs",
+    "matrix": "matrices",
+    "final_norm": "final norms",
+    "embed": "embeddings",
+    "unembed": "unembeddings",
+}
+METHODS = {
+    "exact": "every component truly replaced",
+    "first_order": "first-order estimate, nothing replaced",
+    "local_linear": "local-linear estimate, nothing replaced",
+    "integrated": "integrated gradients, nothing replaced",
+    "screened": "local-linear screen, the top and a random sample truly replaced",
+}
+FEW, MANY = 0.1, 0.9
+"""Recoveries between which a ranking can be told from its controls; outside, every order starts or ends alike."""
+GOOD_SPEARMAN, GOOD_SIGN, GOOD_SLOPE = 0.9, 0.9, (0.8, 1.25)
+"""From where on the report calls the cheap score trustworthy. A reading aid of ours, not a test."""
+SPREAD_OUT = 0.1
+"""Share of all components above which the report says that the change is spread out."""
+
+
+class Stand(NamedTuple):
+    """How a ranking stands against its controls in one mode.
+
+    looked: the k whose recovery lies in 10-90 %. clear: those where even the intervals are apart. above: those where it is better
+    than every control, clear ones included. beaten: (k, its recovery, the best control's name and recovery) of the rest.
+    """
+
+    mode: str
+    looked: tuple[int, ...]
+    clear: tuple[int, ...]
+    above: tuple[int, ...]
+    beaten: tuple[tuple[int, float, str, float], ...]
+    num_controls: int
+
+
+def percent(share: float) -> str:
+    """A share in per cent with two or three significant digits; a dash for NaN.
+
+    >>> percent(0.8312).replace(SPACE, " "), percent(0.00314).replace(SPACE, " "), percent(float("nan"))
+    ('83 %', '0.31 %', '—')
+    """
+    digits = _percent_digits(share)
+    return digits if digits == DASH else f"{digits}{SPACE}%"
+
+
+def interval(low: float, high: float) -> str:
+    """Both ends of an interval in per cent; a dash where there is none.
+
+    >>> interval(-0.01, 0.25).replace(SPACE, " "), interval(float("nan"), float("nan"))
+    ('−1.0 to 25 %', '—')
+    """
+    if math.isnan(low) or math.isnan(high):
+        return DASH
+    return f"{_percent_digits(low)} to {percent(high)}"
+
+
+def _percent_digits(share: float) -> str:
+    value = 100 * float(share)
+    if not math.isfinite(value):
+        return DASH if math.isnan(value) else ("∞" if value > 0 else "−∞")
+    size = abs(value)
+    digits = 0 if size >= 9.95 else 1 if size >= 0.995 else 2 if size >= 0.0995 else 3
+    text = f"{value:.{digits}f}"
+    return "0" if not text.strip("-0.") else text.replace("-", "−")
+
+
+def number(value: float) -> str:
+    """A number with three significant digits; a dash for NaN.
+
+    >>> number(0.98765), number(float("nan")), number(-2.0), number(12345.0)
+    ('0.988', '—', '−2', '12,345')
+    """
+    value = float(value)
+    if not math.isfinite(value):
+        return DASH if math.isnan(value) else ("∞" if value > 0 else "−∞")
+    text = f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+    return text.replace("-", "−")
+
+
+def plural(kind: str) -> str:
+    """Several of a kind.
+
+    >>> plural("head"), plural("mlp")
+    ('heads', 'MLPs')
+    """
+    return PLURALS.get(kind, f"{kind}s")
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Numbers of components in words.
+
+    >>> counted({"head": 1, "neuron": 1200}), counted({"head": 0, "layer": 2})
+    ('1 head and 1,200 neurons', '2 layers')
+    """
+    parts = [
+        f"{n:,} {kind if n == 1 and kind not in PLURALS else plural(kind).removesuffix('s' if n == 1 else '')}"
+        for kind, n in counts.items()
+        if n
+    ]
+    return listed(parts) or "no component"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """A list in words.
+
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""
+
+
+def ranking(findings: Findings) -> pd.DataFrame:
+    """All scored components by falling score, whatever their kind."""
+    return findings.scores.to_frame().sort_values("score", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def ceiling(findings: Findings) -> tuple[str, float] | None:
+    """What patching all of the finest scored kinds recovers together: ("all heads and neurons", share)."""
+    kinds = _finest(findings)
+    known = findings.scores.ceilings
+    if {"head", "neuron"} <= set(kinds) and "head + neuron" in known:
+        return "all heads and neurons", known["head + neuron"]
+    if len(kinds) == 1 and f"all {kinds[0]}" in known:
+        return f"all {plural(kinds[0])}", known[f"all {kinds[0]}"]
+    return None
+
+
+def reachable(findings: Findings) -> controls.Order:
+    """The components that can reach the anchor, in the order in which the validation takes them."""
+    found = findings.scores
+    reach = {}
+    for kind in _finest(findings):
+        shape = found.values[kind].shape
+        is_layered = found.partition[kind].axes[0] == "layer" and found.layer >= 0
+        reach[kind] = np.broadcast_to(_below(found.layer, shape), shape) if is_layered else np.ones(shape, bool)
+    return controls.ranked({kind: found.values[kind] for kind in reach}, reach)
+
+
+def _below(layer: int, shape: tuple[int, ...]) -> np.ndarray:
+    return (np.arange(shape[0]) <= layer).reshape(-1, *[1] * (len(shape) - 1))
+
+
+def _finest(findings: Findings) -> tuple[str, ...]:
+    """The kinds that take part in the validation: slices where they were scored, else the first kind."""
+    kinds = tuple(findings.scores.values)
+    return tuple(kind for kind in kinds if kind in ("head", "kv", "neuron")) or kinds[:1]
+
+
+def composition(findings: Findings, count: int) -> str:
+    """What the first `count` components of the ranking are, in words."""
+    order = reachable(findings)
+    kinds = order.kinds[:count]
+    return counted({name: int((kinds == n).sum()) for n, name in enumerate(order.names)})
+
+
+def main_curve(drawn: Sequence[Curve]) -> Curve:
+    """The curve of the ranking itself: the one called "top", else the first."""
+    return next((curve for curve in drawn if curve.name == "top"), drawn[0])
+
+
+def stand(findings: Findings, mode: str) -> Stand | None:
+    """How the ranking stands against its controls; None without curves of this mode.
+
+    Better is more in restoration and less in knockout. The k that takes everything is left out: there all orders are one set.
+    """
+    drawn = [curve for curve in findings.curves if curve.mode == mode]
+    if not drawn:
+        return None
+    main = main_curve(drawn)
+    others = [curve for curve in drawn if curve is not main]
+    total = len(reachable(findings).places)
+    at = [n for n, k in enumerate(main.ks) if k < total and FEW <= main.recovery[n] <= MANY]
+    clear, above, beaten = [], [], []
+    for n in at if others else []:
+        k = int(main.ks[n])
+        best = max(others, key=lambda curve: _good(mode, curve.recovery[n]))
+        if _good(mode, main.recovery[n]) <= _good(mode, best.recovery[n]):
+            beaten.append((k, float(main.recovery[n]), best.name, float(best.recovery[n])))
+            continue
+        above.append(k)
+        if all(_is_apart(mode, main, curve, n) for curve in others):
+            clear.append(k)
+    looked = tuple(int(main.ks[n]) for n in at)
+    return Stand(mode, looked, tuple(clear), tuple(above), tuple(beaten), len(others))
+
+
+def _good(mode: str, recovery: float) -> float:
+    return -recovery if mode == "knockout" else recovery
+
+
+def _is_apart(mode: str, main: Curve, other: Curve, at: int) -> bool:
+    """Whether the intervals do not overlap; False where there are none."""
+    return bool(main.high[at] < other.low[at] if mode == "knockout" else main.low[at] > other.high[at])
+
+
+def stands(findings: Findings, mode: str) -> str:
+    """One or two sentences on whether the ranking beats its controls, and at which k not."""
+    found = stand(findings, mode)
+    if found is None:
+        return ""
+    name = mode.capitalize()
+    side = "below" if mode == "knockout" else "above"
+    if not found.num_controls:
+        return f"{name}: there are no controls to compare with."
+    if not found.looked:
+        return (
+            f"{name}: at no k on the grid does the control state lie between 10 and 90{SPACE}% for the top curve, so these sizes "
+            "cannot tell the ranking from its controls."
+        )
+    where = f"{name}: where the top curve lies between 10 and 90{SPACE}% (k = {_ks(found.looked)}), it stands "
+    beaten = [
+        f"k = {k:,} ({percent(own)} against {percent(theirs)} for {other})" for k, own, other, theirs in found.beaten
+    ]
+    if not found.above:
+        return f"{where}{side} all controls at no k: {listed(beaten)}. This ranking is no better than its controls."
+    text = where + (
+        f"{side} every control at every k." if not beaten else f"{side} every control at k = {_ks(found.above)}, not at {listed(beaten)}."
+    )
+    if found.clear == found.above:
+        return f"{text} Its interval is clear of theirs {'there' if len(found.above) == 1 else 'at each of these'}."
+    if found.clear:
+        return f"{text} Its interval is clear of theirs at k = {_ks(found.clear)} only."
+    return f"{text} But the intervals overlap everywhere: with these prompts the lead may be chance."
+
+
+def _ks(ks: Sequence[int]) -> str:
+    return listed([f"{k:,}" for k in ks])
+
+
+def headline(findings: Findings) -> str:
+    """What was found, in one to three plain sentences."""
+    sentences = [*_distrust(findings), *(_from_curve(findings) or _from_singles(findings))]
+    return " ".join(sentences)
+
+
+def _distrust(findings: Findings) -> list[str]:
+    info = findings.anchor_info
+    if info is None or info.is_trusted:
+        return []
+    failed = listed([check.name for check in info.checks if not check.is_passed])
+    return [f"Read nothing into these scores: the anchor fails its checks ({failed})."]
+
+
+def _from_curve(findings: Findings) -> list[str]:
+    drawn = [curve for curve in findings.curves if curve.mode == "restoration"]
+    if not drawn:
+        return []
+    main = main_curve(drawn)
+    total = len(reachable(findings).places)
+    half = np.flatnonzero(main.recovery >= 0.5)
+    at = int(half[0]) if len(half) else int(np.argmax(main.recovery))
+    k, share = int(main.ks[at]), float(main.recovery[at])
+    is_all = k >= total
+    who = ("all " if is_all else "") + composition(findings, k)
+    layer = findings.scores.layer
+    where = f" at or below block {layer}" if layer >= 0 else ""
+    end = ceiling(findings)
+    together = f"; {end[0]} together {percent(end[1])}" if end and not is_all else ""
+    if not len(half):
+        if share <= 0:
+            return ["Nothing stands out: no number of the highest-scored components recovers any of the control state."]
+        text = f"No number of components recovers half of the control state: {who}{where} recover {percent(share)}, the most"
+        return [f"{text}{together}."]
+    said = [f"{who[0].upper()}{who[1:]}{where} recover {percent(share)} of the control state{together}."]
+    if is_all:
+        return [*said, "No smaller set on the grid reaches half: the change is spread out, not localised."]
+    if k > SPREAD_OUT * total:
+        said.append(f"That is {percent(k / total)} of all that can reach the anchor: the change is spread out, not localised.")
+    return [*said, *_against_controls(drawn, main, at)]
+
+
+def _against_controls(drawn: Sequence[Curve], main: Curve, at: int) -> list[str]:
+    others = [curve for curve in drawn if curve is not main]
+    if not others:
+        return []
+    best = max(others, key=lambda curve: curve.recovery[at])
+    if best.recovery[at] >= main.recovery[at]:
+        return [f"But a control of the same size does as well: {best.name} recovers {percent(best.recovery[at])}."]
+    overlap = "" if all(_is_apart("restoration", main, c, at) for c in others) else ", and the intervals overlap"
+    return [f"Controls of the same size recover at most {percent(best.recovery[at])} ({best.name}){overlap}."]
+
+
+def _from_singles(findings: Findings) -> list[str]:
+    best = ranking(findings).iloc[0]
+    end = ceiling(findings)
+    together = f"; {end[0]} together {percent(end[1])}" if end else ""
+    if best.score <= 0:
+        return [f"Nothing stands out: no single component recovers any of the control state{together}."]
+    if best.low <= 0:
+        spread = f"{percent(best.score)}, has an interval that includes 0 ({interval(best.low, best.high)})"
+        return [f"Nothing stands out: the highest score, {best['name']} at {spread}{together}."]
+    spread = DASH if math.isnan(best.low) else interval(best.low, best.high)
+    certain = f"95{SPACE}% interval {spread}" if spread != DASH else "no interval: too few prompts"
+    return [f"The strongest single component, {best['name']}, recovers {percent(best.score)} of the control state ({certain}){together}."]
+
+
+def agrees(kind: str, found: Screening) -> str:
+    """One sentence on how far the cheap score of a kind can be trusted."""
+    numbers = f"Spearman {number(found.spearman)}, equal signs {percent(found.sign)}, slope {number(found.slope)}"
+    random = int(found.is_random.sum())
+    count = f"{len(found.exact):,} {plural(kind)} were truly replaced ({len(found.exact) - random:,} ranked high, {random:,} drawn at random)"
+    is_good = found.spearman >= GOOD_SPEARMAN and found.sign >= GOOD_SIGN and GOOD_SLOPE[0] <= found.slope <= GOOD_SLOPE[1]
+    verdict = (
+        "The cheap score can stand in for the exact one."
+        if is_good
+        else "Trust only the replaced ones: for the others the cheap score is a hint."
+    )
+    return f"{count}: {numbers}. {verdict}"
+
+
+def trust(findings: Findings) -> list[str]:
+    """What the method allows to conclude: one sentence, or one for each screened kind."""
+    found = findings.scores
+    if found.method == "exact":
+        num = sum(len(part.exact) for part in found.screening.values()) or sum(v.size for v in found.values.values())
+        return [f"Yes, by construction: all {num:,} components were truly replaced, so there is no cheap score to trust."]
+    if not found.screening:
+        return [
+            f"Unknown: nothing was replaced. These are {METHODS.get(found.method, found.method)}; "
+            "score again with the method “screened” or “exact” before relying on single components."
+        ]
+    return [agrees(kind, part) for kind, part in found.screening.items()]
+
+
+def obeyed(findings: Findings) -> dict[str, tuple[int, int]]:
+    """Model -> (answers that follow, answers judged), in the order in which the models come."""
+    counts: dict[str, tuple[int, int]] = {}
+    for sample in findings.samples:
+        follows, judged = counts.get(sample.model, (0, 0))
+        is_judged = sample.follows is not None
+        counts[sample.model] = (follows + bool(sample.follows), judged + is_judged)
+    return counts

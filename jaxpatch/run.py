@@ -1,0 +1,296 @@
+"""Shell: one run, from two checkpoints to a folder with a report."""
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from jaxpatch import atomic, pipeline
+from jaxpatch.measuring import anchors, inputs, prompt_sets, read_outs, tasks
+from jaxpatch.models import checkpoints, layers
+from jaxpatch.patching import blend, components
+from jaxpatch.reporting import figures, findings, manifest, report, tables
+from jaxpatch.scoring import METHODS, scores
+from jaxpatch.trees import paths
+from jaxpatch.validating import controls
+
+ROOM_NEEDED = 50_000_000
+"""Free bytes the results need at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Find which parameters carry a behaviour, and write a report.
+
+    Attributes:
+        base: base model: a Hugging Face directory with safetensors, a .gguf file, or a hub id.
+        special: the behaviour-specialised model: the same, or a PEFT LoRA adapter directory.
+        task: english_capital, no_comma, title, multiple_sections, quotation, number_highlighted_sections; or a JSONL file with lines
+            {"with": request with the instruction, "without": the same without it}.
+        out: folder for the results; must not exist yet.
+        layer: read the anchor after this block (0-based); chosen where not given.
+        kinds: of component: head, kv, neuron, attention, mlp, layer, matrix, norm, final_norm, embed, unembed.
+        method: exact, screened, local_linear, first_order or integrated.
+        top: components replaced exactly because they rank high, and as many random ones (screened).
+        steps: points along the path (integrated).
+        read_out: of the anchor: projection, cosine or centred.
+        contrast: of the anchor: instruction (special with - without) or models (special - base).
+        aggregate: mean_of_ratios or ratio_of_means.
+        num_anchor: prompts for the anchor, with and without the instruction.
+        num_scoring: prompts for the scores.
+        num_behaviour: prompts that are answered in full.
+        num_random: random orders averaged in the validation curves.
+        max_new: tokens of an answer.
+        no_validation: leave out the restoration and knockout curves.
+        dtype: of the weights in memory: float32, bfloat16, float16 or float64.
+        seed: of prompts, bootstrap and random controls.
+        allow_longer_vocab: drop the rows that special's vocabulary has beyond base's.
+        overwrite: replace what is at --out.
+    """
+
+    base: str
+    special: str
+    task: str
+    out: Path
+    layer: int | None = None
+    kinds: tuple[str, ...] = ("head", "neuron")
+    method: str = "screened"
+    top: int = 150
+    steps: int = 16
+    read_out: str = "projection"
+    contrast: str = "instruction"
+    aggregate: str = "mean_of_ratios"
+    num_anchor: int = 32
+    num_scoring: int = 12
+    num_behaviour: int = 4
+    num_random: int = 3
+    max_new: int = 96
+    no_validation: bool = False
+    dtype: str = "float32"
+    seed: int = 0
+    allow_longer_vocab: bool = False
+    overwrite: bool = False
+
+
+@dataclass
+class Clock:
+    """Seconds each stage took, and a bar with an ETA while it runs."""
+
+    console: Console
+    times: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+        """Times a block; gives a function that makes the progress of a named part."""
+        columns = (
+            TextColumn("{task.description:<34}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        began = time.monotonic()
+        with Progress(*columns, console=self.console, transient=False) as bars:
+            whole = bars.add_task(name, total=1)
+
+            def part(label: str) -> Callable[[int, int], None]:
+                bar = bars.add_task(f"  {label}", total=None)
+                return lambda done, total: bars.update(bar, completed=done, total=total)
+
+            yield part
+            bars.update(whole, completed=1)
+        self.times[name] = round(time.monotonic() - began, 3)
+
+
+def run(options: Run, *, command: Sequence[str] = (), console: Console | None = None) -> Path:
+    """The whole method for one pair and one behaviour: anchor, scores, validation, samples, report.
+
+    Returns: the path of the report. Raises: ValueError, KeyError, OSError, each saying what to do; then nothing is written.
+    """
+    console = Console() if console is None else console
+    clock = Clock(console)
+    refuse(options)
+    sets = _prompt_sets(options)
+    with clock.stage("load the pair"):
+        pair = checkpoints.load_pair(
+            options.base, options.special, dtype=options.dtype, allow_longer_vocab=options.allow_longer_vocab
+        )
+        _refuse_for_pair(options, pair)
+        encoded = {
+            name: inputs.encode(pair, getattr(sets, name))
+            for name in ("asked", "plain", "steered", "scoring", "behaviour")
+        }
+    with clock.stage("find the anchor") as part:
+        anchor, info = anchors.fit_anchor(
+            pair,
+            encoded["asked"],
+            encoded["plain"],
+            layer=options.layer,
+            contrast=options.contrast,
+            read_out=options.read_out,
+            plain=encoded["steered"],
+            verdict=sets.sign,
+            progress=part("layers tried"),
+        )
+        anchors.refuse_untrusted(info)
+    with clock.stage(f"score ({options.method})") as part:
+        found = pipeline.score(
+            pair,
+            encoded["scoring"],
+            anchor,
+            kinds=options.kinds,
+            method=options.method,
+            aggregate=options.aggregate,
+            top=options.top,
+            steps=options.steps,
+            seed=options.seed,
+            progress=part,
+        )
+    curves = ()
+    if not options.no_validation:
+        with clock.stage("validate") as part:
+            curves = pipeline.validate(
+                pair,
+                encoded["scoring"],
+                anchor,
+                found,
+                num_random=options.num_random,
+                seed=options.seed,
+                progress=part("sets patched"),
+            )
+    with clock.stage("write answers") as part:
+        samples = _samples(pair, sets, encoded["behaviour"], found, options.max_new, part("models"))
+    made = findings.Findings(
+        task=sets.name,
+        question=asdict(options),
+        anchor=anchor,
+        anchor_info=info,
+        scores=found,
+        curves=curves,
+        samples=samples,
+        manifest=manifest.build(
+            command=list(command),
+            seed=options.seed,
+            dtype=options.dtype,
+            precision=layers.PRECISION.name,
+            files=pair.files,
+            times=clock.times,
+            options=asdict(options),
+        ),
+    )
+    write(made, options.out, overwrite=options.overwrite)
+    console.print(tables.terminal(made))
+    return options.out / "report.html"
+
+
+def write(made: findings.Findings, out: Path, *, overwrite: bool) -> None:
+    """All results, or none: scores.csv, anchor.safetensors, manifest.json, figures/, report.html."""
+    from safetensors.numpy import save_file
+
+    with atomic.directory(out, overwrite=overwrite) as folder:
+        tables.write_scores(made, folder / "scores.csv")
+        vector = {"direction": np.asarray(made.anchor.direction, np.float32)}
+        if made.anchor.centre is not None:
+            vector["centre"] = np.asarray(made.anchor.centre, np.float32)
+        about = {"layer": str(made.anchor.layer), "read_out": made.anchor.read_out, "task": made.task}
+        save_file(vector, folder / "anchor.safetensors", metadata=about)
+        manifest.write(made.manifest, folder / "manifest.json")
+        figures.save_all(made, folder / "figures")
+        (folder / "report.html").write_text(report.render(made), encoding="utf-8")
+
+
+def refuse(options: Run) -> None:
+    """Raises for everything that can be refused before a model is read: all faults of the options at once."""
+    faults = []
+    for name, known in (
+        ("method", tuple(METHODS)),
+        ("aggregate", scores.AGGREGATES),
+        ("read_out", read_outs.READ_OUTS),
+        ("contrast", anchors.CONTRASTS),
+        ("dtype", checkpoints.DTYPES),
+    ):
+        if (value := getattr(options, name)) not in known:
+            faults.append(f"--{name.replace('_', '-')} {value!r}: {paths.did_you_mean(value, known)}")
+    for name, fewest in (
+        ("num_anchor", 4),
+        ("num_scoring", 2),
+        ("num_behaviour", 1),
+        ("num_random", 1),
+        ("max_new", 1),
+        ("top", 1),
+        ("steps", 1),
+    ):
+        if (value := getattr(options, name)) < fewest:
+            faults.append(f"--{name.replace('_', '-')} {value}: wanted at least {fewest}")
+    faults += [f"--kinds {k}: {paths.did_you_mean(k, components.KINDS)}" for k in _unknown_kinds(options.kinds)]
+    if not options.kinds:
+        faults.append("--kinds: wanted at least one")
+    if options.task not in tasks.TASKS and not Path(options.task).is_file():
+        faults.append(f"--task {options.task!r}: no such task or file. {paths.did_you_mean(options.task, tasks.TASKS)}")
+    if faults:
+        raise ValueError("these options cannot be used:\n" + "\n".join(f"  - {fault}" for fault in faults))
+    atomic.refuse_existing(options.out, overwrite=options.overwrite)
+    atomic.refuse_full_disk(options.out, ROOM_NEEDED)
+
+
+def _unknown_kinds(kinds: Sequence[str]) -> list[str]:
+    return [kind for kind in kinds if kind not in components.KINDS and not components.is_per_head_key(kind)]
+
+
+def _refuse_for_pair(options: Run, pair: checkpoints.Pair) -> None:
+    partition = components.of_decoder(pair.base)
+    for kind in options.kinds:
+        components.lookup(partition, kind)
+    if options.layer is not None and not 0 <= options.layer < pair.config.layers:
+        raise ValueError(f"--layer {options.layer}: this model has blocks 0 to {pair.config.layers - 1}.")
+    if pair.tokenizer is None:
+        raise ValueError(f"{options.base} has no tokenizer; put its tokenizer.json beside the weights.")
+
+
+def _prompt_sets(options: Run) -> prompt_sets.PromptSets:
+    if options.task in tasks.TASKS:
+        counts = {
+            "anchor": options.num_anchor,
+            "layer": 8,
+            "scoring": options.num_scoring,
+            "behaviour": options.num_behaviour,
+        }
+        return prompt_sets.of_task(options.task, counts, seed=options.seed)
+    return prompt_sets.of_file(options.task)
+
+
+def _samples(
+    pair: checkpoints.Pair,
+    sets: prompt_sets.PromptSets,
+    prompts: inputs.Inputs,
+    found: scores.Scores,
+    max_new: int,
+    progress: Callable[[int, int], None],
+) -> tuple[findings.Sample, ...]:
+    """What base, special, and base with its top components patched write to the behaviour prompts."""
+    kinds = pipeline.finest(tuple(found.values))
+    shapes = {kind: found.values[kind].shape for kind in kinds}
+    order = controls.ranked({k: found.values[k] for k in kinds}, {k: found.effects[k].any(axis=0) for k in kinds})
+    everything = len(order.places)
+    models = {"base": pair.base, "special": pair.special}
+    for k in (100, 1000, everything):
+        if k <= everything:
+            label = f"base + top {k}" if k < everything else f"base + all {' + '.join(kinds)}"
+            models[label] = blend.patch(pair.base, pair.special, controls.mask(order, k, shapes))
+    made = []
+    for number, (name, params) in enumerate(models.items(), 1):
+        texts = pipeline.generate(pair, params, prompts, max_new=max_new)
+        judged = [f(t) for f, t in zip(sets.verdicts, texts, strict=True)] if sets.verdicts else [None] * len(texts)
+        made += [
+            findings.Sample(prompt, name, text, verdict)
+            for prompt, text, verdict in zip(sets.behaviour, texts, judged, strict=True)
+        ]
+        progress(number, len(models))
+    return tuple(made)

@@ -1,0 +1,141 @@
+"""The fast engine against two slow oracles: a plain PyTorch loop over components, and the definition by tree surgery."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch_oracle
+
+import jaxpatch as jp
+from jaxpatch.measuring import instrument, sweep
+from jaxpatch.patching import components
+from jaxpatch.scoring import METHODS
+from jaxpatch.scoring.method import Options
+
+PROMPTS = ([3, 1, 4, 1, 5, 9], [2, 6], [5, 3, 5, 8])
+OPTIONS = Options(top=4, steps=4, seed=0, progress=lambda kind: sweep.silent)
+TOLERANCE = 1e-5
+"""Of the largest effect of the kind: float32 rounding of two different orders of summation."""
+
+
+def direction(seed: int = 0) -> np.ndarray:
+    drawn = np.random.default_rng(seed).standard_normal(16)
+    return (drawn / np.linalg.norm(drawn)).astype(np.float32)
+
+
+def padded(fill: int = 0) -> jp.Inputs:
+    tokens = np.full((len(PROMPTS), max(map(len, PROMPTS))), fill)
+    for row, prompt in zip(tokens, PROMPTS, strict=True):
+        row[: len(prompt)] = prompt
+    return jp.Inputs(tokens, [len(prompt) for prompt in PROMPTS])
+
+
+NO_BIAS, ALL_BIASES = dict(), dict(attention_bias=True, mlp_bias=True)
+ATTENTION_BIAS, MLP_BIAS = dict(attention_bias=True), dict(mlp_bias=True)
+COVERING = [
+    ("MHA tied", dict(kv_heads=4, tied=True, **NO_BIAS), 2),
+    ("MHA untied biases", dict(kv_heads=4, **ALL_BIASES), 0),
+    ("GQA tied biases", dict(kv_heads=2, tied=True, **ALL_BIASES), 0),
+    ("GQA tied biases", dict(kv_heads=2, tied=True, **ALL_BIASES), 1),
+    ("GQA tied biases", dict(kv_heads=2, tied=True, **ALL_BIASES), 2),
+    ("GQA untied", dict(kv_heads=2, **NO_BIAS), 2),
+    ("MQA tied attention bias", dict(kv_heads=1, tied=True, **ATTENTION_BIAS), 1),
+    ("MQA untied mlp bias", dict(kv_heads=1, **MLP_BIAS), 2),
+]
+"""Every two of (heads per group, tied, biases) together, and all three anchors; the whole product is marked slow."""
+PRODUCT = [
+    (f"{heads} tied={tied} {sorted(biases)} {anchor}", dict(kv_heads=heads, tied=tied, **biases), anchor)
+    for heads, tied, biases, anchor in itertools.product(
+        (4, 2, 1), (True, False), (NO_BIAS, ATTENTION_BIAS, MLP_BIAS, ALL_BIASES), (0, 1, 2)
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Pairs by their options, made once: the torch models and what load_pair reads of them."""
+    made = {}
+
+    def of(**options):
+        key = tuple(sorted(options.items()))
+        if key not in made:
+            torch_pair = torch_oracle.make(tmp_path_factory.mktemp("pair"), **options)
+            made[key] = torch_pair, jp.load_pair(torch_pair.base_folder, torch_pair.special_folder)
+        return made[key]
+
+    return of
+
+
+def check_every_component(pairs, options, anchor_layer):
+    torch_pair, pair = pairs(**options)
+    u = direction()
+    tool = instrument.of_pair(pair, padded(), jp.Anchor(layer=anchor_layer, direction=u))
+    reads = torch_oracle.reads(torch_pair.base, PROMPTS, u)[anchor_layer]
+    np.testing.assert_allclose(tool.base, reads, atol=1e-5)
+    found = METHODS["exact"](tool, torch_oracle.KINDS, OPTIONS)
+    for kind in torch_oracle.KINDS:
+        true = torch_oracle.effects(torch_pair, kind, PROMPTS, u)[anchor_layer]
+        effects = found[kind].effects
+        assert effects.shape == true.shape
+        largest = np.abs(true).max()
+        assert largest > 1e-2, "the pair is too much alike to test anything"
+        np.testing.assert_allclose(effects, true, rtol=0, atol=TOLERANCE * largest, err_msg=kind)
+        if kind != "embed":
+            assert not effects[:, anchor_layer + 1 :].any()
+            assert (effects[:, : anchor_layer + 1] != 0).any(0).all(), f"a {kind} below the anchor does nothing"
+
+
+@pytest.mark.parametrize(("name", "options", "anchor_layer"), COVERING)
+def test_engine_is_the_torch_loop(pairs, name, options, anchor_layer):
+    check_every_component(pairs, options, anchor_layer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "options", "anchor_layer"), PRODUCT)
+def test_engine_is_the_torch_loop_everywhere(pairs, name, options, anchor_layer):
+    check_every_component(pairs, options, anchor_layer)
+
+
+@pytest.mark.parametrize("kind", ["head", "neuron"])
+def test_score_is_the_torch_loop(pairs, kind):
+    torch_pair, pair = pairs(kv_heads=2, tied=True, **ALL_BIASES)
+    u = direction()
+    scores = jp.score(pair, padded(), jp.Anchor(layer=1, direction=u), kinds=(kind,), method="exact")
+    true = torch_oracle.effects(torch_pair, kind, PROMPTS, u)[1]
+    gap = (torch_oracle.reads(torch_pair.special, PROMPTS, u) - torch_oracle.reads(torch_pair.base, PROMPTS, u))[1]
+    np.testing.assert_allclose(scores.effects[kind], true, rtol=0, atol=TOLERANCE * np.abs(true).max())
+    np.testing.assert_allclose(scores.gap, gap, atol=1e-5)
+    kept = scores.is_kept
+    by_hand = np.mean([true[x] / gap[x] for x in range(len(gap)) if kept[x]], axis=0)
+    np.testing.assert_allclose(scores.values[kind], by_hand, rtol=0, atol=1e-4 * np.abs(by_hand).max())
+
+
+def test_engine_is_the_definition(pairs):
+    """One-hot gates through the whole patched tree, every component of every kind."""
+    _, pair = pairs(kv_heads=2, tied=True, **ALL_BIASES)
+    tool = instrument.of_pair(pair, padded(), jp.Anchor(layer=1, direction=direction()))
+    found = METHODS["exact"](tool, torch_oracle.KINDS, OPTIONS)
+    zeros = {kind: jnp.zeros(tool.partition[kind].shape) for kind in torch_oracle.KINDS}
+    rows = np.arange(len(PROMPTS))
+    for kind in torch_oracle.KINDS:
+        slow = np.zeros_like(found[kind].effects)
+        for index in np.ndindex(zeros[kind].shape):
+            gates = {**zeros, kind: components.gates(tool.partition, {kind: [index]})[kind]}
+            slow[(slice(None), *index)] = np.asarray(tool.effect(gates, rows)) - tool.base
+        largest = np.abs(slow).max()
+        np.testing.assert_allclose(found[kind].effects, slow, rtol=0, atol=TOLERANCE * largest, err_msg=kind)
+
+
+def test_first_order_is_torch_autograd(pairs):
+    torch_pair, pair = pairs(kv_heads=2, tied=True, **ALL_BIASES)
+    u = direction()
+    tool = instrument.of_pair(pair, padded(), jp.Anchor(layer=1, direction=u))
+    found = METHODS["first_order"](tool, torch_oracle.KINDS, OPTIONS)
+    for kind in torch_oracle.KINDS:
+        true = torch_oracle.first_order(torch_pair, kind, PROMPTS, u)[1]
+        np.testing.assert_allclose(
+            found[kind].effects, true, rtol=1e-4, atol=1e-5 * np.abs(true).max(), err_msg=kind
+        )
+        if kind != "embed":
+            assert not found[kind].effects[:, 2:].any()
