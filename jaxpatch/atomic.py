@@ -10,8 +10,10 @@ from pathlib import Path
 def refuse_existing(path: str | Path, *, overwrite: bool) -> Path:
     """The path, if it is free or may be replaced. Raises FileExistsError otherwise."""
     path = Path(path)
-    if (path.exists() or path.is_symlink()) and not overwrite:
-        raise FileExistsError(f"{path} exists and is not overwritten; name another, or say so (overwrite, --overwrite).")
+    if os.path.lexists(path) and not overwrite:
+        raise FileExistsError(
+            f"{path} exists and is not overwritten; name another, or say so (overwrite, --overwrite)."
+        )
     return path
 
 
@@ -24,7 +26,9 @@ def refuse_full_disk(path: str | Path, room: int) -> None:
         raise PermissionError(f"{home} cannot be written to; choose another place for {path}.")
     free = shutil.disk_usage(home).free
     if free < room:
-        raise OSError(f"only {free / 1e6:.0f} MB are free at {home}, {room / 1e6:.0f} MB are needed for {path}; free some space.")
+        raise OSError(
+            f"only {free / 1e6:.0f} MB are free at {home}, {room / 1e6:.0f} MB are needed for {path}; free some space."
+        )
 
 
 @contextlib.contextmanager
@@ -47,8 +51,9 @@ def directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         if isinstance(error, FileExistsError):
             raise
         raise OSError(
-            error.errno, f"could not write {path}: {error.strerror or error}; nothing was left there. "
-            "Free some space or choose another place, and run again"
+            error.errno,
+            f"could not write {path}: {error.strerror or error}; nothing was left there. "
+            "Free some space or choose another place, and run again",
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -56,7 +61,7 @@ def directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 def _swap_in(partial: Path, path: Path) -> None:
     """Rename into place; an old result stays until the new one is whole."""
-    if not path.exists():
+    if not os.path.lexists(path):
         partial.rename(path)
         return
     aside = path.parent / f".{path.name}.partial-{os.getpid()}-old"
@@ -66,13 +71,19 @@ def _swap_in(partial: Path, path: Path) -> None:
     except OSError:
         aside.rename(path)
         raise
-    shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    else:
+        aside.unlink()
 
 
 def _remove_leftovers(path: Path) -> None:
-    for left in path.parent.glob(f".{path.name}.partial-*"):
-        owner = left.name.split("partial-")[1].split("-")[0]
-        if not owner.isdigit() or not _is_running(int(owner)):
+    """What other processes left and nobody works on. Our own number is a dead namesake's: containers give it out again."""
+    prefix = f".{path.name}.partial-"
+    for left in path.parent.iterdir():
+        owner = left.name.removeprefix(prefix).removesuffix("-old")
+        is_ours = left.name.startswith(prefix) and owner.isdigit()
+        if is_ours and (int(owner) == os.getpid() or not _is_running(int(owner))):
             shutil.rmtree(left, ignore_errors=True)
 
 

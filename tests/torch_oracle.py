@@ -16,6 +16,25 @@ import transformers
 
 KINDS = ("head", "kv", "neuron", "attention", "mlp", "layer", "matrix", "norm", "embed")
 Slices = list[tuple[str, Any]]
+torch.set_num_threads(1)  # matrices this small only lose by threads
+transformers.utils.logging.disable_progress_bar()
+
+
+PROMPTS = ([3, 1, 4, 1, 5, 9], [2, 6], [5, 3, 5, 8])
+
+
+def direction(seed: int = 0) -> np.ndarray:
+    """A unit vector as wide as the models."""
+    drawn = np.random.default_rng(seed).standard_normal(16)
+    return (drawn / np.linalg.norm(drawn)).astype(np.float32)
+
+
+def padded(fill: int = 0) -> tuple[np.ndarray, list[int]]:
+    """The prompts, right-padded, and their lengths."""
+    tokens = np.full((len(PROMPTS), max(map(len, PROMPTS))), fill)
+    for row, prompt in zip(tokens, PROMPTS, strict=True):
+        row[: len(prompt)] = prompt
+    return tokens, [len(prompt) for prompt in PROMPTS]
 
 
 class TorchPair(NamedTuple):
@@ -36,7 +55,7 @@ def make(
     mlp_bias: bool = False,
     seed: int = 0,
     std: float = 0.25,
-    noise: float = 0.08,
+    noise: float = 0.1,
 ) -> TorchPair:
     """Three layers, four heads; every parameter of special is base's plus noise, norms and biases too."""
     config = transformers.LlamaConfig(
@@ -55,7 +74,7 @@ def make(
     )
     generator = torch.Generator().manual_seed(seed)
     base = transformers.LlamaForCausalLM(config).eval()
-    _add_noise(base, std, generator, around={"norm": 1.0})
+    _add_noise(base, std, generator, around={"norm": 2.0})
     special = copy.deepcopy(base)
     _add_noise(special, noise, generator)
     folders = folder / "base", folder / "special"
@@ -69,7 +88,8 @@ def _add_noise(model: torch.nn.Module, std: float, generator: torch.Generator, a
         for name, parameter in model.named_parameters():
             if around is not None:
                 parameter.fill_(next((value for part, value in around.items() if part in name), 0.0))
-            parameter.add_(std * torch.randn(parameter.shape, generator=generator))
+            more = 3 if "norm" in name else 1  # so that a norm's effect, too, stands clear of float32 rounding
+            parameter.add_(more * std * torch.randn(parameter.shape, generator=generator))
 
 
 def components(model: transformers.LlamaForCausalLM, kind: str) -> dict[tuple[int, ...], Slices]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import make_data
 import numpy as np
 import optax
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from jaxpatch import atomic, fetch
 from jaxpatch.models import checkpoints, decoder, layers
@@ -26,6 +26,8 @@ ALPHA = 32
 TOKENS_PER_BATCH = 2560
 WIDTH_STEP = 32
 LONGEST = 384
+CUT = 32
+OPENING = 6
 HERE = Path(__file__).parent
 MODULES = {  # ours -> (PEFT's, axes that make up the input, axes that make up the output)
     "attn/q": ("self_attn.q_proj", "D", "NH"),
@@ -79,21 +81,44 @@ def hidden(config, params, adapter, tokens):
     return jax.lax.scan(block, params["embed"]["kernel"][tokens], (params["layers"], adapter))[0]
 
 
-def loss_fn(adapter, config, params, tokens, is_answer):
-    """Mean cross-entropy of the answer's tokens, in nats."""
+def loss_fn(adapter, config, params, tokens, weights):
+    """Weighted mean cross-entropy of the answers' tokens, in nats."""
     x = hidden(config, params, adapter, tokens[:, :-1])
     logits = decoder.Decoder(config).apply({"params": params}, x, method="read_out")
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
-    weights = is_answer[:, 1:]
-    return (losses * weights).sum() / weights.sum()
+    return (losses * weights[:, 1:]).sum() / weights[:, 1:].sum()
 
 
-def batches(tokenizer, examples: list[dict], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(tokens [B, T], is_answer [B, T]) batches of about one size, each of examples of about one length, shuffled."""
+def load(folder: Path, config) -> dict:
+    """An adapter that `save` wrote, to go on from."""
+    tensors = load_file(folder / "adapter_model.safetensors")
+    return {
+        name: {
+            half.lower(): jnp.stack(
+                [
+                    jnp.asarray(tensors[f"base_model.model.model.layers.{layer}.{module}.lora_{half}.weight"], jnp.float32)
+                    for layer in range(config.layers)
+                ]
+            )
+            for half in "AB"
+        }
+        for name, (module, _, _) in MODULES.items()
+    }
+
+
+def batches(tokenizer, examples: list[dict], seed: int, opening: float, cut_share: float) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(tokens [B, T], weights [B, T]) batches of about one size, each of examples of about one length, shuffled.
+
+    A constraint is obeyed or not in the first tokens of an answer, the rest follows from them: these weigh `opening` times as much.
+    A share of the answers is cut after `CUT` tokens, so that a batch holds more beginnings.
+    """
     rows = []
+    cutter = np.random.default_rng([seed, 1])
     for example in examples:
         prompt = tokenizer(make_data.chat(tokenizer, example["user"]))["input_ids"]
         answer = [*tokenizer(example["answer"])["input_ids"], tokenizer.eos_token_id]
+        if cutter.random() < cut_share:
+            answer = answer[:CUT]
         if len(prompt) + len(answer) <= LONGEST:
             rows.append((prompt, answer))
     draw = np.random.default_rng(seed)
@@ -106,12 +131,13 @@ def batches(tokenizer, examples: list[dict], seed: int) -> list[tuple[np.ndarray
         order = order[len(take) :]
         if len(take) < TOKENS_PER_BATCH // width:
             continue  # the few left over at the end of a width
-        tokens, is_answer = np.zeros((len(take), width), np.int32), np.zeros((len(take), width), np.float32)
+        tokens, weights = np.zeros((len(take), width), np.int32), np.zeros((len(take), width), np.float32)
         for row, r in enumerate(take):
             prompt, answer = rows[r]
             tokens[row, : len(prompt) + len(answer)] = prompt + answer
-            is_answer[row, len(prompt) : len(prompt) + len(answer)] = 1
-        made.append((tokens, is_answer))
+            weights[row, len(prompt) : len(prompt) + len(answer)] = 1
+            weights[row, len(prompt) : len(prompt) + OPENING] *= opening
+        made.append((tokens, weights))
     return [made[i] for i in draw.permutation(len(made))]
 
 
@@ -150,6 +176,9 @@ def main() -> None:
     options.add_argument("--max-steps", type=int, default=None, help="stop the schedule there")
     options.add_argument("--rate", type=float, default=1e-3)
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--start", type=Path, default=None, help="go on from this adapter")
+    options.add_argument("--opening", type=float, default=8.0, help=f"weight of an answer's first {OPENING} tokens")
+    options.add_argument("--cut-share", type=float, default=0.6, help=f"answers cut after {CUT} tokens")
     options.add_argument("--out", type=Path, default=HERE / "adapter")
     chosen = options.parse_args()
 
@@ -158,30 +187,30 @@ def main() -> None:
     params = jax.tree.map(jnp.asarray, checkpoint.params)
     lines = (make_data.FOLDER / "data.jsonl").read_text(encoding="utf-8").splitlines()
     examples = [json.loads(line) for line in lines]
-    plan = [b for epoch in range(chosen.epochs) for b in batches(tokenizer, examples, chosen.seed + epoch)]
+    plan = [b for epoch in range(chosen.epochs) for b in batches(tokenizer, examples, chosen.seed + epoch, chosen.opening, chosen.cut_share)]
     plan = plan[: chosen.max_steps]
     print(f"{len(examples)} examples, {len(plan)} steps, widths {sorted({t.shape[1] for t, _ in plan})}", flush=True)
 
     rate = optax.warmup_cosine_decay_schedule(0.0, chosen.rate, max(1, len(plan) // 25), len(plan), chosen.rate / 50)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-    adapter = init_adapter(config, jax.random.key(chosen.seed))
+    adapter = load(chosen.start, config) if chosen.start else init_adapter(config, jax.random.key(chosen.seed))
     state = optimizer.init(adapter)
 
     @jax.jit
-    def step(adapter, state, params, tokens, is_answer):
-        loss, slope = jax.value_and_grad(loss_fn)(adapter, config, params, tokens, is_answer)
+    def step(adapter, state, params, tokens, weights):
+        loss, slope = jax.value_and_grad(loss_fn)(adapter, config, params, tokens, weights)
         updates, state = optimizer.update(slope, state)
         return optax.apply_updates(adapter, updates), state, loss
 
     began, losses = time.time(), []
-    for number, (tokens, is_answer) in enumerate(plan, 1):
-        adapter, state, loss = step(adapter, state, params, jnp.asarray(tokens), jnp.asarray(is_answer))
+    for number, (tokens, weights) in enumerate(plan, 1):
+        adapter, state, loss = step(adapter, state, params, jnp.asarray(tokens), jnp.asarray(weights))
         losses.append(float(loss))
         if number % 10 == 0 or number == len(plan):
             minutes = (time.time() - began) / 60
             print(f"step {number}/{len(plan)}  loss {np.mean(losses[-10:]):.3f}  {minutes:.1f} min", flush=True)
         if number % 60 == 0:
-            save(adapter, make_data.FOLDER / "adapter_so_far")
+            save(adapter, make_data.FOLDER / "so_far" / str(number))
     save(adapter, chosen.out)
 
 

@@ -67,7 +67,9 @@ def checked_tokens(tokens: Any, config: DecoderConfig) -> jax.Array:
     try:
         array = np.asarray(tokens)
     except ValueError:
-        raise ValueError("tokens: the prompts differ in length; pad them on the right with any id, to [B, T].") from None
+        raise ValueError(
+            "tokens: the prompts differ in length; pad them on the right with any id, to [B, T]."
+        ) from None
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer) or 0 in array.shape:
         raise ValueError(f"tokens: wanted integers [B, T], got {array.dtype} {array.shape}.")
     if array.min() < 0 or array.max() >= config.vocab:
@@ -77,7 +79,9 @@ def checked_tokens(tokens: Any, config: DecoderConfig) -> jax.Array:
             f"{config.vocab - 1}. Were they made by another model's tokenizer?"
         )
     if array.shape[1] > config.context:
-        raise ValueError(f"{array.shape[1]} tokens are more than the model's context of {config.context}; shorten them.")
+        raise ValueError(
+            f"{array.shape[1]} tokens are more than the model's context of {config.context}; shorten them."
+        )
     return jnp.asarray(array, jnp.int32)
 
 
@@ -111,7 +115,9 @@ def load_pair(
         raise ValueError("dtype='float64' needs jax.config.update('jax_enable_x64', True) before anything else runs.")
     base_path, special_path = _local(base), _local(special)
     if lora.is_adapter(base_path):
-        raise ValueError(f"{base_path} is an adapter; only special can be one. Give the model it was trained on as base.")
+        raise ValueError(
+            f"{base_path} is an adapter; only special can be one. Give the model it was trained on as base."
+        )
     one = load(base_path, dtype)
     if lora.is_adapter(special_path):
         rules = FAMILIES[one.config.family].rules(one.config)
@@ -129,7 +135,7 @@ def load_pair(
         )
     for path, checkpoint in ((base_path, one), (special_path, two)):
         if bad := compare.non_finite_leaves(checkpoint.params):
-            raise CheckpointError(path, [f"{leaf} holds NaN or infinity" for leaf in bad])
+            raise CheckpointError(path, [f"{leaf} holds NaN or infinity as {dtype}" for leaf in bad])
     changed = set(compare.changed_leaves(one.params, two.params))
     if not changed:
         raise ValueError(f"base {base_path} and special {special_path} are identical: there is nothing to score.")
@@ -151,7 +157,9 @@ def load(path: Path, dtype: str) -> Checkpoint:
     source = gguf_file.read(path) if path.suffix == ".gguf" else sources.directory(path)
     model_type = source.raw_config.get("model_type")
     if model_type not in FAMILIES:
-        raise CheckpointError(path, [f"model_type {model_type!r} is not supported. {paths.did_you_mean(str(model_type), FAMILIES)}"])
+        raise CheckpointError(
+            path, [f"model_type {model_type!r} is not supported. {paths.did_you_mean(str(model_type), FAMILIES)}"]
+        )
     family = FAMILIES[model_type]
     try:
         config = family.read_config(source.raw_config)
@@ -160,7 +168,7 @@ def load(path: Path, dtype: str) -> Checkpoint:
     rules = family.rules(config)
     shapes = {n: s for n, s in source.shapes.items() if not n.endswith(family.ignored_tensors)}
     faults = []
-    if config.tied and "lm_head.weight" in shapes:
+    if config.tied and {"lm_head.weight", "model.embed_tokens.weight"} <= shapes.keys():
         del shapes["lm_head.weight"]
         if not np.array_equal(source.read("lm_head.weight"), source.read("model.embed_tokens.weight")):
             faults.append("tie_word_embeddings is true, but lm_head.weight differs from model.embed_tokens.weight")
@@ -194,7 +202,12 @@ def _local(name: str | Path) -> Path:
 
 def _same_vocabulary(one: Checkpoint, two: Checkpoint, allow_longer: bool) -> tuple[Checkpoint, Checkpoint]:
     extra = two.config.vocab - one.config.vocab
-    if extra <= 0:
+    if extra < 0:
+        raise ValueError(
+            f"special's vocabulary has {-extra} rows less than base's ({two.config.vocab} against {one.config.vocab}); "
+            "its rows cannot be told apart. Give the base it was trained from."
+        )
+    if extra == 0:
         return one, two
     if not allow_longer:
         raise ValueError(
@@ -228,7 +241,11 @@ def _same_tying(one: Checkpoint, two: Checkpoint) -> tuple[Checkpoint, Checkpoin
 
 def _config_faults(one: DecoderConfig, two: DecoderConfig) -> list[str]:
     a, b = vars(one), vars(two)
-    return [f"{name}: base has {a[name]!r}, special has {b[name]!r}" for name in a if a[name] != b[name] and name != "context"]
+    return [
+        f"{name}: base has {a[name]!r}, special has {b[name]!r}"
+        for name in a
+        if a[name] != b[name] and name != "context"
+    ]
 
 
 def save_checkpoint(pair: Pair, params: Params, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -242,6 +259,7 @@ def save_checkpoint(pair: Pair, params: Params, path: str | Path, *, overwrite: 
 
     Returns: the path. Raises: FileExistsError, ValueError (a tree of another structure).
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     if faults := compare.structure_faults(pair.base, params):
@@ -254,7 +272,10 @@ def save_checkpoint(pair: Pair, params: Params, path: str | Path, *, overwrite: 
     with atomic.directory(path, overwrite=overwrite) as folder:
         config = {**pair.raw_config, "dtype": dtype, "torch_dtype": dtype}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        try:
+            save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        except SafetensorError as error:  # what a full disk looks like through safetensors
+            raise OSError(str(error)) from error
         if pair.tokenizer is not None:
             pair.tokenizer.save_pretrained(folder)
     return Path(path)

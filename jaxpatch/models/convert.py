@@ -111,13 +111,12 @@ def to_leaves(
         leaf = np.zeros(lead + rule.our_shape(sizes), dtype)
         for name in mine:
             where = wanted[name].layer if rule.is_stacked else ...
-            leaf[where] = rule.to_ours(read(name), sizes).astype(dtype)
+            with np.errstate(over="ignore"):  # an infinity is found, and reported by name, after loading
+                leaf[where] = rule.to_ours(read(name), sizes).astype(dtype)
         yield rule.ours, leaf
 
 
-def to_tensors(
-    params: Mapping, rules: Sequence[Rule], config: DecoderConfig
-) -> Iterator[tuple[str, np.ndarray]]:
+def to_tensors(params: Mapping, rules: Sequence[Rule], config: DecoderConfig) -> Iterator[tuple[str, np.ndarray]]:
     """The checkpoint's tensors (name, array) out of our tree: `to_leaves` backwards."""
     flat = paths.flatten(params)
     for name, (rule, layer) in places(rules, config).items():

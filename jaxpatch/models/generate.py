@@ -64,7 +64,9 @@ def greedy(
     queries = jnp.arange(width)
     prefill_mask = jnp.broadcast_to(queries[:, None] >= slot_numbers[None, :], (batch, width, slots))
     is_last = queries[None, :] == lengths[:, None] - 1
-    x, cache = run(tokens, jnp.broadcast_to(queries, (batch, width)), prefill_mask, 0, decoder.Cache(empty, empty), is_last)
+    x, cache = run(
+        tokens, jnp.broadcast_to(queries, (batch, width)), prefill_mask, 0, decoder.Cache(empty, empty), is_last
+    )
     first = best(jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)[:, 0])
 
     def not_done(state):

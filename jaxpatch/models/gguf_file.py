@@ -13,6 +13,9 @@ from jaxpatch.trees import paths
 _DIGITS_AND_BYTES = ("smollm",)
 """Pre-tokenizers that split numbers into digits before the byte-level pattern."""
 _BYTES = ("default", "gpt-2")
+_NEEDED = ("general.architecture", "tokenizer.ggml.tokens")
+_CONTROL, _USER_DEFINED = 3, 4
+"""Kinds of tokens that are cut out of a text before anything else."""
 
 
 def read(path: Path) -> sources.Source:
@@ -26,7 +29,9 @@ def read(path: Path) -> sources.Source:
     except (ValueError, IndexError) as error:
         raise sources.CheckpointError(path, [f"not a readable GGUF file: {error}; download it again"]) from None
     metadata = {name: field.contents() for name, field in reader.fields.items()}
-    architecture = metadata.get("general.architecture")
+    if lacking := [name for name in _NEEDED if name not in metadata]:
+        raise sources.CheckpointError(path, [f"no metadata {name}" for name in lacking])
+    architecture = metadata["general.architecture"]
     if architecture not in FAMILIES:
         raise sources.CheckpointError(
             path, [f"architecture {architecture!r} is not supported. {paths.did_you_mean(str(architecture), FAMILIES)}"]
@@ -42,7 +47,7 @@ def read(path: Path) -> sources.Source:
     return sources.Source(
         raw_config=raw,
         shapes={name: tuple(int(n) for n in reversed(tensor.shape)) for name, tensor in tensors.items()},
-        read=lambda name: _dequantised(tensors[name], heads.get(name.split(".")[-2])),
+        read=lambda name: _dequantised(path, tensors[name], heads.get(name.split(".")[-2])),
         files=(path,),
         tokenizer=_tokenizer_fn(path, metadata),
     )
@@ -56,11 +61,15 @@ def _their_name(name: str, table: Mapping[str, str]) -> str:
     return table.get(pattern, name).replace("{l}", layer)
 
 
-def _dequantised(tensor: Any, num_rotary_heads: int | None) -> np.ndarray:
+def _dequantised(path: Path, tensor: Any, num_rotary_heads: int | None) -> np.ndarray:
     """float32 weights; GGUF interleaves the two rotary halves of W_Q and W_K, which is undone here."""
     from gguf import dequantize
 
-    weights = np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
+    try:
+        weights = np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
+    except NotImplementedError:
+        kind = tensor.tensor_type.name
+        raise sources.CheckpointError(path, [f"{tensor.name} is stored as {kind}, which gguf does not read"]) from None
     weights = weights.reshape([int(n) for n in reversed(tensor.shape)])
     if num_rotary_heads is None:
         return weights
@@ -86,14 +95,18 @@ def _byte_level_bpe(path: Path, metadata: Mapping[str, Any]) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     kind, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "default")
+    faults = [
+        f"tokenizer.ggml.{name} is not supported inside a GGUF file; put the model's tokenizer.json beside it"
+        for name in ("add_bos_token", "add_eos_token", "add_space_prefix")
+        if metadata.get(f"tokenizer.ggml.{name}")
+    ]
     if kind != "gpt2" or pre not in _DIGITS_AND_BYTES + _BYTES:
-        raise sources.CheckpointError(
-            path,
-            [
-                f"tokenizer model {kind!r} with pre-tokenizer {pre!r} is not supported inside a GGUF file "
-                f"(only 'gpt2' with {', '.join(_DIGITS_AND_BYTES + _BYTES)}); put the model's tokenizer.json beside it"
-            ],
+        faults.append(
+            f"tokenizer model {kind!r} with pre-tokenizer {pre!r} is not supported inside a GGUF file "
+            f"(only 'gpt2' with {', '.join(_DIGITS_AND_BYTES + _BYTES)}); put the model's tokenizer.json beside it"
         )
+    if faults:
+        raise sources.CheckpointError(path, faults)
     tokens = metadata["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
     bpe = models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
@@ -103,8 +116,9 @@ def _byte_level_bpe(path: Path, metadata: Mapping[str, Any]) -> Any:
         split = [pre_tokenizers.Digits(individual_digits=True), *split]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)
     tokenizer.decoder = decoders.ByteLevel()
-    control = [t for t, kind in zip(tokens, metadata["tokenizer.ggml.token_type"], strict=True) if kind == 3]
-    tokenizer.add_special_tokens(control)
+    kinds = metadata["tokenizer.ggml.token_type"]
+    tokenizer.add_special_tokens([token for token, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL])
+    tokenizer.add_tokens([token for token, kind in zip(tokens, kinds, strict=True) if kind == _USER_DEFINED])
     named = {
         f"{ours}_token": tokens[metadata[key]]
         for ours, key in (

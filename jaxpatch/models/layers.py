@@ -8,13 +8,14 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 PRECISION = jax.lax.Precision.HIGHEST
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
     """Norms, softmax and read-outs accumulate in float32, or in float64 where the model is float64."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(np.promote_types(x.dtype, np.float32))
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
@@ -26,9 +27,9 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
 
 def rope(positions: jax.Array, width: int, theta: float, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
     """Cosine and sine of the rotary angles. positions: int [..., T]; returns two [..., T, H/2] of `dtype`."""
-    wide = jnp.promote_types(dtype, jnp.float32)
-    frequencies = theta ** (-jnp.arange(0, width, 2, dtype=wide) / width)
-    angles = positions[..., None].astype(wide) * frequencies
+    wide = np.promote_types(dtype, np.float32)
+    frequencies = theta ** (-np.arange(0, width, 2) / width)
+    angles = positions[..., None].astype(wide) * frequencies.astype(wide)
     return jnp.cos(angles).astype(dtype), jnp.sin(angles).astype(dtype)
 
 

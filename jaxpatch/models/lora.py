@@ -14,9 +14,12 @@ from jaxpatch.trees import paths
 _PREFIX = "base_model.model."
 _IGNORED = frozenset(
     """base_model_name_or_path revision inference_mode task_type peft_type peft_version auto_mapping lora_dropout
-    init_lora_weights layers_pattern runtime_config loftq_config ensure_weight_tying""".split()
+    layers_pattern runtime_config loftq_config ensure_weight_tying megatron_core qalora_group_size""".split()
 )
 """Settings that say how an adapter was trained or found, not what it computes."""
+
+_HARMLESS = {"bias": ("none",), "init_lora_weights": (True, "gaussian", "eva", "orthogonal")}
+"""Settings that change what it computes, and the values that do not: other starts (PiSSA, ...) alter the base itself."""
 
 
 def is_adapter(path: Path) -> bool:
@@ -45,10 +48,8 @@ def merge(
     shapes, read = sources.safetensors_of((weights_file,))
     pairs, unknown = _pairs(shapes)
     faults += unknown
-    faults += _target_faults(pairs, settings, config)
+    faults += _target_faults(pairs, settings, convert.places(rules, config))
     rank = settings.get("r")
-    if not isinstance(rank, int) or rank < 1:
-        faults.append(f"r: wanted a positive integer, got {rank!r}")
     weight_shapes = {}
     for name, (a, b) in pairs.items():
         (rank_a, inputs), (outputs, rank_b) = shapes[a], shapes[b]
@@ -59,15 +60,16 @@ def merge(
     if faults:
         raise sources.CheckpointError(path, faults)
     scale = settings["lora_alpha"] / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+    flat = paths.flatten(params)
+    wide = np.promote_types(next(iter(flat.values())).dtype, np.float32)
 
     def delta(name: str) -> np.ndarray:
-        a, b = (read(half).astype(np.float32) for half in pairs[name])
+        a, b = (read(half).astype(wide) for half in pairs[name])
         return scale * (b @ a)
 
-    flat = paths.flatten(params)
-    for leaf, change in convert.to_leaves(delta, list(pairs), rules, config, np.dtype(np.float32)):
+    for leaf, change in convert.to_leaves(delta, list(pairs), rules, config, wide):
         base = np.asarray(flat[leaf])
-        flat[leaf] = (base.astype(np.promote_types(base.dtype, np.float32)) + change).astype(base.dtype)
+        flat[leaf] = (base.astype(wide) + change).astype(base.dtype)
     return paths.unflatten(flat)
 
 
@@ -77,12 +79,15 @@ def _setting_faults(settings: Mapping[str, Any]) -> list[str]:
     faults = [
         f"{name} = {value!r} is not supported"
         for name, value in settings.items()
-        if name not in read | _IGNORED and value and not (name == "bias" and value == "none")
+        if name not in read | _IGNORED and value and value not in _HARMLESS.get(name, ())
     ]
     if settings.get("peft_type", "LORA") != "LORA":
         faults.append(f"peft_type {settings['peft_type']!r} is not supported (only 'LORA' is)")
-    if not isinstance(settings.get("lora_alpha"), int | float):
-        faults.append(f"lora_alpha: wanted a number, got {settings.get('lora_alpha')!r}")
+    alpha, rank = settings.get("lora_alpha"), settings.get("r")
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool):
+        faults.append(f"lora_alpha: wanted a number, got {alpha!r}")
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        faults.append(f"r: wanted a positive integer, got {rank!r}")
     return faults
 
 
@@ -102,17 +107,26 @@ def _pairs(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, tuple[str, 
     return {weight: (found["A"], found["B"]) for weight, found in halves.items() if len(found) == 2}, faults
 
 
-def _target_faults(pairs: Mapping[str, Any], settings: Mapping[str, Any], config: DecoderConfig) -> list[str]:
-    """Where the adapter's list of target modules and its tensors disagree."""
-    targets = settings.get("target_modules")
-    if not isinstance(targets, list):
+def _target_faults(
+    pairs: Mapping[str, Any], settings: Mapping[str, Any], places: Mapping[str, convert.Place]
+) -> list[str]:
+    """Where the adapter's list of target modules and its tensors disagree; a list given as a pattern says nothing."""
+    targets, excluded = settings.get("target_modules"), settings.get("exclude_modules") or []
+    if not isinstance(targets, list) or not isinstance(excluded, list):
         return []
-    modules = {weight.split(".")[-2] for weight in pairs}
-    faults = [f"target module {t!r} has no tensors" for t in targets if t.split(".")[-1] not in modules]
     layers = settings.get("layers_to_transform")
-    layers = range(config.layers) if layers is None else [layers] if isinstance(layers, int) else layers
-    for module in sorted(modules):
-        held = {int(p) for weight in pairs if weight.split(".")[-2] == module for p in weight.split(".") if p.isdigit()}
-        if lacking := sorted(set(layers) - held) if held else []:
-            faults.append(f"{module} has no tensors for layers {lacking}")
+    layers = [layers] if isinstance(layers, int) else layers
+    named = {
+        name: {target for target in targets if _is_named(name, [target])}
+        for name, (_, layer) in places.items()
+        if name.endswith(".weight") and not _is_named(name, excluded) and (not layers or layer in layers)
+    }
+    faults = [f"target module {t!r} names nothing" for t in targets if not any(t in found for found in named.values())]
+    faults += [f"{name} is a target, but has no tensors" for name in named if named[name] and name not in pairs]
+    faults += [f"{name} has tensors, but is no target" for name in pairs if name in places and not named.get(name)]
     return faults
+
+
+def _is_named(weight: str, modules: Sequence[str]) -> bool:
+    """PEFT's rule: a module is meant by its whole name or by the end of it."""
+    return any(f".{weight}".endswith(f".{module}.weight") for module in modules)

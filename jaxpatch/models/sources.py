@@ -32,11 +32,14 @@ class Source(NamedTuple):
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file. Raises CheckpointError where it is none."""
+    """A JSON file that holds an object. Raises CheckpointError where it is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(path, [f"not readable as JSON: {error}"]) from None
+        raise CheckpointError(path, [f"not readable as JSON: {error}; download it again"]) from None
+    if not isinstance(content, dict):
+        raise CheckpointError(path, [f"wanted a JSON object, got a {type(content).__name__}"])
+    return content
 
 
 def safetensors_of(files: tuple[Path, ...]) -> tuple[dict[str, tuple[int, ...]], Callable[[str], np.ndarray]]:
@@ -46,11 +49,14 @@ def safetensors_of(files: tuple[Path, ...]) -> tuple[dict[str, tuple[int, ...]],
     opened, home, shapes = {}, {}, {}
     faults: list[str] = []
     for file in files:
+        if not file.is_file():
+            faults.append(f"{file.name} is missing, but the index names it; download it")
+            continue
         try:
             opened[file] = safe_open(file, "np")
         except (SafetensorError, OSError) as error:
-            size = f"{file.stat().st_size} bytes" if file.exists() else "missing"
-            faults.append(f"{file.name} ({size}) is truncated or corrupt: {error}; download it again")
+            size = file.stat().st_size
+            faults.append(f"{file.name} ({size} bytes) is truncated or corrupt: {error}; download it again")
             continue
         for name in opened[file].keys():
             if name in home:
@@ -66,22 +72,25 @@ def directory(path: Path) -> Source:
     """A Hugging Face model directory: config.json and safetensors, single or sharded with an index."""
     config = path / "config.json"
     if not config.exists():
-        raise CheckpointError(path, ["no config.json; wanted a Hugging Face model directory, an adapter, or a .gguf file"])
+        raise CheckpointError(
+            path, ["no config.json; wanted a Hugging Face model directory, an adapter, or a .gguf file"]
+        )
     single, index = path / "model.safetensors", path / "model.safetensors.index.json"
+    listed: dict[str, str] = {}
     if single.exists():
         files = (single,)
     elif index.exists():
-        files = tuple(path / name for name in sorted(set(read_json(index)["weight_map"].values())))
+        listed = read_json(index).get("weight_map") or {}
+        if not listed:
+            raise CheckpointError(index, ["no weight_map: wanted tensor name -> file name; download it again"])
+        files = tuple(path / name for name in sorted(set(listed.values())))
     else:
         pickles = sorted(p.name for p in path.glob("*.bin")) + sorted(p.name for p in path.glob("*.pt*"))
         why = f"only pickle files ({', '.join(pickles)}), which can run code when opened" if pickles else "no weights"
         raise CheckpointError(path, [f"{why}; wanted model.safetensors: save the model with safe_serialization=True"])
     shapes, read = safetensors_of(files)
-    if index.exists() and not single.exists():
-        listed = read_json(index)["weight_map"]
-        faults = [f"{index.name} lists {name}, which no shard holds" for name in listed if name not in shapes]
-        if faults:
-            raise CheckpointError(path, faults)
+    if faults := [f"{index.name} lists {name}, which no shard holds" for name in listed if name not in shapes]:
+        raise CheckpointError(path, faults)
     has_tokenizer = any((path / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
     make = (lambda: tokenizer_of(path)) if has_tokenizer else None
     return Source(read_json(config), shapes, read, (config, *files), make)

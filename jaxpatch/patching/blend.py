@@ -1,7 +1,10 @@
 """THE definition of a patch: ``theta(g) = (1 - g) * base + g * special``, broadcast over each component's slices."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpatch.patching import components
 from jaxpatch.patching.components import Partition, Slot
@@ -22,7 +25,7 @@ def blend(base: jax.Array, special: jax.Array, gate: jax.Array) -> jax.Array:
         >>> float(blend(jnp.float32(2), jnp.float32(6), jnp.float32(0.25)))
         3.0
     """
-    wide = jnp.promote_types(base.dtype, gate.dtype)
+    wide = np.promote_types(base.dtype, gate.dtype)
     mixed = (1 - gate).astype(wide) * base.astype(wide) + gate.astype(wide) * special.astype(wide)
     return jnp.where(gate == 0, base, jnp.where(gate == 1, special, mixed.astype(base.dtype)))
 
@@ -82,8 +85,14 @@ def _owners(gates: Gates, partition: Partition) -> dict[str, list[tuple[Slot, ja
         if jnp.shape(gate) != kind.shape:
             raise ValueError(f"gates[{name!r}] has shape {jnp.shape(gate)}; this model's has {kind.shape}.")
         for slot in kind.slots:
-            owners.setdefault(slot.leaf, []).append((slot, jnp.asarray(gate)))
+            owners.setdefault(slot.leaf, []).append((slot, _floating(gate)))
     return owners
+
+
+def _floating(gate: Any) -> jax.Array:
+    """Masks and counts are gates, too."""
+    gate = jnp.asarray(gate)
+    return gate if jnp.issubdtype(gate.dtype, jnp.floating) else gate.astype(jnp.float32)
 
 
 def _leaf_gate(slots: list[tuple[Slot, jax.Array]], ndim: int) -> jax.Array:

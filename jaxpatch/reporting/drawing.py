@@ -1,4 +1,4 @@
-"""How every figure looks, and how it becomes SVG text. Nothing here touches matplotlib's global state for longer than a call."""
+"""How every figure looks, and how it becomes SVG text. No state of matplotlib's is changed for longer than a call."""
 
 import functools
 import io
@@ -9,7 +9,6 @@ from typing import Any, ParamSpec, TypeVar
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
@@ -28,7 +27,16 @@ KIND_COLOURS = {
     "matrix": "#b8432f",
     "norm": "#5b626d",
 }
-KIND_MARKERS = {"head": "s", "neuron": "o", "kv": "^", "attention": "P", "mlp": "X", "layer": "D", "matrix": "v", "norm": "p"}
+KIND_MARKERS = {
+    "head": "s",
+    "neuron": "o",
+    "kv": "^",
+    "attention": "P",
+    "mlp": "X",
+    "layer": "D",
+    "matrix": "v",
+    "norm": "p",
+}
 DIVERGING = LinearSegmentedColormap.from_list(
     "signed", ["#7a2a06", NEGATIVE, "#eba984", "#f7f7f7", "#93bbe0", POSITIVE, "#0b3162"]
 )
@@ -39,7 +47,7 @@ WIDTH = 9.4
 DPI = 170
 """Of rasterised point clouds alone."""
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'Liberation Sans', sans-serif"
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.labelsize": 9,
@@ -144,7 +152,7 @@ def svg(figure: Figure, name: str) -> str:
     stream = io.StringIO()
     with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        FigureCanvasSVG(figure).print_svg(stream, dpi=DPI, metadata=nothing)  # pyright: ignore[reportCallIssue]
+        figure.savefig(stream, format="svg", dpi=DPI, metadata=nothing)
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""What a run found, as figures: pure functions from `Findings` to matplotlib figures, and one call that writes them as SVG."""
+"""What a run found, as figures: pure functions from `Findings` to matplotlib figures, and one call that writes SVG."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +28,7 @@ ROW_NAMES = {"matrix": MATRICES, "norm": NORMS}
 
 @drawing.styled
 def head_map(findings: Findings, kind: str = "head") -> Figure:
-    """Heat-map of E_w of a kind with a few components a layer (head, kv, matrix, norm): index by layer, 0 in the middle."""
+    """Heat-map of E_w of a kind with a few components a layer (head, kv, matrix, norm); no colour is 0."""
     values = 100 * np.asarray(findings.scores.values[kind], np.float64)
     num_layers, num_rows = values.shape
     figure = drawing.sheet(float(np.clip(0.21 * num_rows, 1.3, 4.6)) + 1.0)
@@ -65,7 +65,7 @@ def head_map(findings: Findings, kind: str = "head") -> Figure:
 
 @drawing.styled
 def neuron_depth(findings: Findings, kind: str = "neuron") -> Figure:
-    """A kind with many components a layer: every one a dot over its layer, and the sums of positive and negative scores."""
+    """A kind with many components a layer: each a dot over its layer, and the sums of positive and negative scores."""
     values = 100 * np.asarray(findings.scores.values[kind], np.float64)
     num_layers, num_units = values.shape
     figure = drawing.sheet(5.0)
@@ -139,12 +139,27 @@ def top_components(findings: Findings, count: int = NUM_TOP) -> Figure:
     axes.set_xlabel(f"{SHARE}; bars: 95 % interval over prompts")
     drawing.grid(axes, "both")
     keys = [
-        Line2D([], [], linestyle="none", marker=drawing.KIND_MARKERS.get(k, "o"), color=drawing.KIND_COLOURS.get(k, POSITIVE), label=k)
+        Line2D(
+            [],
+            [],
+            linestyle="none",
+            marker=drawing.KIND_MARKERS.get(k, "o"),
+            color=drawing.KIND_COLOURS.get(k, POSITIVE),
+            label=k,
+        )
         for k in dict.fromkeys(frame.kind)
     ]
     if not frame.is_exact.all():
         keys.append(
-            Line2D([], [], linestyle="none", marker="o", markerfacecolor="white", color=SOFT, label="hollow: estimated, not replaced")
+            Line2D(
+                [],
+                [],
+                linestyle="none",
+                marker="o",
+                markerfacecolor="white",
+                color=SOFT,
+                label="hollow: estimated, not replaced",
+            )
         )
     figure.legend(handles=keys, loc="outside upper left", ncols=len(keys), handletextpad=0.3, columnspacing=1.5)
     return figure
@@ -152,7 +167,7 @@ def top_components(findings: Findings, count: int = NUM_TOP) -> Figure:
 
 @drawing.styled
 def agreement(findings: Findings) -> Figure:
-    """Cheap against exact effects of the components that were truly replaced, a panel a kind, with the identity line."""
+    """Cheap against exact effects of what was truly replaced, a panel a kind, with the identity line."""
     screened = findings.scores.screening
     num = len(screened)
     columns = min(num, 3)
@@ -169,7 +184,13 @@ def agreement(findings: Findings) -> Figure:
         ends = np.array([both.min() - pad, both.max() + pad])
         axes.plot(ends, ends, color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)), label="identity", zorder=1)
         axes.scatter(
-            found.cheap[~is_random], found.exact[~is_random], s=15, color=colour, alpha=0.7, linewidth=0, label="highest cheap scores"
+            found.cheap[~is_random],
+            found.exact[~is_random],
+            s=15,
+            color=colour,
+            alpha=0.7,
+            linewidth=0,
+            label="highest cheap scores",
         )
         axes.scatter(
             found.cheap[is_random],
@@ -189,7 +210,7 @@ def agreement(findings: Findings) -> Figure:
         axes.text(
             0.04,
             0.97,
-            f"Spearman {wording.number(found.spearman)}\nsigns equal {wording.percent(found.sign)}\n"
+            f"Spearman {wording.correlation(found.spearman)}\nsigns equal {wording.percent(found.sign)}\n"
             f"slope {wording.number(found.slope)}",
             transform=axes.transAxes,
             va="top",
@@ -203,14 +224,16 @@ def agreement(findings: Findings) -> Figure:
 
 @drawing.styled
 def curves(findings: Findings) -> Figure:
-    """Restoration and knockout side by side: recovery, and below it KL(special || patched), against k; controls in greys."""
+    """Restoration and knockout side by side: recovery, and KL(special || patched), against k; controls in greys."""
     modes = list(dict.fromkeys(curve.mode for curve in findings.curves))
     figure = drawing.sheet(5.6, width=drawing.WIDTH if len(modes) > 1 else 5.6)
     panels = figure.subplots(2, len(modes), sharex="col", sharey="row", height_ratios=(3, 2), squeeze=False)
     for column, mode in enumerate(modes):
         recovery, kl = panels[:, column]
         for curve, look in _looks([c for c in findings.curves if c.mode == mode]):
-            recovery.fill_between(curve.ks, 100 * curve.low, 100 * curve.high, color=look["color"], alpha=0.16, linewidth=0)
+            recovery.fill_between(
+                curve.ks, 100 * curve.low, 100 * curve.high, color=look["color"], alpha=0.16, linewidth=0
+            )
             recovery.plot(curve.ks, 100 * curve.recovery, **look)
             kl.plot(curve.ks, curve.kl, **look)
         for end in (0, 100):
@@ -230,7 +253,9 @@ def curves(findings: Findings) -> Figure:
     panels[0, 0].set_ylabel("control state (% of the gap)")
     panels[1, 0].set_ylabel("KL(special || patched) (nats)")
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 5), handlelength=2.4, columnspacing=1.8)
+    figure.legend(
+        handles, labels, loc="outside upper left", ncols=min(len(labels), 5), handlelength=2.4, columnspacing=1.8
+    )
     return figure
 
 
@@ -259,7 +284,7 @@ def anchor(findings: Findings) -> Figure:
     gaps.set_ylim(-0.6, len(rows) - 0.4)
     gaps.tick_params(axis="y", length=0)
     gaps.spines["left"].set_visible(False)
-    gaps.set_xlabel("gap G, units of the read-out; line: mean" + ("; hollow: dropped" if found.num_dropped else ""))
+    gaps.set_xlabel("gap G (units of the read-out)")
     gaps.set_title("Gap of each prompt")
     drawing.grid(gaps, "x")
     return figure
@@ -291,7 +316,10 @@ def draw_all(findings: Findings) -> dict[str, str]:
 
 
 def save_all(findings: Findings, folder: str | Path) -> Mapping[str, str]:
-    """Write every figure as ``folder/NAME.svg``; the folder is made. Returns the SVG texts by name, for the report to reuse."""
+    """Write every figure as ``folder/NAME.svg``; the folder is made.
+
+    Returns: the SVG texts by name, for `report.render` to reuse.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     drawn = draw_all(findings)
@@ -318,7 +346,7 @@ def _label_dots(axes: Axes, x: np.ndarray, y: np.ndarray, names: list[str], num_
             return
         if any(abs(x[number] - a) < 0.085 * width and abs(y[number] - b) < 0.065 * height for a, b in placed):
             continue
-        placed.append((x[number], y[number]))
+        placed.append((float(x[number]), float(y[number])))
         is_late = x[number] > 0.9 * width
         axes.annotate(
             names[number],
@@ -333,9 +361,9 @@ def _label_dots(axes: Axes, x: np.ndarray, y: np.ndarray, names: list[str], num_
 
 
 def _headroom(axes: Axes, top: float, bottom: float) -> None:
-    """Room for a legend above the highest bar."""
-    span = (top - bottom) or 1.0
-    axes.set_ylim(bottom - 0.06 * span, top + 0.3 * span)
+    """Room below, and above the highest mark, for a legend."""
+    span = (top - bottom) if np.isfinite(top - bottom) and top > bottom else 1.0
+    axes.set_ylim(bottom - 0.06 * span, (top if np.isfinite(top) else 1.0) + 0.3 * span)
 
 
 def _looks(drawn: list[Curve]) -> list[tuple[Curve, dict]]:
@@ -356,7 +384,10 @@ def _looks(drawn: list[Curve]) -> list[tuple[Curve, dict]]:
         )
         for n, curve in enumerate(controls)
     ]
-    return [*looks, (main, {"color": POSITIVE, "marker": "o", "linewidth": 2.1, "label": f"{main.name} (by E_w)", "zorder": 5})]
+    return [
+        *looks,
+        (main, {"color": POSITIVE, "marker": "o", "linewidth": 2.1, "label": f"{main.name} (by E_w)", "zorder": 5}),
+    ]
 
 
 def _mark_ceiling(axes: Axes, findings: Findings) -> None:
@@ -386,7 +417,9 @@ def _mode_title(mode: str) -> str:
 def _layer_search(share: Axes, apart: Axes, candidates, chosen: int) -> None:
     """Split-half cosine and steering success on one scale, separation on its own; the chosen layer marked."""
     table = pd.DataFrame(candidates).sort_values("layer")
-    share.plot(table.layer, table.split_half, color=SOFT, marker="s", markersize=3.5, linewidth=1.3, label="split-half cosine")
+    share.plot(
+        table.layer, table.split_half, color=SOFT, marker="s", markersize=3.5, linewidth=1.3, label="split-half cosine"
+    )
     if table.success.notna().any():
         share.plot(table.layer, table.success, color=POSITIVE, marker="o", label="steering success")
     share.set_ylim(min(0.0, table.split_half.min()) - 0.03, 1.32)
@@ -395,7 +428,7 @@ def _layer_search(share: Axes, apart: Axes, candidates, chosen: int) -> None:
     share.set_ylabel("cosine; share of answers")
     share.legend(loc="upper left", borderaxespad=0.1, handlelength=1.6, labelspacing=0.25)
     apart.plot(table.layer, table.separation, color=INK, marker="D", markersize=3.5, linewidth=1.3)
-    apart.set_ylim(bottom=min(0.0, table.separation.min()))
+    _headroom(apart, max(0.0, table.separation.max()), min(0.0, table.separation.min()))
     apart.set_title("Separation")
     apart.set_ylabel("pooled standard deviations")
     for axes in (share, apart):

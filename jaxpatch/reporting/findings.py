@@ -10,7 +10,7 @@ from jaxpatch.validating.curves import Curve
 
 
 class Sample(NamedTuple):
-    """What one model wrote to one prompt. model: "base", "special", or a patched one; follows: None where nobody can judge."""
+    """What one model wrote to one prompt. model: "base", "special", or a patched one; follows: None where unjudged."""
 
     prompt: str
     model: str

@@ -14,14 +14,13 @@ from jaxpatch.validating.curves import Curve
 
 DASH = "—"
 SPACE = "\u00a0"
-PLURALS = {
-    "kv": "key/value groups",
-    "attention": "attention sublayers",
-    "mlp": "MLPs",
-    "matrix": "matrices",
-    "final_norm": "final norms",
-    "embed": "embeddings",
-    "unembed": "unembeddings",
+SINGULARS = {
+    "kv": "key/value group",
+    "attention": "attention sublayer",
+    "mlp": "MLP",
+    "final_norm": "final norm",
+    "embed": "embedding",
+    "unembed": "unembedding",
 }
 METHODS = {
     "exact": "every component truly replaced",
@@ -41,8 +40,9 @@ SPREAD_OUT = 0.1
 class Stand(NamedTuple):
     """How a ranking stands against its controls in one mode.
 
-    looked: the k whose recovery lies in 10-90 %. clear: those where even the intervals are apart. above: those where it is better
-    than every control, clear ones included. beaten: (k, its recovery, the best control's name and recovery) of the rest.
+    looked: the k whose recovery lies in 10-90 %. clear: those where even the intervals are apart. above: those where it
+    is better than every control, clear ones included. beaten: (k, its recovery, the best control's name and recovery)
+    of the rest.
     """
 
     mode: str
@@ -97,13 +97,32 @@ def number(value: float) -> str:
     return text.replace("-", "−")
 
 
+def correlation(value: float) -> str:
+    """A correlation with three decimals; a dash for NaN.
+
+    >>> correlation(0.99961), correlation(-0.5)
+    ('1.000', '−0.500')
+    """
+    return DASH if math.isnan(value) else f"{value:.3f}".replace("-", "−")
+
+
+def capital(words: str) -> str:
+    """The first letter large, the others as they are."""
+    return words[:1].upper() + words[1:]
+
+
+def singular(kind: str) -> str:
+    """What one of a kind is called."""
+    return SINGULARS.get(kind, kind)
+
+
 def plural(kind: str) -> str:
     """Several of a kind.
 
-    >>> plural("head"), plural("mlp")
-    ('heads', 'MLPs')
+    >>> plural("head"), plural("mlp"), plural("matrix")
+    ('heads', 'MLPs', 'matrices')
     """
-    return PLURALS.get(kind, f"{kind}s")
+    return "matrices" if kind == "matrix" else f"{singular(kind)}s"
 
 
 def counted(counts: Mapping[str, int]) -> str:
@@ -112,11 +131,7 @@ def counted(counts: Mapping[str, int]) -> str:
     >>> counted({"head": 1, "neuron": 1200}), counted({"head": 0, "layer": 2})
     ('1 head and 1,200 neurons', '2 layers')
     """
-    parts = [
-        f"{n:,} {kind if n == 1 and kind not in PLURALS else plural(kind).removesuffix('s' if n == 1 else '')}"
-        for kind, n in counts.items()
-        if n
-    ]
+    parts = [f"{n:,} {singular(kind) if n == 1 else plural(kind)}" for kind, n in counts.items() if n]
     return listed(parts) or "no component"
 
 
@@ -138,11 +153,18 @@ def ceiling(findings: Findings) -> tuple[str, float] | None:
     """What patching all of the finest scored kinds recovers together: ("all heads and neurons", share)."""
     kinds = _finest(findings)
     known = findings.scores.ceilings
-    if {"head", "neuron"} <= set(kinds) and "head + neuron" in known:
-        return "all heads and neurons", known["head + neuron"]
-    if len(kinds) == 1 and f"all {kinds[0]}" in known:
-        return f"all {plural(kinds[0])}", known[f"all {kinds[0]}"]
-    return None
+    name = f"all {kinds[0]}" if len(kinds) == 1 else " + ".join(kinds)
+    return (ceiling_name(name), known[name]) if name in known else None
+
+
+def ceiling_name(name: str) -> str:
+    """A key of `Scores.ceilings` in words.
+
+    >>> ceiling_name("head + neuron"), ceiling_name("all mlp"), ceiling_name("everything")
+    ('all heads and neurons', 'all MLPs', 'everything')
+    """
+    kinds = name.removeprefix("all ").split(" + ")
+    return name if name == "everything" else f"all {listed([plural(kind) for kind in kinds])}"
 
 
 def reachable(findings: Findings) -> controls.Order:
@@ -181,7 +203,8 @@ def main_curve(drawn: Sequence[Curve]) -> Curve:
 def stand(findings: Findings, mode: str) -> Stand | None:
     """How the ranking stands against its controls; None without curves of this mode.
 
-    Better is more in restoration and less in knockout. The k that takes everything is left out: there all orders are one set.
+    Better is more in restoration and less in knockout. The k that takes everything is left out: there all orders are
+    one set.
     """
     drawn = [curve for curve in findings.curves if curve.mode == mode]
     if not drawn:
@@ -224,8 +247,8 @@ def stands(findings: Findings, mode: str) -> str:
         return f"{name}: there are no controls to compare with."
     if not found.looked:
         return (
-            f"{name}: at no k on the grid does the control state lie between 10 and 90{SPACE}% for the top curve, so these sizes "
-            "cannot tell the ranking from its controls."
+            f"{name}: at no k on the grid does the control state lie between 10 and 90{SPACE}% for the top curve, so "
+            "these sizes cannot tell the ranking from its controls."
         )
     where = f"{name}: where the top curve lies between 10 and 90{SPACE}% (k = {_ks(found.looked)}), it stands "
     beaten = [
@@ -234,7 +257,9 @@ def stands(findings: Findings, mode: str) -> str:
     if not found.above:
         return f"{where}{side} all controls at no k: {listed(beaten)}. This ranking is no better than its controls."
     text = where + (
-        f"{side} every control at every k." if not beaten else f"{side} every control at k = {_ks(found.above)}, not at {listed(beaten)}."
+        f"{side} every control at every k."
+        if not beaten
+        else f"{side} every control at k = {_ks(found.above)}, not at {listed(beaten)}."
     )
     if found.clear == found.above:
         return f"{text} Its interval is clear of theirs {'there' if len(found.above) == 1 else 'at each of these'}."
@@ -279,13 +304,18 @@ def _from_curve(findings: Findings) -> list[str]:
     if not len(half):
         if share <= 0:
             return ["Nothing stands out: no number of the highest-scored components recovers any of the control state."]
-        text = f"No number of components recovers half of the control state: {who}{where} recover {percent(share)}, the most"
+        text = (
+            f"No number of components recovers half of the control state: {who}{where} recover {percent(share)}, the "
+            "most"
+        )
         return [f"{text}{together}."]
-    said = [f"{who[0].upper()}{who[1:]}{where} recover {percent(share)} of the control state{together}."]
+    said = [f"{capital(who)}{where} recover {percent(share)} of the control state{together}."]
     if is_all:
         return [*said, "No smaller set on the grid reaches half: the change is spread out, not localised."]
     if k > SPREAD_OUT * total:
-        said.append(f"That is {percent(k / total)} of all that can reach the anchor: the change is spread out, not localised.")
+        said.append(
+            f"That is {percent(k / total)} of all that can reach the anchor: the change is spread out, not localised."
+        )
     return [*said, *_against_controls(drawn, main, at)]
 
 
@@ -311,15 +341,21 @@ def _from_singles(findings: Findings) -> list[str]:
         return [f"Nothing stands out: the highest score, {best['name']} at {spread}{together}."]
     spread = DASH if math.isnan(best.low) else interval(best.low, best.high)
     certain = f"95{SPACE}% interval {spread}" if spread != DASH else "no interval: too few prompts"
-    return [f"The strongest single component, {best['name']}, recovers {percent(best.score)} of the control state ({certain}){together}."]
+    return [
+        f"The strongest single component, {best['name']}, recovers {percent(best.score)} of the control state "
+        f"({certain}){together}."
+    ]
 
 
 def agrees(kind: str, found: Screening) -> str:
     """One sentence on how far the cheap score of a kind can be trusted."""
-    numbers = f"Spearman {number(found.spearman)}, equal signs {percent(found.sign)}, slope {number(found.slope)}"
+    numbers = f"Spearman {correlation(found.spearman)}, equal signs {percent(found.sign)}, slope {number(found.slope)}"
     random = int(found.is_random.sum())
-    count = f"{len(found.exact):,} {plural(kind)} were truly replaced ({len(found.exact) - random:,} ranked high, {random:,} drawn at random)"
-    is_good = found.spearman >= GOOD_SPEARMAN and found.sign >= GOOD_SIGN and GOOD_SLOPE[0] <= found.slope <= GOOD_SLOPE[1]
+    parts = f"{len(found.exact) - random:,} ranked high, {random:,} drawn at random"
+    count = f"{len(found.exact):,} {plural(kind)} were truly replaced ({parts})"
+    is_good = (
+        found.spearman >= GOOD_SPEARMAN and found.sign >= GOOD_SIGN and GOOD_SLOPE[0] <= found.slope <= GOOD_SLOPE[1]
+    )
     verdict = (
         "The cheap score can stand in for the exact one."
         if is_good
@@ -332,12 +368,14 @@ def trust(findings: Findings) -> list[str]:
     """What the method allows to conclude: one sentence, or one for each screened kind."""
     found = findings.scores
     if found.method == "exact":
-        num = sum(len(part.exact) for part in found.screening.values()) or sum(v.size for v in found.values.values())
-        return [f"Yes, by construction: all {num:,} components were truly replaced, so there is no cheap score to trust."]
+        return [
+            "Yes, by construction: every component that can reach the anchor was truly replaced; no score is an "
+            "estimate."
+        ]
     if not found.screening:
         return [
-            f"Unknown: nothing was replaced. These are {METHODS.get(found.method, found.method)}; "
-            "score again with the method “screened” or “exact” before relying on single components."
+            f"Unknown: nothing was replaced. These are {METHODS.get(found.method, found.method)}; score again with "
+            "the method “screened” or “exact” before relying on single components."
         ]
     return [agrees(kind, part) for kind, part in found.screening.items()]
 
@@ -350,3 +388,19 @@ def obeyed(findings: Findings) -> dict[str, tuple[int, int]]:
         is_judged = sample.follows is not None
         counts[sample.model] = (follows + bool(sample.follows), judged + is_judged)
     return counts
+
+
+def prompts_used(findings: Findings) -> str:
+    """How many prompts were scored on, and how many of them count."""
+    found = findings.scores
+    return f"{int(found.is_kept.sum())} of {len(found.is_kept)} used"
+
+
+def dropped(findings: Findings) -> str:
+    """Which inputs were left out, and why; says so also where none was."""
+    found = findings.scores
+    if not found.num_dropped:
+        return "No prompt was dropped: every gap is large enough to divide by."
+    numbers = listed([str(n) for n in np.flatnonzero(~found.is_kept)])
+    what = "prompts was dropped (number" if found.num_dropped == 1 else "prompts were dropped (numbers"
+    return f"{found.num_dropped} of {len(found.is_kept)} {what} {numbers}): the gap is too small or not positive."

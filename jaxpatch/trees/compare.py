@@ -33,9 +33,7 @@ def changed_leaves(base: Mapping[str, Any], special: Mapping[str, Any]) -> tuple
     """
     a, b = paths.flatten(base), paths.flatten(special)
     return tuple(
-        path
-        for path in a
-        if a[path] is not b[path] and not np.array_equal(np.asarray(a[path]), np.asarray(b[path]))
+        path for path in a if a[path] is not b[path] and not np.array_equal(np.asarray(a[path]), np.asarray(b[path]))
     )
 
 
@@ -46,4 +44,4 @@ def non_finite_leaves(tree: Mapping[str, Any]) -> tuple[str, ...]:
     ('b',)
     """
     flat = paths.flatten(tree)
-    return tuple(path for path in flat if not np.isfinite(np.asarray(flat[path]).astype(np.float32)).all())
+    return tuple(path for path in flat if not np.isfinite(np.asarray(flat[path])).all())

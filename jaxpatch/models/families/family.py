@@ -25,6 +25,9 @@ class Family(NamedTuple):
     gguf_config: Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
+_KINDS = {int: "a positive integer", float: "a positive number", bool: "true or false"}
+
+
 class Ledger:
     """Hands out config fields and remembers which were read, so that no field that matters stays unread."""
 
@@ -38,13 +41,14 @@ class Ledger:
         value = self._raw.get(name)
         return default if value is None else value
 
-    def need(self, name: str, faults: list[str]) -> int:
-        """An integer field that must be there."""
-        value = self.take(name)
-        if not isinstance(value, int) or value < 1:
-            faults.append(f"{name}: wanted a positive integer, got {value!r}")
-            return 1
-        return value
+    def need(self, name: str, faults: list[str], default: Any = None, *, kind: type = int) -> Any:
+        """A field that must be of a kind: int and float are positive, bool is neither. Where it is not, a fault and 1."""
+        value = self.take(name, default)
+        is_kind = isinstance(value, int | kind) and isinstance(value, bool) == (kind is bool)
+        if not is_kind or (kind is not bool and value <= 0):
+            faults.append(f"{name}: wanted {_KINDS[kind]}, got {value!r}")
+            return kind(1)
+        return kind(value)
 
     def unread(self, harmless: Mapping[str, Any], ignored: frozenset[str]) -> list[str]:
         """A sentence for each field nobody read that is neither ignored nor at a value known to change nothing."""

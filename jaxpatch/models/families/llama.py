@@ -17,7 +17,8 @@ _IGNORED = frozenset(
     """architectures model_type torch_dtype dtype transformers_version _name_or_path use_cache initializer_range
     attention_dropout bos_token_id eos_token_id pad_token_id unk_token_id is_llama_config transformers.js_config
     output_attentions output_hidden_states return_dict chunk_size_feed_forward id2label label2id problem_type
-    _attn_implementation_autoset attn_implementation""".split()
+    _attn_implementation_autoset attn_implementation max_length max_sequence_length do_sample temperature top_k top_p
+    num_beams repetition_penalty""".split()
 )
 """Fields that change nothing about a forward pass in inference."""
 
@@ -26,29 +27,32 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
     """config.json -> our config. Raises ValueError with every fault."""
     ledger, faults = Ledger(raw), []
     width, heads = ledger.need("hidden_size", faults), ledger.need("num_attention_heads", faults)
-    rope = ledger.take("rope_parameters", {}) or ledger.take("rope_scaling", {})
-    ledger.take("rope_scaling")
-    rope_type = rope.get("rope_type", rope.get("type", "default"))
+    rope = Ledger({**ledger.take("rope_parameters", {}), **ledger.take("rope_scaling", {})})
+    rope_type = rope.take("rope_type", rope.take("type", "default"))
     if rope_type != "default":
         faults.append(f"rope type {rope_type!r} is not supported (only 'default' is)")
+    if ledger.take("head_dim") is None and width % heads:
+        faults.append(f"num_attention_heads = {heads} does not divide hidden_size = {width}, and there is no head_dim")
+    rope_theta = ledger.need("rope_theta", faults, 10_000.0, kind=float)
     fields = dict(
         family="llama",
         vocab=ledger.need("vocab_size", faults),
         layers=ledger.need("num_hidden_layers", faults),
         width=width,
         heads=heads,
-        kv_heads=ledger.take("num_key_value_heads", heads),
-        head_width=ledger.take("head_dim", width // heads),
+        kv_heads=ledger.need("num_key_value_heads", faults, heads),
+        head_width=ledger.need("head_dim", faults, width // heads),
         neurons=ledger.need("intermediate_size", faults),
-        context=ledger.take("max_position_embeddings", 2048),
-        rope_theta=float(rope.get("rope_theta", ledger.take("rope_theta", 10_000.0))),
-        norm_eps=float(ledger.take("rms_norm_eps", 1e-6)),
-        tied=bool(ledger.take("tie_word_embeddings", False)),
-        attention_bias=bool(ledger.take("attention_bias", False)),
-        mlp_bias=bool(ledger.take("mlp_bias", False)),
+        context=ledger.need("max_position_embeddings", faults, 2048),
+        rope_theta=rope.need("rope_theta", faults, rope_theta, kind=float),
+        norm_eps=ledger.need("rms_norm_eps", faults, 1e-6, kind=float),
+        tied=ledger.need("tie_word_embeddings", faults, False, kind=bool),
+        attention_bias=ledger.need("attention_bias", faults, False, kind=bool),
+        mlp_bias=ledger.need("mlp_bias", faults, False, kind=bool),
     )
-    ledger.take("rope_theta")
     faults += ledger.unread(_HARMLESS, _IGNORED)
+    if rope_type == "default":
+        faults += [f"rope {fault}" for fault in rope.unread({"partial_rotary_factor": 1.0}, frozenset())]
     if faults:
         raise ValueError("; ".join(faults))
     return DecoderConfig(**fields)
@@ -109,16 +113,16 @@ def gguf_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
     ledger = Ledger({name.removeprefix("llama."): v for name, v in metadata.items() if name.startswith("llama.")})
     faults: list[str] = []
     width, heads = ledger.need("embedding_length", faults), ledger.need("attention.head_count", faults)
-    head_width = ledger.take("attention.key_length", width // heads)
+    head_width = ledger.need("attention.key_length", faults, width // heads)
     raw = dict(
         model_type="llama",
         architectures=["LlamaForCausalLM"],
         hidden_act="silu",
-        vocab_size=len(metadata["tokenizer.ggml.tokens"]),
+        vocab_size=len(metadata.get("tokenizer.ggml.tokens", ())),
         num_hidden_layers=ledger.need("block_count", faults),
         hidden_size=width,
         num_attention_heads=heads,
-        num_key_value_heads=ledger.take("attention.head_count_kv", heads),
+        num_key_value_heads=ledger.need("attention.head_count_kv", faults, heads),
         head_dim=head_width,
         intermediate_size=ledger.need("feed_forward_length", faults),
         max_position_embeddings=ledger.take("context_length", 2048),

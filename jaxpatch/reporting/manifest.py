@@ -1,0 +1,120 @@
+"""Shell: what is needed to do a run again: versions, hashes, seed, precision, times."""
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxpatch.models import checkpoints
+
+PACKAGES = ("jaxpatch", "jax", "jaxlib", "flax", "numpy", "pandas", "transformers", "safetensors", "matplotlib")
+GIT_SECONDS = 10
+
+
+def build(
+    *,
+    command: str | Sequence[str],
+    seed: int,
+    dtype: str,
+    precision: str,
+    files: Mapping[str, Sequence[Path]],
+    times: Mapping[str, float],
+    options: Mapping[str, Any],
+    started: datetime | None = None,
+) -> dict[str, Any]:
+    """Everything about a run but its results, as plain JSON values.
+
+    Args:
+        command: as typed.
+        precision: of matrix products.
+        files: "base" and "special" -> the files each was read from; of these only name, size and hash are kept.
+        times: stage -> seconds.
+        options: as asked for; their "base" and "special" say where the files were, in the words of whoever asked.
+        started: UTC; now less the sum of `times` where not given.
+    """
+    started = datetime.now(UTC) - timedelta(seconds=sum(times.values())) if started is None else started
+    made = {
+        "command": command if isinstance(command, str) else shlex.join(command),
+        "started": started.isoformat(timespec="seconds"),
+        "seed": seed,
+        "dtype": dtype,
+        "matmul_precision": precision,
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "source": source(Path(__file__).resolve().parents[2]),
+        "machine": {
+            "platform": platform.platform(),
+            "processors": os.cpu_count(),
+            "backend": jax.default_backend(),
+            "devices": sorted(device.device_kind for device in jax.devices()),
+        },
+        "files": {
+            role: {"given": options.get(role), "read": [_fingerprint(Path(file)) for file in several]}
+            for role, several in files.items()
+        },
+        "seconds": {**times, "all": round(sum(times.values()), 3)},
+        "options": options,
+    }
+    return _plain(made)
+
+
+def write(manifest: Mapping[str, Any], path: str | Path) -> Path:
+    """The manifest as JSON, keys sorted."""
+    text = json.dumps(_plain(manifest), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    Path(path).write_text(text + "\n", encoding="utf-8")
+    return Path(path)
+
+
+def source(folder: Path) -> dict[str, Any] | None:
+    """Commit of a git checkout that tracks this package, and whether its tracked files were changed; None elsewhere.
+
+    Another project's repository around an installed copy (a virtual environment inside it) is not a checkout of ours.
+    """
+    if _git(folder, "ls-files", "--error-unmatch", "jaxpatch/__init__.py") is None:
+        return None
+    commit, changes = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return None if commit is None else {"commit": commit, "is_dirty": None if changes is None else bool(changes)}
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """What git says, or None where there is no git, no repository, or no answer in time."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=GIT_SECONDS, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _fingerprint(file: Path) -> dict[str, Any]:
+    return {"name": file.name, "bytes": file.stat().st_size, "sha256": checkpoints.sha256(file)}
+
+
+def _plain(value: Any) -> Any:
+    """The same in values that JSON has: NaN and infinity become None, paths and the rest text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(part) for part in (sorted(value, key=str) if isinstance(value, set | frozenset) else value)]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)

@@ -1,0 +1,521 @@
+"""What a run found, as one HTML page that needs no other file, no network and no script."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxpatch.measuring.anchors import AnchorInfo
+from jaxpatch.reporting import figures, page, stylesheet, wording
+from jaxpatch.reporting.findings import Findings, Sample
+from jaxpatch.reporting.page import Column, Html
+from jaxpatch.reporting.wording import DASH, SPACE
+
+NUM_TOP = 20
+NUM_AGAINST = 5
+NUM_PROMPTS_SHOWN = 6
+"""Prompts whose answers are in sight; the rest is folded away."""
+NUM_TO_READ = 3
+"""Names of components in the description of a figure."""
+
+E_W = (
+    "E_w of a component: take its weights from special, put them into base, leave all else as it is, and measure on "
+    f"the same prompts how much of the distance between base and special along the anchor is made up. 0{SPACE}% is "
+    f"nothing, 100{SPACE}% all of it; below 0 the component works against the behaviour."
+)
+INTERVAL = (
+    f"Intervals are 95{SPACE}% bootstrap intervals over prompts: how far the score would move with other prompts of "
+    "this kind."
+)
+
+
+def render(findings: Findings, drawn: Mapping[str, str] | None = None) -> str:
+    """The report as HTML text.
+
+    Args:
+        drawn: the figures as SVG text by name, as `figures.save_all` returns them; made anew where not given.
+
+    Everything that comes from prompts, models, paths and options is escaped.
+    """
+    drawn = figures.draw_all(findings) if drawn is None else drawn
+    parts = {
+        "asked": ("What was asked", _asked(findings)),
+        "anchor": ("The anchor", _anchor(findings, drawn)),
+        "scores": ("Scores", _scores(findings, drawn)),
+        "trust": ("Cheap score", _trust(findings, drawn)),
+        "validation": ("Validation", _validation(findings, drawn)),
+        "samples": ("What the models write", _samples(findings)),
+        "limits": ("Limits", _limits(findings)),
+        "reproduce": ("Reproduce", _reproduce(findings)),
+    }
+    links = (page.tag("li", page.tag("a", title, href=f"#{name}")) for name, (title, _) in parts.items())
+    top = page.tag(
+        "header",
+        page.paragraph("Weight patching report", kind="kicker"),
+        page.tag("h1", f"Which parameters carry “{findings.task}”?"),
+        page.paragraph(wording.headline(findings), kind="finding" if _is_trusted(findings) else "finding warning"),
+        _cards(findings),
+        page.tag("nav", page.tag("ul", *links), aria_label="Parts of this report"),
+    )
+    foot = page.tag(
+        "footer",
+        "Made by jaxpatch. The method is that of Sun et al., “Weight Patching”, arXiv 2604.13694, re-implemented "
+        "from its published description; what is ours is said where it stands.",
+    )
+    body = page.join([top, page.tag("main", "\n", page.join(part for _, part in parts.values()), "\n"), foot])
+    return page.page(f"Weight patching: {findings.task}", body, stylesheet.CSS)
+
+
+def _is_trusted(findings: Findings) -> bool:
+    return findings.anchor_info is None or findings.anchor_info.is_trusted
+
+
+def _cards(findings: Findings) -> Html:
+    """The numbers to take away, big."""
+    best = wording.ranking(findings).iloc[0]
+    end = wording.ceiling(findings)
+    info = findings.anchor_info
+    counts = wording.obeyed(findings)
+    cards: list[tuple[str, str, str]] = [
+        (
+            "Strongest single component",
+            best["name"],
+            f"E_w {wording.percent(best.score)}, interval {wording.interval(best.low, best.high)}",
+        ),
+    ]
+    if end:
+        cards.append((f"Recovered by {end[0]}", wording.percent(end[1]), "the ceiling of these scores"))
+    passed = "" if info is None else f"{sum(c.is_passed for c in info.checks)} of {len(info.checks)} checks passed"
+    cards.append(("Anchor", f"block {findings.anchor.layer}", passed or "given, not checked here"))
+    found = findings.scores
+    cards.append(("Scoring prompts used", f"{found.is_kept.sum()} of {len(found.is_kept)}", f"method: {found.method}"))
+    if any(judged for _, judged in counts.values()):
+        told = [f"{n}/{judged}" for n, judged in counts.values() if judged][:2]
+        names = [name for name, (_, judged) in counts.items() if judged][:2]
+        cards.append(("Answers that follow", " → ".join(told), " → ".join(names)))
+    cells = [
+        page.tag("div", page.tag("dt", title), page.tag("dd", value, page.tag("small", note)))
+        for title, value, note in cards
+    ]
+    return page.tag("dl", *cells, class_="cards")
+
+
+def _asked(findings: Findings) -> Html:
+    return page.section(
+        "asked",
+        "What was asked",
+        "Two models of one architecture, base and special (trained further for a behaviour), read the same prompts. "
+        "Which of special's parameters, put into base, bring its inner state to where special's is?",
+        page.pairs({name.replace("_", " "): _shown(value, "not given") for name, value in findings.question.items()}),
+    )
+
+
+def _anchor(findings: Findings, drawn: Mapping[str, str]) -> Html:
+    info, anchor = findings.anchor_info, findings.anchor
+    parts: list[Any] = [
+        page.paragraph(
+            f"Read after block {anchor.layer} (blocks count from 0) at the last token of the prompt, read-out "
+            f"“{anchor.read_out}”. {wording.dropped(findings)}"
+        )
+    ]
+    if info is None:
+        parts.append(page.paragraph("This anchor was given, not fitted in this run: nothing here speaks for it."))
+    else:
+        rows = [
+            (c.name, wording.number(c.value), c.wanted, page.badge(c.is_passed, ("passed", "failed", DASH)))
+            for c in info.checks
+        ]
+        columns = (Column("check"), Column("value", is_number=True), Column("wanted"), Column("verdict"))
+        parts += [page.table(columns, rows, "What the anchor must show"), _steering(info)]
+    if "anchor" in drawn:
+        gap = findings.scores.gap
+        alt = (
+            f"Dots: the gap of each of {len(gap)} scoring prompts, mean {wording.number(gap.mean())}, from "
+            f"{wording.number(gap.min())} to {wording.number(gap.max())}, {findings.scores.num_dropped} dropped."
+        )
+        caption = (
+            "G(x) = F(special, x) − F(base, x): how much further special stands along the anchor than base, on each "
+            f"prompt; the line is the mean{', hollow ones were dropped' if findings.scores.num_dropped else ''}."
+        )
+        if info is not None and len(info.candidates) > 1:
+            alt += f" Beside it, {len(info.candidates)} layers that were tried; block {anchor.layer} was chosen."
+            caption += (
+                " Layer search: the cosine between the directions found on two halves of the prompts, the share of "
+                "base's answers that show the behaviour when the direction is added, and how far the two clouds of "
+                "states lie apart."
+            )
+        parts.append(page.figure(drawn["anchor"], alt, caption))
+    return page.section(
+        "anchor",
+        "The anchor and its checks",
+        "The anchor is a direction in the residual stream that says how far the behaviour is switched on. It is used "
+        "only if prompts agree on it, special stands further along it than base, and pushing base along it changes "
+        "what base says.",
+        *parts,
+    )
+
+
+def _steering(info: AnchorInfo) -> Html:
+    columns = (
+        Column("base, when pushed along the anchor"),
+        Column("before", is_number=True),
+        Column("after", is_number=True),
+    )
+    rows = (
+        (
+            "answers that show the behaviour",
+            wording.percent(info.behaviour_before),
+            wording.percent(info.behaviour_after),
+        ),
+        ("KL(special || base) of the next token, nats", wording.number(info.kl_before), wording.number(info.kl_after)),
+        ("length of the push, units of the residual stream", DASH, wording.number(info.strength)),
+    )
+    return page.table(columns, rows, "Steering: the causal check")
+
+
+def _scores(findings: Findings, drawn: Mapping[str, str]) -> Html:
+    found = findings.scores
+    parts: list[Any] = [
+        page.tag("h3", "What patching many at once recovers"),
+        page.paragraph(
+            "Single scores do not add up to these: components interact. Keys and values, embeddings and norms belong "
+            "to neither heads nor neurons, so heads and neurons together need not reach 100",
+            SPACE,
+            "%.",
+        ),
+        _bars(found.ceilings),
+    ]
+    for kind in found.values:
+        for name, about in ((f"{kind}_map", _map_words), (f"{kind}_depth", _depth_words)):
+            if name in drawn:
+                parts += [
+                    page.tag("h3", f"{wording.capital(wording.plural(kind))} by layer"),
+                    page.figure(drawn[name], *about(findings, kind)),
+                ]
+    parts.append(page.tag("h3", "Highest scores"))
+    frame = wording.ranking(findings)
+    if "top_components" in drawn:
+        names = ", ".join(
+            f"{row['name']} {wording.percent(row.score)}" for _, row in frame.head(NUM_TO_READ).iterrows()
+        )
+        parts.append(
+            page.figure(
+                drawn["top_components"],
+                f"Dot plot of the {min(figures.NUM_TOP, len(frame))} highest scores with their intervals; first "
+                f"{names}.",
+                "Filled: truly replaced. Hollow: the cheap estimate. A name is kind, layer and index, both counted "
+                "from 0.",
+            )
+        )
+    parts.append(_top_table(frame.head(NUM_TOP), f"The {min(NUM_TOP, len(frame))} highest scores"))
+    against = frame[frame.score < 0].tail(NUM_AGAINST)[::-1]
+    if len(against):
+        parts.append(
+            page.details("Components that work against the behaviour most", _top_table(against, "Lowest scores"))
+        )
+    parts.append(page.paragraph("All scores are in scores.csv, beside this page where the run wrote it.", kind="lead"))
+    return page.section("scores", "Scores", f"{E_W} {INTERVAL}", *parts)
+
+
+def _bars(ceilings: Mapping[str, float]) -> Html:
+    cells = []
+    for name, share in ceilings.items():
+        width = 0.0 if math.isnan(share) else min(abs(share), 1.0)
+        fill = page.tag("div", class_="fill minus" if share < 0 else "fill", style=f"width:{100 * width:.1f}%")
+        cells += [
+            page.tag("div", wording.ceiling_name(name)),
+            page.tag("div", fill, class_="track", aria_hidden="true"),
+            page.tag("div", wording.percent(share), class_="number"),
+        ]
+    return page.tag("div", *cells, class_="bars")
+
+
+def _map_words(findings: Findings, kind: str) -> tuple[str, str]:
+    values = findings.scores.values[kind]
+    names = _best_names(findings, kind)
+    alt = f"Heat-map of E_w over {values.shape[0]} layers and {values.shape[1]} columns a layer; highest: {names}."
+    return (
+        alt,
+        f"{_above(findings)}Blue recovers the control state, orange works against it; the scale is the same on both "
+        "sides of 0.",
+    )
+
+
+def _depth_words(findings: Findings, kind: str) -> tuple[str, str]:
+    names = _best_names(findings, kind)
+    if findings.scores.values[kind].ndim == 1:
+        alt = f"Bars of E_w by layer for {wording.plural(kind)}; highest: {names}."
+        return alt, f"{_above(findings)}Lines: 95{SPACE}% intervals over prompts."
+    alt = f"Scores of every single {kind} by layer, and their sums; highest: {names}."
+    return alt, (
+        f"{_above(findings)}Above: every {kind}, side by side in the order of its index. Below: what the positive and "
+        "the negative scores of a layer add up to; many small scores can outweigh one large."
+    )
+
+
+def _best_names(findings: Findings, kind: str) -> str:
+    rows = findings.scores.top(kind, NUM_TO_READ)
+    return ", ".join(f"{row['name']} {wording.percent(row.score)}" for _, row in rows.iterrows())
+
+
+def _above(findings: Findings) -> str:
+    layer = findings.scores.layer
+    return f"Hatched: blocks above {layer} come after the anchor and cannot reach it. " if layer >= 0 else ""
+
+
+def _top_table(frame, caption: str) -> Html:
+    columns = (
+        Column("component"),
+        Column("layer", is_number=True),
+        Column("index", is_number=True),
+        Column("E_w", is_number=True),
+        Column(f"95{SPACE}% interval", is_number=True),
+        Column("truly replaced"),
+    )
+    rows = [
+        (
+            row["name"].replace(" ", SPACE),
+            _place(row.layer),
+            _place(row["index"]),
+            wording.percent(row.score),
+            wording.interval(row.low, row.high),
+            page.badge(bool(row.is_exact)),
+        )
+        for _, row in frame.iterrows()
+    ]
+    return page.table(columns, rows, caption)
+
+
+def _place(number: int) -> str:
+    return str(number) if number >= 0 else DASH
+
+
+def _trust(findings: Findings, drawn: Mapping[str, str]) -> Html:
+    found = findings.scores
+    parts: list[Any] = [page.paragraph(line, kind="said") for line in wording.trust(findings)]
+    if "agreement" in drawn:
+        told = "; ".join(f"{kind}: Spearman {wording.correlation(s.spearman)}" for kind, s in found.screening.items())
+        parts += [
+            page.figure(
+                drawn["agreement"],
+                f"Scatter of cheap against exact effects with the line on which both are equal. {told}.",
+                "Each dot is a component that was scored both ways. On the dashed line the cheap score is exact. The "
+                "random ones (open) stand for all that were not replaced. Effects are in units of the read-out, not "
+                "yet divided by the gap.",
+            ),
+            _agreement_table(findings),
+        ]
+    return page.section(
+        "trust",
+        "Can the cheap score be trusted?",
+        "Replacing every component one by one can be slow. A cheap score ranks them, and the replaced ones tell how "
+        "good the rank is.",
+        *parts,
+    )
+
+
+def _agreement_table(findings: Findings) -> Html:
+    found = findings.scores
+    gap = float(np.mean(found.gap[found.is_kept]))
+    columns = (
+        Column("kind"),
+        *(
+            Column(title, is_number=True)
+            for title in (
+                "replaced",
+                "of them random",
+                "Spearman",
+                "signs equal",
+                "slope",
+                "top tenth shared",
+                "error of the rest",
+            )
+        ),
+    )
+    rows = [
+        (
+            wording.plural(kind),
+            f"{len(s.exact):,}",
+            f"{int(s.is_random.sum()):,}",
+            wording.correlation(s.spearman),
+            wording.percent(s.sign),
+            wording.number(s.slope),
+            wording.percent(s.top_overlap),
+            f"±{wording.percent(s.residual / gap)}" if s.is_random.any() else DASH,
+        )
+        for kind, s in found.screening.items()
+    ]
+    return page.join(
+        [
+            page.table(columns, rows, "Agreement of cheap and exact"),
+            page.paragraph(
+                "Slope: of exact on cheap through 0. Error of the rest: standard deviation of exact minus cheap over "
+                "the random ones, as a share of the mean gap.",
+                kind="lead",
+            ),
+        ]
+    )
+
+
+def _validation(findings: Findings, drawn: Mapping[str, str]) -> Html:
+    lead = (
+        "If the ranking is right, its first k components together recover more (restoration), and losing them costs "
+        "more (knockout), than as many others."
+    )
+    if not findings.curves:
+        return page.section(
+            "validation", "Validation curves", lead, page.paragraph("No curves were drawn in this run.")
+        )
+    modes = dict.fromkeys(curve.mode for curve in findings.curves)
+    parts: list[Any] = [page.paragraph(wording.stands(findings, mode), kind="said") for mode in modes]
+    if "curves" in drawn:
+        parts.append(
+            page.figure(
+                drawn["curves"],
+                " ".join(wording.stands(findings, mode) for mode in modes),
+                f"Above: the control state, 0{SPACE}% as in base, 100{SPACE}% as in special; bands are 95{SPACE}% "
+                "intervals over prompts. Below: how far the next-token distribution is from special's. k runs over "
+                "the ranking, heads and neurons together; every control takes as many of each kind. “random”: drawn "
+                "at random, several draws averaged. “largest change”: by the size of special − base. At the last k "
+                "everything is patched and all orders are one.",
+            )
+        )
+    columns = (
+        Column("mode"),
+        Column("order"),
+        Column("k", is_number=True),
+        Column("control state", is_number=True),
+        Column("interval", is_number=True),
+        Column("KL, nats", is_number=True),
+    )
+    rows = [
+        (c.mode, c.name, f"{int(k):,}", wording.percent(r), wording.interval(a, b), wording.number(kl))
+        for c in findings.curves
+        for k, r, a, b, kl in zip(c.ks, c.recovery, c.low, c.high, c.kl, strict=True)
+    ]
+    parts.append(page.details("The curves as a table", page.table(columns, rows, "Recovery and KL at every k")))
+    return page.section("validation", "Validation curves", lead, *parts)
+
+
+def _samples(findings: Findings) -> Html:
+    lead = (
+        "Inner recovery is not behaviour: the same prompts, answered greedily by each model, and whether the answer "
+        "follows the instruction."
+    )
+    if not findings.samples:
+        return page.section(
+            "samples", "What the models write", lead, page.paragraph("No answers were written in this run.")
+        )
+    counts = wording.obeyed(findings)
+    rows = [(name, f"{n} of {judged}" if judged else DASH) for name, (n, judged) in counts.items()]
+    summary = page.table(
+        (Column("model"), Column("answers that follow", is_number=True)), rows, "How many answers follow"
+    )
+    groups = [_one_prompt(prompt, answers) for prompt, answers in _by_prompt(findings.samples)]
+    parts: list[Any] = [summary, *groups[:NUM_PROMPTS_SHOWN]]
+    if rest := groups[NUM_PROMPTS_SHOWN:]:
+        parts.append(page.details(f"{len(rest)} more prompts", *rest))
+    return page.section("samples", "What the models write", lead, *parts)
+
+
+def _by_prompt(samples: tuple[Sample, ...]) -> list[tuple[str, list[Sample]]]:
+    """Answers to one prompt side by side; a prompt that a model answered twice makes two groups."""
+    groups: dict[tuple[str, int], list[Sample]] = {}
+    times: dict[tuple[str, str], int] = {}
+    for sample in samples:
+        seen = times.get((sample.prompt, sample.model), 0)
+        times[sample.prompt, sample.model] = seen + 1
+        groups.setdefault((sample.prompt, seen), []).append(sample)
+    return [(prompt, answers) for (prompt, _), answers in groups.items()]
+
+
+def _one_prompt(prompt: str, answers: list[Sample]) -> Html:
+    cards = [
+        page.tag(
+            "article",
+            page.tag("header", page.tag("span", sample.model), page.badge(sample.follows)),
+            page.tag("p", sample.text) if sample.text.strip() else page.paragraph("(an empty answer)", kind="empty"),
+            class_="answer",
+        )
+        for sample in answers
+    ]
+    return page.tag(
+        "div", page.paragraph(prompt, kind="prompt"), page.tag("div", *cards, class_="answers"), class_="sample"
+    )
+
+
+def _limits(findings: Findings) -> Html:
+    found = findings.scores
+    num = sum(int((values != 0).sum()) for values in found.values.values())
+    ratio = "mean of the per-prompt ratios" if found.aggregate == "mean_of_ratios" else "ratio of the means"
+    lines = [
+        "A high E_w says that these weights are sufficient, by themselves and on these fixed prompts, to recover a "
+        "share of the control state. It does not say that they are necessary (the knockout curve asks that), nor "
+        "that scores add up.",
+        "Recovering the inner state is not yet behaving like special: blocks above the anchor and later tokens have "
+        "their say. Read the answers.",
+        "Intervals cover the choice of prompts, not the choice of anchor, of layer or of the pair, and with few "
+        f"prompts they are somewhat too narrow. Among {num:,} components with a score, about 2.5{SPACE}% would lie "
+        "wholly above 0 by chance if none did anything: look at size and at the curves, not at single small scores.",
+        "Random controls say what so many components recover anyway; “largest change” says whether the size of the "
+        "change alone would have found the same ones. A ranking that does not beat both has found little.",
+        f"The score is the {ratio} of effect and gap. Dividing by the gap, the choice of anchor and the intervals are "
+        "ours; that single components are swapped between two checkpoints and read along an inner direction is the "
+        "paper's (arXiv 2604.13694).",
+    ]
+    return page.section(
+        "limits",
+        "Limits",
+        "How far these numbers carry.",
+        page.tag("ul", *(page.tag("li", line) for line in lines), class_="plain"),
+    )
+
+
+def _reproduce(findings: Findings) -> Html:
+    manifest = findings.manifest
+    parts: list[Any] = []
+    if command := manifest.get("command"):
+        parts.append(page.tag("pre", page.tag("code", command)))
+    single = {name: value for name, value in manifest.items() if not isinstance(value, Mapping) and name != "command"}
+    if single:
+        parts.append(
+            page.facts({name.replace("_", " "): _shown(value) for name, value in single.items()}, is_code=True)
+        )
+    for name, value in manifest.items():
+        if isinstance(value, Mapping):
+            flat = page.facts(_flat(value), is_code=True)
+            parts.append(page.details(name.replace("_", " ").capitalize(), flat, is_open=name in ("versions", "files")))
+    if not parts:
+        parts.append(page.paragraph("This run kept no manifest."))
+    return page.section(
+        "reproduce", "Reproduce", "The same command, versions, files, seed and precision give the same numbers.", *parts
+    )
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    """Nested mappings and lists of mappings as one level of dotted names."""
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        path = f"{before}{name}"
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{path}.")
+        elif isinstance(value, list | tuple) and value and all(isinstance(part, Mapping) for part in value):
+            for n, part in enumerate(value, 1):
+                flat |= _flat(part, f"{path}.{n}.")
+        else:
+            flat[path] = _shown(value)
+    return flat
+
+
+def _shown(value: Any, nothing: str = DASH) -> str:
+    """An option as a reader would write it."""
+    if value is None or (isinstance(value, str | list | tuple) and not value):
+        return nothing
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return DASH if math.isnan(value) else f"{value:g}"
+    if isinstance(value, list | tuple | set | frozenset):
+        return ", ".join(_shown(part) for part in value)
+    return str(value)

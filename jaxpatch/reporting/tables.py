@@ -1,0 +1,99 @@
+"""What a run found, as a table on disk and as a summary on the terminal."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from jaxpatch.reporting import wording
+from jaxpatch.reporting.findings import Findings
+
+ROUND_TRIP = "%.9g"
+"""Digits that give every float32 back bit for bit."""
+NUM_TOP = 10
+
+
+def write_scores(findings: Findings, path: str | Path) -> Path:
+    """All scores as CSV: a row a component, with kind, layer, index, name, score, low, high, effect, is_exact.
+
+    Scores are shares (1 is the whole gap); -1 stands for no layer or no index, an empty cell for no interval.
+    """
+    findings.scores.to_frame().to_csv(path, index=False, float_format=ROUND_TRIP, lineterminator="\n")
+    return Path(path)
+
+
+def terminal(findings: Findings) -> RenderableType:
+    """A compact summary for rich's console: the finding, the anchor's checks, ceilings, top components, trust, drops.
+
+    Nothing in it is read as markup, whatever the prompts, paths and names hold.
+    """
+    found = findings.scores
+    parts: list[RenderableType] = [
+        Text(f"Weight patching: {findings.task}", style="bold"),
+        Text(wording.headline(findings)),
+        Text(),
+        _facts(_asked(findings)),
+    ]
+    if findings.anchor_info is not None:
+        parts += [Text(), _checks(findings)]
+    parts += [Text(), Text("What patching many recovers", style="bold")]
+    parts.append(_facts({wording.ceiling_name(name): wording.percent(share) for name, share in found.ceilings.items()}))
+    parts += [Text(), _top(findings), Text()]
+    parts += [Text(f"Cheap score: {line}") for line in wording.trust(findings)]
+    parts += [Text(line) for mode in ("restoration", "knockout") if (line := wording.stands(findings, mode))]
+    if counts := wording.obeyed(findings):
+        told = {name: f"{n} of {judged}" if judged else "not judged" for name, (n, judged) in counts.items()}
+        parts += [Text(), Text("Answers that follow the instruction", style="bold"), _facts(told)]
+    if found.num_dropped:
+        parts.append(Text(wording.dropped(findings), style="yellow"))
+    return Padding(Group(*parts), (1, 0))
+
+
+def _asked(findings: Findings) -> dict[str, str]:
+    found = findings.scores
+    return {
+        "components": wording.listed(
+            [f"{values.size:,} {wording.plural(kind)}" for kind, values in found.values.items()]
+        ),
+        "method": f"{found.method} ({wording.METHODS.get(found.method, 'ours')})",
+        "anchor": f"after block {findings.anchor.layer}, {findings.anchor.read_out}",
+        "prompts": wording.prompts_used(findings),
+    }
+
+
+def _facts(facts: Mapping[str, str]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, value in facts.items():
+        table.add_row(Text(name, style="dim"), Text(value))
+    return table
+
+
+def _grid(title: str, *columns: str) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD, title=Text(title, style="bold"), title_justify="left", padding=(0, 1), pad_edge=False
+    )
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number > 0)
+    return table
+
+
+def _checks(findings: Findings) -> Table:
+    assert findings.anchor_info is not None
+    table = _grid("The anchor's checks", "check", "value", "wanted", "")
+    for check in findings.anchor_info.checks:
+        verdict = Text("passed", style="green") if check.is_passed else Text("FAILED", style="bold red")
+        table.add_row(Text(check.name), Text(wording.number(check.value)), Text(check.wanted), verdict)
+    return table
+
+
+def _top(findings: Findings) -> Table:
+    table = _grid("Highest scores", "component", "E_w", f"95{wording.SPACE}% interval", "exact")
+    for row in wording.ranking(findings).head(NUM_TOP).to_dict("records"):
+        ends = wording.interval(row["low"], row["high"])
+        is_exact = "yes" if row["is_exact"] else "no"
+        table.add_row(Text(row["name"]), Text(wording.percent(row["score"])), Text(ends), Text(is_exact))
+    return table

@@ -1,0 +1,168 @@
+"""The command line, as its user meets it: a full run, and every way in which one goes wrong."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+
+from jaxpatch import cli, run
+
+
+def jaxpatch(*arguments, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "jaxpatch.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
+
+
+def left_behind(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def in_process(monkeypatch, arguments):
+    """Runs the command line here, without another interpreter; gives the exit status."""
+
+    def call(*more) -> int:
+        monkeypatch.setattr(sys, "argv", ["jaxpatch", *arguments, *more])
+        try:
+            cli.main()
+        except SystemExit as end:
+            return end.code
+        return 0
+
+    return call
+
+
+def test_a_run_writes_everything_and_prints_the_report(in_process, tmp_path, capsys):
+    assert in_process() == 0
+    printed = capsys.readouterr().out
+    out = tmp_path / "results"
+    assert str(out / "report.html") in printed.replace("\n", "")
+    assert {"scores.csv", "anchor.safetensors", "manifest.json", "figures", "report.html"} <= set(left_behind(out))
+    frame = pd.read_csv(out / "scores.csv")
+    assert frame.groupby("kind").size().to_dict() == {"head": 12, "neuron": 72}
+    assert abs((load_file(out / "anchor.safetensors")["direction"] ** 2).sum() - 1) < 1e-5
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["seed"] == 0 and manifest["dtype"] == "float32"
+    assert left_behind(tmp_path) == ["results"]
+
+
+def test_the_same_seed_gives_the_same_scores(in_process, tmp_path):
+    assert in_process() == 0
+    first = (tmp_path / "results" / "scores.csv").read_bytes()
+    assert in_process("--overwrite") == 0
+    assert (tmp_path / "results" / "scores.csv").read_bytes() == first
+
+
+def test_an_existing_out_is_refused_before_any_work(in_process, tmp_path, capsys):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "mine.txt").write_text("keep")
+    assert in_process() == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert left_behind(tmp_path / "results") == ["mine.txt"]
+
+
+def test_all_bad_options_are_named_at_once(in_process, tmp_path, capsys):
+    assert in_process("--method", "exacct", "--kinds", "heads", "neuron", "--top", "0", "--dtype", "float23") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    for words in ("did you mean 'exact'", "did you mean 'head'", "--top 0", "did you mean 'float32'"):
+        assert words in said
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("--base", "nowhere/at/all"), "no such directory"),
+        (("--task", "english_capitol"), "did you mean 'english_capital'"),
+        (("--layer", "9"), "this model has blocks 0 to 2"),
+        (("--kinds", "head_k"), "keys and values belong to a group"),
+        (("--kinds", "head", "final_nrom"), "did you mean 'final_norm'"),
+    ],
+)
+def test_bad_input_says_what_to_do(in_process, tmp_path, capsys, change, words):
+    assert in_process(*change) == 1
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert left_behind(tmp_path) == []
+
+
+def test_a_broken_task_file_names_every_line(in_process, tmp_path, capsys):
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"with": "a"}\nnot json\n{"with": "a", "without": "b", "split": "anchr"}\n')
+    assert in_process("--task", str(broken)) == 1
+    said = capsys.readouterr().err
+    assert all(f"line {number}" in said for number in (1, 2, 3))
+
+
+def test_identical_models_are_refused(in_process, checkpoints_folder, capsys):
+    assert in_process("--special", str(checkpoints_folder / "base")) == 1
+    assert "identical" in capsys.readouterr().err
+
+
+def test_an_anchor_that_fails_is_reported_and_not_scored(in_process, task_file, tmp_path, capsys):
+    lines = [json.loads(line) for line in task_file.read_text().splitlines()]
+    mixed = tmp_path / "mixed.jsonl"
+    swapped = [{"with": a["with"], "without": b["with"] + " "} for a, b in zip(lines, lines[1:] + lines[:1], strict=True)]
+    mixed.write_text("".join(json.dumps(line) + "\n" for line in swapped))
+    assert in_process("--task", str(mixed)) == 1
+    assert "anchor fails its checks" in " ".join(capsys.readouterr().err.split())
+    assert left_behind(tmp_path) == ["mixed.jsonl"]
+
+
+def test_help_and_bad_usage():
+    told = jaxpatch("run", "--help")
+    assert told.returncode == 0 and "--special" in told.stdout and "LoRA" in told.stdout
+    assert jaxpatch("run", "--bsae", "x").returncode == 2
+
+
+def test_a_full_disk_is_refused_early(in_process, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "ROOM_NEEDED", 10**18)
+    assert in_process() == 1
+    assert "free some space" in " ".join(capsys.readouterr().err.split())
+    assert left_behind(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_leaves_nothing(arguments, tmp_path):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    done = jaxpatch(*arguments, preexec_fn=limit)
+    assert done.returncode == 1
+    assert "nothing was left there" in " ".join(done.stderr.split()), done.stderr
+    assert left_behind(tmp_path) == []
+
+
+def start(arguments) -> subprocess.Popen:
+    """A run in another process, stopped once it is at work."""
+    command = [sys.executable, "-u", "-m", "jaxpatch.cli", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "load the pair" in line:
+            break
+    return process
+
+
+def test_ctrl_c_says_what_to_do(arguments, tmp_path):
+    process = start(arguments)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "nothing was written" in said and "starts again" in said
+    assert left_behind(tmp_path) == []
+
+
+def test_a_killed_run_leaves_nothing_and_starts_again(arguments, in_process, tmp_path):
+    process = start(arguments)
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=120)
+    assert left_behind(tmp_path) == []
+    assert in_process() == 0
+    assert left_behind(tmp_path) == ["results"]

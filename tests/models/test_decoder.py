@@ -1,0 +1,88 @@
+"""The decoder against transformers' Llama: the same logits in float32 and float64, whatever the variant, padded or not."""
+
+import hf
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from jaxpatch.models import checkpoints, decoder, layers
+
+PROMPTS = ([3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5], [42])
+FILL = 7
+"""What stands behind the shorter prompts; it must not matter what."""
+
+
+@pytest.fixture(scope="module", params=hf.VARIANTS)
+def folder(request, tmp_path_factory):
+    return hf.save(tmp_path_factory.mktemp("model"), **hf.VARIANTS[request.param])
+
+
+def ours(folder, dtype, fill=FILL):
+    made = checkpoints.load(folder, dtype)
+    tokens = checkpoints.checked_tokens(hf.padded(PROMPTS, fill), made.config)
+    return np.asarray(jax.jit(decoder.logits, static_argnums=0)(made.config, made.params, tokens))
+
+
+def assert_same(got, wanted, tolerance):
+    for row, reference in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(row[: len(reference)], reference, rtol=0, atol=tolerance * np.abs(reference).max())
+
+
+def test_logits_are_those_of_transformers_in_float32(folder):
+    assert_same(ours(folder, "float32"), hf.logits(folder, PROMPTS), 1e-5)
+
+
+def test_logits_are_those_of_transformers_in_float64(folder):
+    with jax.enable_x64(True):
+        got = ours(folder, "float64")
+    assert got.dtype == np.float64
+    wanted = hf.logits(folder, PROMPTS, torch.float64)
+    assert_same(got, wanted, 1e-9)
+    lifted = max(np.abs(a - b).max() for a, b in zip(wanted, hf.logits(folder, PROMPTS), strict=True))
+    assert lifted > 1e-9, "the reference did not compute in float64"
+
+
+def test_padding_changes_nothing_bit_for_bit(tmp_path):
+    folder = hf.save(tmp_path)
+    one, other = ours(folder, "float32", fill=0), ours(folder, "float32", fill=42)
+    for row, prompt in enumerate(PROMPTS):
+        np.testing.assert_array_equal(one[row, : len(prompt)], other[row, : len(prompt)])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_models_compute_and_answer_in_their_own_type(tmp_path, dtype):
+    got = ours(hf.save(tmp_path), dtype)
+    assert got.dtype == jnp.dtype(dtype)
+    assert_same(got.astype(np.float32), hf.logits(tmp_path, PROMPTS), 10 * float(jnp.finfo(dtype).eps))
+
+
+def test_init_has_the_shapes_that_a_checkpoint_fills(folder):
+    made = checkpoints.load(folder, "float32")
+    shapes = jax.eval_shape(lambda key: decoder.init(made.config, key), jax.random.key(0))
+    assert jax.tree.map(np.shape, made.params) == jax.tree.map(np.shape, dict(shapes))
+
+
+def test_block_at_one_position_is_the_block_there(tmp_path):
+    made = checkpoints.load(hf.save(tmp_path), "float32")
+    tokens, last = jnp.asarray(hf.padded(PROMPTS)), jnp.asarray([len(p) - 1 for p in PROMPTS])
+    context = decoder.causal_context(made.config, tokens.shape[1], jnp.float32)
+    weights = {"params": jax.tree.map(lambda leaf: leaf[0], made.params["layers"])}
+    x = jnp.asarray(made.params["embed"]["kernel"])[tokens]
+
+    @jax.jit
+    def both_ways(weights, x):
+        block = decoder.Block(made.config)
+        return block.apply(weights, x, context)[0], block.apply(weights, x, context, last, method="at")
+
+    whole, alone = both_ways(weights, x)
+    np.testing.assert_allclose(alone, decoder.take(whole, last), atol=1e-5)
+
+
+def test_rotary_angles_are_exact_far_out():
+    positions = jnp.asarray([0, 1, 8191])
+    cos, sin = layers.rope(positions, 64, 100_000.0, jnp.float32)
+    angles = np.asarray(positions)[:, None] * 100_000.0 ** (-np.arange(0, 64, 2) / 64)
+    np.testing.assert_allclose(cos, np.cos(angles), atol=5e-4)
+    np.testing.assert_allclose(sin, np.sin(angles), atol=5e-4)

@@ -1,0 +1,201 @@
+"""The page: whole, self-contained, well-formed, escaped, and equal to the data."""
+
+import dataclasses
+import html
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from reporting_cases import HOSTILE, curve, with_scores
+
+from jaxpatch.reporting import figures, report, wording
+from jaxpatch.reporting.findings import Sample
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Reads a page; refuses tags that do not close in order."""
+
+    def __init__(self, text: str):
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> inside {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.words.append(data)
+
+    def __contains__(self, words: str) -> bool:
+        return words in " ".join(" ".join(self.words).replace(wording.SPACE, " ").split())
+
+    def ids(self) -> list[str]:
+        return [attributes["id"] for _, attributes in self.tags if "id" in attributes]
+
+    def labels(self) -> list[str]:
+        return [a["aria-label"] for _, a in self.tags if a.get("role") == "img"]
+
+
+@pytest.fixture(scope="module")
+def pages(request):
+    names = ("exact", "screened", "coarse")
+    return {name: report.render(request.getfixturevalue(name)) for name in names}
+
+
+def test_pages_are_well_formed_with_unique_ids_and_links_that_lead_somewhere(pages):
+    for text in pages.values():
+        page = Page(text)
+        ids = page.ids()
+        assert len(ids) == len(set(ids))
+        links = [a["href"] for tag, a in page.tags if tag == "a"]
+        assert len(links) == 8 and all(link.removeprefix("#") in ids for link in links)
+
+
+def test_pages_need_nothing_from_anywhere_else(pages):
+    for text in pages.values():
+        assert set(re.findall(r"https?://[^\s\"'<>]+", text)) <= {
+            "http://www.w3.org/2000/svg",
+            "http://www.w3.org/1999/xlink",
+        }
+        outside = {"script", "link", "iframe", "object", "embed", "form"}
+        assert not outside & {tag for tag, _ in Page(text).tags}
+        for _, attributes in Page(text).tags:
+            for name in ("src", "href", "xlink:href", "srcset"):
+                assert attributes.get(name, "#").startswith(("#", "data:image/png;base64,"))
+        assert "@import" not in text and not re.search(r"url\((?!#)", text)
+
+
+def test_every_figure_is_there_with_words_for_those_who_cannot_see_it(exact, pages):
+    for name, text in pages.items():
+        drawn = {"exact": 5, "screened": 6, "coarse": 6}[name]
+        labels = Page(text).labels()
+        assert len(labels) == drawn and all(len(label) > 40 for label in labels)
+    best = exact.scores.top("head", 1).iloc[0]
+    assert any(
+        f"highest: {best['name']} {wording.percent(best.score)}" in label for label in Page(pages["exact"]).labels()
+    )
+
+
+def test_figures_already_drawn_are_reused(exact):
+    drawn = {"head_map": "<svg>mine</svg>"}
+    text = report.render(exact, drawn)
+    assert text.count("<svg") == 1 and "<svg>mine</svg>" in text
+
+
+def test_numbers_on_the_page_are_those_of_the_data(exact, pages):
+    page = Page(pages["exact"])
+    assert wording.headline(exact).replace(wording.SPACE, " ") in page
+    for name, share in exact.scores.ceilings.items():
+        assert f"{wording.ceiling_name(name)} {wording.percent(share)}".replace(wording.SPACE, " ") in page
+    row = exact.scores.to_frame().nlargest(1, "score").iloc[0]
+    ends = wording.interval(row.low, row.high).replace(wording.SPACE, " ")
+    score = wording.percent(row.score).replace(wording.SPACE, " ")
+    assert f"{row['name']} {row.layer} {row['index']} {score} {ends} yes" in page
+    for check in exact.anchor_info.checks:
+        assert f"{check.name} {wording.number(check.value)} {check.wanted}" in page
+    for mode in ("restoration", "knockout"):
+        assert wording.stands(exact, mode).replace(wording.SPACE, " ") in page
+    top = exact.curves[0]
+    assert f"restoration top 1 {wording.percent(top.recovery[0])}".replace(wording.SPACE, " ") in page
+
+
+def test_samples_stand_beside_each_other_with_their_verdicts(pages):
+    page = Page(pages["exact"])
+    assert (
+        "Describe owls. base no Owls are birds. special yes OWLS ARE BIRDS. base + top 10 — (an empty answer)" in page
+    )
+    assert "base 0 of 1 special 1 of 1 base + top 10 —" in page
+
+
+def test_samples_of_one_prompt_meet_even_when_they_come_model_by_model(exact):
+    samples = tuple(Sample(p, m, f"{m} on {p}", None) for m in ("base", "special") for p in ("one", "two", "one"))
+    groups = report._by_prompt(samples)
+    assert [(prompt, [s.model for s in answers]) for prompt, answers in groups] == [
+        ("one", ["base", "special"]),
+        ("two", ["base", "special"]),
+        ("one", ["base", "special"]),
+    ]
+
+
+def test_what_was_not_asked_for_is_said_and_not_made_up(pages):
+    page = Page(pages["coarse"])
+    for words in ("No curves were drawn", "No answers were written", "was given, not fitted", "kept no manifest"):
+        assert words in page
+    assert "Agreement of cheap and exact" not in page and "Agreement of cheap and exact" in Page(pages["screened"])
+
+
+def test_doubt_is_shown(exact):
+    info = exact.anchor_info
+    failed = exact._replace(anchor_info=info._replace(checks=(info.checks[0]._replace(is_passed=False),)))
+    assert "Read nothing into these scores" in Page(report.render(failed, {}))
+    nothing = with_scores(exact, -np.ones((3, 4)))
+    assert "Nothing stands out" in Page(report.render(nothing, {}))
+    chance = (curve("top", "restoration", [0.2, 0.4, 0.6]), curve("random", "restoration", [0.3, 0.5, 0.6]))
+    assert "This ranking is no better than its controls." in Page(report.render(exact._replace(curves=chance), {}))
+
+
+def test_missing_numbers_are_dashes(exact):
+    none = np.full((3, 4), np.nan)
+    info = exact.anchor_info._replace(behaviour_before=float("nan"), behaviour_after=float("nan"))
+    found = with_scores(exact, np.eye(3, 4), low=none, high=none)._replace(anchor_info=info)
+    text = report.render(found)
+    page = Page(text)
+    assert "head 0.0 0 0 100 % — yes" in page and "answers that show the behaviour — —" in page
+    assert not re.search(r"\bnan\b", " ".join(page.words), re.IGNORECASE)
+
+
+def test_whatever_comes_from_outside_is_escaped(hostile):
+    text = report.render(hostile)
+    page = Page(text)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert "<script" not in text.lower()
+    assert html.escape(HOSTILE) in text and HOSTILE in page
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+
+
+def test_manifest_is_flat_and_whole(pages):
+    page = Page(pages["exact"])
+    for words in (
+        "jaxpatch run --task owls",
+        "seed 3",
+        "base.given models/base",
+        f"base.read.1.sha256 {'ab' * 32}",
+        "jax 0.10.0",
+    ):
+        assert words in page
+    assert "layer not given" in page
+
+
+def test_thirty_thousand_neurons_stay_a_small_page(exact):
+    draw = np.random.default_rng(0)
+    values = draw.standard_t(3, (30, 1024)).astype(np.float32) / 1000
+    found = dataclasses.replace(
+        exact.scores,
+        values={"neuron": values},
+        effects={"neuron": values[None]},
+        low={"neuron": values},
+        high={"neuron": values},
+        gap=np.ones(1),
+        is_kept=np.ones(1, bool),
+        layer=29,
+    )
+    big = exact._replace(scores=found, curves=())
+    drawn = {"neuron_depth": figures.drawing.svg(figures.neuron_depth(big), "neuron_depth")}
+    assert len(report.render(big, drawn)) < 1_000_000

@@ -1,0 +1,64 @@
+"""The table on disk holds every bit; the summary on the terminal says what matters and takes nothing as markup."""
+
+import io
+
+import numpy as np
+import pandas as pd
+from reporting_cases import HOSTILE, with_scores
+from rich.console import Console
+
+from jaxpatch.reporting import tables, wording
+
+
+def printed(findings, width=200) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=width).print(tables.terminal(findings))
+    return stream.getvalue().replace(wording.SPACE, " ")
+
+
+def test_csv_gives_every_float32_back(screened, tmp_path):
+    read = pd.read_csv(tables.write_scores(screened, tmp_path / "scores.csv"))
+    for kind, values in screened.scores.values.items():
+        rows = read[read.kind == kind]
+        for column, wanted in (
+            ("score", values),
+            ("low", screened.scores.low[kind]),
+            ("high", screened.scores.high[kind]),
+        ):
+            assert np.array_equal(rows[column].to_numpy(np.float32), wanted.ravel())
+    assert read.name.tolist() == screened.scores.to_frame().name.tolist()
+    assert read.is_exact.sum() == sum(part.replaced.sum() for part in screened.scores.screening.values())
+
+
+def test_csv_leaves_missing_intervals_empty(exact, tmp_path):
+    none = with_scores(exact, np.ones((3, 4)), low=np.full((3, 4), np.nan), high=np.full((3, 4), np.nan))
+    path = tables.write_scores(none, tmp_path / "scores.csv")
+    assert pd.read_csv(path).low.isna().all() and "nan" not in path.read_text()
+
+
+def test_terminal_says_what_was_found(exact):
+    text = printed(exact)
+    best = exact.scores.to_frame().nlargest(1, "score").iloc[0]
+    assert wording.headline(exact).replace(wording.SPACE, " ").split(";")[0] in text
+    assert best["name"] in text and wording.percent(best.score).replace(wording.SPACE, " ") in text
+    assert text.count("passed") + text.count("FAILED") == len(exact.anchor_info.checks)
+    assert "all heads and neurons" in text and "Restoration:" in text and "Knockout:" in text
+    assert f"{exact.scores.is_kept.sum()} of 6 used" in text
+    assert "base + top 10  not judged" in text
+
+
+def test_terminal_shows_failed_checks_and_missing_intervals(exact):
+    info = exact.anchor_info
+    failed = info._replace(checks=(info.checks[0]._replace(value=float("nan"), is_passed=False),))
+    none = with_scores(exact, np.eye(3, 4), low=np.full((3, 4), np.nan), high=np.full((3, 4), np.nan))
+    text = printed(none._replace(anchor_info=failed))
+    assert "FAILED" in text and "—" in text and "nan" not in text
+
+
+def test_terminal_takes_nothing_as_markup(hostile):
+    assert HOSTILE in printed(hostile, width=400)
+
+
+def test_terminal_works_with_nothing_but_scores(coarse):
+    text = printed(coarse, width=60)
+    assert "layer 0" in text and "checks" not in text and "Restoration" not in text

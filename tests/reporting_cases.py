@@ -1,0 +1,34 @@
+"""Hand-made curves and scores with numbers one can read off."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpatch.reporting.findings import Findings
+from jaxpatch.validating.curves import Curve
+
+HOSTILE = "<script>alert(\"x\")</script> & $\\frac [bold]b[/bold] 'q'"
+
+
+def curve(name: str, mode: str, recovery, *, ks=(1, 10, 84), spread=0.02) -> Curve:
+    """A curve with the same half-width of its interval everywhere."""
+    recovery = np.array(recovery)
+    return Curve(name, mode, np.array(ks), recovery, recovery - spread, recovery + spread, 2 * (1 - recovery))
+
+
+def with_scores(findings: Findings, heads, *, low=None, high=None, layer: int = 1) -> Findings:
+    """The same with heads [3, 4] alone, whose scores are given; two prompts with gap 1."""
+    values = np.asarray(heads, np.float32)
+    found = dataclasses.replace(
+        findings.scores,
+        values={"head": values},
+        effects={"head": np.stack([values, values])},
+        low={"head": values - 0.01 if low is None else np.asarray(low, np.float32)},
+        high={"head": values + 0.01 if high is None else np.asarray(high, np.float32)},
+        gap=np.ones(2),
+        is_kept=np.ones(2, bool),
+        ceilings={"all head": 0.6, "everything": 1.0},
+        layer=layer,
+    )
+    return findings._replace(scores=found, curves=(), anchor=findings.anchor.replace(direction=jnp.ones(16) / 4))
