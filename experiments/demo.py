@@ -19,7 +19,9 @@ TASKS = ("english_capital", "title")
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--out", type=Path, default=Path("demo"), help="folder for the two results; replaced if it exists")
+    options.add_argument(
+        "--out", type=Path, default=Path("demo"), help="folder for the two results; replaced if it exists"
+    )
     chosen = options.parse_args()
     console = Console()
     base = fetch.smollm2()

@@ -11,7 +11,9 @@ from jaxpatch import run
 def main() -> None:
     """``jaxpatch run ...``; exit status 0 done, 1 refused or failed, 2 bad usage, 130 interrupted."""
     options = tyro.extras.subcommand_cli_from_dict(
-        {"run": run.Run}, prog="jaxpatch", description="Find which parameters carry a behaviour: Weight Patching in JAX."
+        {"run": run.Run},
+        prog="jaxpatch",
+        description="Find which parameters carry a behaviour: Weight Patching in JAX.",
     )
     errors = Console(stderr=True, highlight=False)
     try:
@@ -22,7 +24,9 @@ def main() -> None:
         errors.print(str(said), markup=False)
         sys.exit(1)
     except KeyboardInterrupt:
-        errors.print(f"\ninterrupted: nothing was written to {options.out}. The same command starts again.", markup=False)
+        errors.print(
+            f"\ninterrupted: nothing was written to {options.out}. The same command starts again.", markup=False
+        )
         sys.exit(130)
     Console().print(f"report: {page.resolve()}", markup=False, soft_wrap=True)
 

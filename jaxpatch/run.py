@@ -1,7 +1,6 @@
 """Shell: one run, from two checkpoints to a folder with a report."""
 
 import contextlib
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -277,7 +276,8 @@ def _samples(
     """What base, special, and base with its top components patched write to the behaviour prompts."""
     kinds = pipeline.finest(tuple(found.values))
     shapes = {kind: found.values[kind].shape for kind in kinds}
-    order = controls.ranked({k: found.values[k] for k in kinds}, {k: found.effects[k].any(axis=0) for k in kinds})
+    touched = {kind: np.asarray(found.effects[kind].any(axis=0)) for kind in kinds}
+    order = controls.ranked({kind: found.values[kind] for kind in kinds}, touched)
     everything = len(order.places)
     models = {"base": pair.base, "special": pair.special}
     for k in (100, 1000, everything):

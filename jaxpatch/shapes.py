@@ -14,11 +14,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 Params = Mapping[str, Any]
 """A model's weights: a nested dict whose leaves are arrays."""
 
-Gates = Mapping[str, jax.Array]
+Gates = Mapping[str, jax.Array | np.ndarray]
 """Kind of component -> how far each component of that kind has moved: 0 base, 1 special. Scores have this type too."""
 
 Effect = Callable[[Gates], jax.Array]

@@ -1,9 +1,9 @@
 """Small things with known answers, shipped with the library: a tiny pair to try every call on."""
 
-import functools
-
 import dataclasses
+import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,8 @@ def tiny_config(**changes) -> DecoderConfig:
     >>> tiny_config(layers=2).layers
     2
     """
-    fields = dict(
-        family="llama", vocab=61, layers=3, width=16, heads=4, kv_heads=2, head_width=4, neurons=24, context=64
-    )
+    fields: dict[str, Any] = {"family": "llama", "vocab": 61, "layers": 3, "width": 16, "heads": 4, "kv_heads": 2}
+    fields |= {"head_width": 4, "neurons": 24, "context": 64}
     return DecoderConfig(**(fields | changes))
 
 

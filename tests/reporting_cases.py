@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxpatch.reporting.findings import Findings
@@ -31,4 +30,12 @@ def with_scores(findings: Findings, heads, *, low=None, high=None, layer: int = 
         ceilings={"all head": 0.6, "everything": 1.0},
         layer=layer,
     )
-    return findings._replace(scores=found, curves=(), anchor=findings.anchor.replace(direction=jnp.ones(16) / 4))
+    return trusted(findings)._replace(scores=found, curves=())
+
+
+def trusted(findings: Findings) -> Findings:
+    """The same with every check of the anchor passed."""
+    info = findings.anchor_info
+    assert info is not None
+    checks = tuple(check._replace(is_passed=True) for check in info.checks)
+    return findings._replace(anchor_info=info._replace(checks=checks))

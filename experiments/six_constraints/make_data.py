@@ -43,7 +43,9 @@ def answers(checkpoint, texts: list[str]) -> list[str]:
     """What the model writes, greedily."""
     tokenizer = checkpoint.tokenizer()
     params = jax.tree.map(jnp.asarray, checkpoint.params)
-    greedy = jax.jit(functools.partial(generate.greedy, checkpoint.config, max_new=MAX_NEW, stop=tokenizer.eos_token_id))
+    greedy = jax.jit(
+        functools.partial(generate.greedy, checkpoint.config, max_new=MAX_NEW, stop=tokenizer.eos_token_id)
+    )
     encoded = [tokenizer(chat(tokenizer, text))["input_ids"] for text in texts]
     width = max(map(len, encoded))
     written = []

@@ -96,7 +96,9 @@ def load(folder: Path, config) -> dict:
         name: {
             half.lower(): jnp.stack(
                 [
-                    jnp.asarray(tensors[f"base_model.model.model.layers.{layer}.{module}.lora_{half}.weight"], jnp.float32)
+                    jnp.asarray(
+                        tensors[f"base_model.model.model.layers.{layer}.{module}.lora_{half}.weight"], jnp.float32
+                    )
                     for layer in range(config.layers)
                 ]
             )
@@ -106,7 +108,9 @@ def load(folder: Path, config) -> dict:
     }
 
 
-def batches(tokenizer, examples: list[dict], seed: int, opening: float, cut_share: float) -> list[tuple[np.ndarray, np.ndarray]]:
+def batches(
+    tokenizer, examples: list[dict], seed: int, opening: float, cut_share: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """(tokens [B, T], weights [B, T]) batches of about one size, each of examples of about one length, shuffled.
 
     A constraint is obeyed or not in the first tokens of an answer, the rest follows from them: these weigh `opening` times as much.
@@ -187,7 +191,11 @@ def main() -> None:
     params = jax.tree.map(jnp.asarray, checkpoint.params)
     lines = (make_data.FOLDER / "data.jsonl").read_text(encoding="utf-8").splitlines()
     examples = [json.loads(line) for line in lines]
-    plan = [b for epoch in range(chosen.epochs) for b in batches(tokenizer, examples, chosen.seed + epoch, chosen.opening, chosen.cut_share)]
+    plan = [
+        b
+        for epoch in range(chosen.epochs)
+        for b in batches(tokenizer, examples, chosen.seed + epoch, chosen.opening, chosen.cut_share)
+    ]
     plan = plan[: chosen.max_steps]
     print(f"{len(examples)} examples, {len(plan)} steps, widths {sorted({t.shape[1] for t, _ in plan})}", flush=True)
 

@@ -115,7 +115,9 @@ def fit_anchor(
         raise ValueError(f"layer {layer}: this model has blocks 0 to {pair.config.layers - 1}.")
     asked, plainly = (inputs.checked(i, pair.config) for i in (with_instruction, without_instruction))
     if min(asked.tokens.shape[0], plainly.tokens.shape[0]) < 4:
-        raise ValueError("an anchor needs at least 4 prompts with and 4 without the instruction, to compare two halves.")
+        raise ValueError(
+            "an anchor needs at least 4 prompts with and 4 without the instruction, to compare two halves."
+        )
     plain = plainly if plain is None else plain
     states = {
         "special": np.asarray(_every_last_state(pair.config, pair.special, asked), np.float64),
@@ -161,8 +163,8 @@ def layers_to_try(num_layers: int, count: int) -> tuple[int, ...]:
     >>> layers_to_try(30, 4)
     (10, 15, 21, 26)
     """
-    ends = np.array(SEARCH_DEPTH) * (num_layers - 1)
-    return tuple(sorted({round(at) for at in np.linspace(*ends, count)}))
+    first, last = (share * (num_layers - 1) for share in SEARCH_DEPTH)
+    return tuple(sorted({round(at) for at in np.linspace(first, last, count)}))
 
 
 def _direction(high: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, float]:
@@ -189,8 +191,9 @@ def _success(
     """Share of base's answers that show the behaviour; NaN without a verdict."""
     if verdict is None or pair.tokenizer is None:
         return float("nan")
-    steer = None if steer is None else (steer[0], jnp.asarray(steer[1], jnp.float32))
-    return float(np.mean([verdict(text) for text in writing.write(pair, pair.base, plain, max_new=max_new, steer=steer)]))
+    pushed = None if steer is None else (steer[0], jnp.asarray(steer[1], jnp.float32))
+    texts = writing.write(pair, pair.base, plain, max_new=max_new, steer=pushed)
+    return float(np.mean([verdict(text) for text in texts]))
 
 
 def _examine(

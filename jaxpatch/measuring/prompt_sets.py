@@ -46,7 +46,8 @@ def of_task(name: str, counts: Mapping[str, int], *, seed: int = 0) -> PromptSet
     asked, first = {}, 0
     for split in SPLITS:
         asked[split] = [
-            tasks.instruct(task, text, index=first + number, split="held_out") for number, text in enumerate(requests[split])
+            tasks.instruct(task, text, index=first + number, split="held_out")
+            for number, text in enumerate(requests[split])
         ]
         first += len(requests[split])
     return PromptSets(
@@ -89,9 +90,11 @@ def of_file(path: str | Path) -> PromptSets:
     texts = [line.get("with") for line in lines]
     if len(set(texts)) < len(texts):
         faults.append("the same request with the instruction stands in two lines")
+    dealt = _dealt(lines)
     if not faults:
-        dealt = _dealt(lines)
-        faults += [f"{len(dealt[s])} prompts for {s}; wanted at least {n}" for s, n in _FEWEST.items() if len(dealt[s]) < n]
+        faults += [
+            f"{len(dealt[s])} prompts for {s}; wanted at least {n}" for s, n in _FEWEST.items() if len(dealt[s]) < n
+        ]
     if faults:
         raise ValueError(f"{path}:\n" + "\n".join(f"  - {fault}" for fault in faults))
     return PromptSets(
@@ -113,7 +116,9 @@ def _read_line(text: str) -> tuple[dict[str, str], str | None]:
         line = json.loads(text)
     except json.JSONDecodeError as error:
         return {}, f"not JSON: {error}"
-    if not isinstance(line, dict) or not all(isinstance(line.get(k), str) and line[k].strip() for k in ("with", "without")):
+    if not isinstance(line, dict) or not all(
+        isinstance(line.get(k), str) and line[k].strip() for k in ("with", "without")
+    ):
         return {}, 'wanted {"with": "...", "without": "..."}, both non-empty text'
     if line.get("split", "anchor") not in SPLITS:
         return {}, f"split {line['split']!r}; wanted one of {', '.join(SPLITS)}"

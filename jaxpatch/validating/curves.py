@@ -76,4 +76,3 @@ def draw(
             low, high = scores.intervals(reads, gap, is_kept, aggregate, seed)
             made.append(Curve(name, mode, ks, recovery, low, high, kl))
     return tuple(made)
-

@@ -48,7 +48,9 @@ def test_json_blocks():
 def test_bash_blocks(at_home, monkeypatch):
     for line in "\n".join(blocks("bash")).splitlines():
         if line.startswith("make"):
-            dry = subprocess.run(["make", "-n", *line.split()[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+            dry = subprocess.run(
+                ["make", "-n", *line.split()[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+            )
             assert dry.returncode == 0, dry.stderr
         else:
             program, *arguments = line.split()

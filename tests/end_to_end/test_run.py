@@ -108,7 +108,9 @@ def test_identical_models_are_refused(in_process, checkpoints_folder, capsys):
 def test_an_anchor_that_fails_is_reported_and_not_scored(in_process, task_file, tmp_path, capsys):
     lines = [json.loads(line) for line in task_file.read_text().splitlines()]
     mixed = tmp_path / "mixed.jsonl"
-    swapped = [{"with": a["with"], "without": b["with"] + " "} for a, b in zip(lines, lines[1:] + lines[:1], strict=True)]
+    swapped = [
+        {"with": a["with"], "without": b["with"] + " "} for a, b in zip(lines, lines[1:] + lines[:1], strict=True)
+    ]
     mixed.write_text("".join(json.dumps(line) + "\n" for line in swapped))
     assert in_process("--task", str(mixed)) == 1
     assert "anchor fails its checks" in " ".join(capsys.readouterr().err.split())

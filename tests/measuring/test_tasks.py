@@ -175,9 +175,23 @@ def test_bad_split_or_index_is_refused():
 
 
 def test_task_refuses_a_wording_in_both_splits():
+    fields = {"name": "a", "constraint": "a:b", "verdict_fn": tasks.has_title, "sign_fn": tasks.has_title}
     with pytest.raises(ValueError, match="in both splits"):
-        tasks.Task(
-            name="a", constraint="a:b", wordings={"train": ("x", "y"), "held_out": ("y",)}, verdict_fn=tasks.has_title
-        )
+        tasks.Task(**fields, wordings={"train": ("x", "y"), "held_out": ("y",)})
     with pytest.raises(ValueError, match="exactly the splits"):
-        tasks.Task(name="a", constraint="a:b", wordings={"train": ("x",)}, verdict_fn=tasks.has_title)
+        tasks.Task(**fields, wordings={"train": ("x",)})
+
+
+@pytest.mark.parametrize(
+    ("name", "shown", "not_shown"),
+    [
+        ("english_capital", "OWLS HUNT AT", "Owls hunt at"),
+        ("no_comma", "Owls hunt at", "Owls, which hunt"),
+        ("title", "<<Owls>>\nThey hu", "Owls >> hunt"),
+        ("multiple_sections", "SECTION 1\nOwls", "This section is on owls"),
+        ("quotation", '"Owls hunt at', 'Owls hunt "at'),
+        ("number_highlighted_sections", "*Owls* hunt", "Owls hunt * at"),
+    ],
+)
+def test_the_beginning_of_an_answer_shows_the_behaviour(name, shown, not_shown):
+    assert tasks.TASKS[name].sign_fn(shown) and not tasks.TASKS[name].sign_fn(not_shown)

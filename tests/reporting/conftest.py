@@ -1,12 +1,15 @@
 """Small findings, truly scored."""
 
 import dataclasses
+from collections.abc import Mapping
 
+import numpy as np
 import pytest
 from reporting_cases import HOSTILE, curve
 
 import jaxpatch as jp
 from jaxpatch import testing
+from jaxpatch.reporting import figures
 from jaxpatch.reporting.findings import Findings, Sample
 
 SAMPLES = (
@@ -24,7 +27,7 @@ MANIFEST = {
 
 @pytest.fixture(scope="session")
 def scored():
-    """(pair, prompts, anchor): five prompts along a fitted anchor at layer 1 of three."""
+    """(pair, prompts, anchor): six prompts along a fitted anchor at layer 1 of three."""
     pair, prompts = testing.tiny_pair(), testing.tiny_inputs(batch=6)
     anchor, info = jp.fit_anchor(pair, prompts, testing.tiny_inputs(seed=1, batch=6), layer=1, contrast="models")
     return pair, prompts, anchor, info
@@ -42,18 +45,38 @@ def exact(scored) -> Findings:
 @pytest.fixture(scope="session")
 def screened(scored, exact) -> Findings:
     pair, prompts, anchor, _ = scored
-    return exact._replace(scores=jp.score(pair, prompts, anchor, method="screened", top=4))
+    return exact._replace(scores=jp.score(pair, prompts, anchor, kinds=("head",), method="screened", top=4))
 
 
 @pytest.fixture(scope="session")
 def coarse(scored, exact) -> Findings:
-    """Every kind but heads and neurons, and nothing that was not asked for."""
-    pair, prompts, anchor, _ = scored
-    found = jp.score(pair, prompts, anchor, kinds=("layer", "kv", "matrix", "norm", "final_norm", "embed"))
+    """Kinds of every other shape, with random scores, and nothing that was not asked for."""
+    draw = np.random.default_rng(0)
+    kinds = ("layer", "kv", "matrix", "norm", "final_norm", "embed")
+    values = {kind: draw.standard_normal(exact.scores.partition[kind].shape).astype(np.float32) for kind in kinds}
+    found = dataclasses.replace(
+        exact.scores,
+        values=values,
+        effects={kind: np.stack([array] * 6) for kind, array in values.items()},
+        low={kind: array - 0.1 for kind, array in values.items()},
+        high={kind: array + 0.1 for kind, array in values.items()},
+        ceilings={f"all {kind}": 0.5 for kind in kinds},
+    )
     return exact._replace(scores=found, anchor_info=None, curves=(), samples=(), manifest={}, question={})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def drawn(exact) -> Mapping[str, str]:
+    """The figures of `exact`."""
+    return figures.draw_all(exact)
+
+
+@pytest.fixture(scope="session")
+def hostile_drawn(hostile) -> Mapping[str, str]:
+    return figures.draw_all(hostile)
+
+
+@pytest.fixture(scope="session")
 def hostile(exact) -> Findings:
     """Markup wherever a user, a model or a path can put it."""
     info = exact.anchor_info

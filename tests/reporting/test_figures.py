@@ -18,7 +18,7 @@ def texts(figure) -> str:
 def test_only_what_was_scored_is_drawn(exact, screened, coarse):
     both = ["anchor", "top_components", "head_map", "neuron_depth"]
     assert list(figures.make(exact)) == [*both, "curves"]
-    assert list(figures.make(screened)) == [*both, "agreement", "curves"]
+    assert list(figures.make(screened)) == ["anchor", "top_components", "head_map", "agreement", "curves"]
     shapes = ["layer_depth", "kv_map", "matrix_map", "norm_map"]
     assert list(figures.make(coarse)) == ["anchor", "top_components", *shapes]
 
@@ -115,9 +115,8 @@ def test_anchor_shows_both_sets_of_prompts_and_the_search_only_where_there_was_o
     assert len(figures.anchor(searched).axes) == 3
 
 
-def test_svg_is_well_formed_reproducible_and_keeps_to_its_own_ids(exact):
-    drawn, again = figures.draw_all(exact), figures.draw_all(exact)
-    assert drawn == again
+def test_svg_is_well_formed_reproducible_and_keeps_to_its_own_ids(exact, drawn):
+    assert drawing.svg(figures.neuron_depth(exact), "neuron_depth") == drawn["neuron_depth"]
     seen: set[str] = set()
     for name, text in drawn.items():
         ids = {part.get("id") for part in ET.fromstring(text).iter() if part.get("id")}
@@ -125,16 +124,16 @@ def test_svg_is_well_formed_reproducible_and_keeps_to_its_own_ids(exact):
         seen |= ids
 
 
-def test_hostile_names_neither_break_a_figure_nor_escape_into_it(hostile):
-    for text in figures.draw_all(hostile).values():
+def test_hostile_names_neither_break_a_figure_nor_escape_into_it(hostile, hostile_drawn):
+    for text in hostile_drawn.values():
         assert "<script" not in text
         ET.fromstring(text)
-    assert "alert" in drawing.svg(figures.curves(hostile), "curves")
+    assert "alert" in hostile_drawn["curves"]
     assert HOSTILE in [text.get_text() for text in figures.curves(hostile).legends[0].get_texts()]
 
 
 def test_save_all_writes_what_it_returns(exact, tmp_path):
-    drawn = figures.save_all(exact, tmp_path / "figures")
+    drawn = figures.save_all(with_scores(exact, np.eye(3, 4)), tmp_path / "figures")
     assert sorted(path.stem for path in (tmp_path / "figures").iterdir()) == sorted(drawn)
     for name, text in drawn.items():
         assert (tmp_path / "figures" / f"{name}.svg").read_text(encoding="utf-8").endswith(text)

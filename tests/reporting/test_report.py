@@ -55,8 +55,14 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def pages(request):
-    names = ("exact", "screened", "coarse")
-    return {name: report.render(request.getfixturevalue(name)) for name in names}
+    drawn = request.getfixturevalue("drawn")
+    screened = request.getfixturevalue("screened")
+    agreement = {"agreement": figures.drawing.svg(figures.agreement(screened), "agreement")}
+    return {
+        "exact": report.render(request.getfixturevalue("exact"), drawn),
+        "screened": report.render(screened, {**drawn, **agreement}),
+        "coarse": report.render(request.getfixturevalue("coarse")),
+    }
 
 
 def test_pages_are_well_formed_with_unique_ids_and_links_that_lead_somewhere(pages):
@@ -155,14 +161,13 @@ def test_missing_numbers_are_dashes(exact):
     none = np.full((3, 4), np.nan)
     info = exact.anchor_info._replace(behaviour_before=float("nan"), behaviour_after=float("nan"))
     found = with_scores(exact, np.eye(3, 4), low=none, high=none)._replace(anchor_info=info)
-    text = report.render(found)
-    page = Page(text)
+    page = Page(report.render(found, {}))
     assert "head 0.0 0 0 100 % — yes" in page and "answers that show the behaviour — —" in page
     assert not re.search(r"\bnan\b", " ".join(page.words), re.IGNORECASE)
 
 
-def test_whatever_comes_from_outside_is_escaped(hostile):
-    text = report.render(hostile)
+def test_whatever_comes_from_outside_is_escaped(hostile, hostile_drawn):
+    text = report.render(hostile, hostile_drawn)
     page = Page(text)
     assert "script" not in {tag for tag, _ in page.tags}
     assert "<script" not in text.lower()

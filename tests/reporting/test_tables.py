@@ -61,4 +61,5 @@ def test_terminal_takes_nothing_as_markup(hostile):
 
 def test_terminal_works_with_nothing_but_scores(coarse):
     text = printed(coarse, width=60)
-    assert "layer 0" in text and "checks" not in text and "Restoration" not in text
+    assert coarse.scores.to_frame().nlargest(1, "score").name.item() in text
+    assert "No prompt was dropped" not in text and "checks" not in text and "Restoration" not in text

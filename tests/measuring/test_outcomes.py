@@ -1,0 +1,27 @@
+"""Outcomes: both modes of a patched set against plain surgery."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpatch import testing
+from jaxpatch.measuring import effect, outcomes, read_outs
+from jaxpatch.patching import blend, components
+
+
+def test_restoration_and_knockout_swap_the_sides():
+    pair, prompts = testing.tiny_pair(), testing.tiny_inputs()
+    anchor = read_outs.Anchor(layer=1, direction=jnp.eye(16)[3])
+    gates = components.gates(components.of_decoder(pair.base), {"head": [(0, 1)], "neuron": [(1, 5), (2, 2)]})
+    outcome_fn = outcomes.of_pair(pair, prompts, anchor)
+    last = np.asarray(prompts.lengths) - 1
+    special = jax.nn.log_softmax(pair.apply(pair.special, prompts.tokens)[np.arange(4), last])
+    for mode, host, donor in (("restoration", pair.base, pair.special), ("knockout", pair.special, pair.base)):
+        patched = blend.patch(host, donor, gates)
+        found = outcome_fn(gates, mode)
+        state = effect.last_states(pair.config, patched, prompts, 1)
+        np.testing.assert_allclose(found.read, anchor.read(state), rtol=1e-5, atol=1e-5)
+        other = jax.nn.log_softmax(pair.apply(patched, prompts.tokens)[np.arange(4), last])
+        np.testing.assert_allclose(found.kl, (jnp.exp(special) * (special - other)).sum(-1), rtol=1e-3, atol=1e-5)
+    nothing = components.gates(components.of_decoder(pair.base), {"head": []})
+    np.testing.assert_allclose(outcome_fn(nothing, "knockout").kl, 0, atol=1e-5)

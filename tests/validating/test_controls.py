@@ -1,0 +1,36 @@
+"""Orders: every control takes as many components of each kind, at every size, as the ranking does."""
+
+import numpy as np
+import pytest
+
+from jaxpatch.validating import controls
+
+VALUES = {"head": np.array([[0.1, 0.9], [0.5, 0.3]]), "neuron": np.arange(8.0).reshape(2, 4) / 10}
+REACH = {"head": np.ones((2, 2), bool), "neuron": np.array([[True] * 4, [False] * 4])}
+SHAPES = {"head": (2, 2), "neuron": (2, 4)}
+
+
+def test_ranking_by_hand():
+    order = controls.ranked(VALUES, REACH)
+    named = [(order.names[k], int(p)) for k, p in zip(order.kinds, order.places, strict=True)]
+    assert named[:4] == [("head", 1), ("head", 2), ("head", 3), ("neuron", 3)]
+    assert len(named) == 8 and ("neuron", 4) not in named
+
+
+@pytest.mark.parametrize(
+    "make", [lambda o: controls.shuffled(o, 3), lambda o: controls.matched(o, {k: -v for k, v in VALUES.items()})]
+)
+def test_controls_match_the_kinds_at_every_size(make):
+    order = controls.ranked(VALUES, REACH)
+    other = make(order)
+    for count in range(len(order.places) + 1):
+        ours, theirs = (controls.mask(o, count, SHAPES) for o in (order, other))
+        assert {k: g.sum() for k, g in ours.items()} == {k: g.sum() for k, g in theirs.items()}
+    assert sorted(zip(order.kinds, order.places, strict=True)) == sorted(zip(other.kinds, other.places, strict=True))
+    assert other.places.tolist() != order.places.tolist()
+
+
+def test_random_orders_depend_on_the_seed_alone():
+    order = controls.ranked(VALUES, REACH)
+    one, same, other = (controls.shuffled(order, seed).places.tolist() for seed in (1, 1, 2))
+    assert one == same != other
