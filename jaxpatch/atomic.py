@@ -37,7 +37,7 @@ def directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     What a killed process left behind (``.NAME.partial-PID``) is removed by the next one.
 
-    Raises: FileExistsError where `path` exists and `overwrite` is false; OSError, saying what to do, where a write fails.
+    Raises: FileExistsError where `path` exists and not `overwrite`; OSError, saying what to do, where a write fails.
     """
     path = refuse_existing(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def _swap_in(partial: Path, path: Path) -> None:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """What other processes left and nobody works on. Our own number is a dead namesake's: containers give it out again."""
+    """What dead processes left. Our own number is one of theirs: containers give it out again."""
     prefix = f".{path.name}.partial-"
     for left in path.parent.iterdir():
         owner = left.name.removeprefix(prefix).removesuffix("-old")

@@ -49,7 +49,7 @@ def config(**changes: Any) -> transformers.LlamaConfig:
 def save(
     folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, shard: str = "5GB", **changes: Any
 ) -> Path:
-    """A random model with no parameter at its initial value. shard: largest file, such as "3KB". Returns: the folder."""
+    """A random model, no parameter at its initial value. shard: largest file, such as "3KB". Returns: the folder."""
     model = transformers.LlamaForCausalLM(config(**changes))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -78,7 +78,7 @@ def retensor(folder: Path, change: Mapping[str, torch.Tensor | None]) -> Path:
 
 @contextlib.contextmanager
 def in_float64() -> Iterator[None]:
-    """Lift the places where transformers' Llama computes in float32 whatever its weights are: norms, angles, softmax."""
+    """Lift what transformers' Llama computes in float32 whatever its weights are: norms, angles, softmax."""
 
     class Lifted:
         float32 = float = torch.float64

@@ -83,7 +83,9 @@ def make(
     return TorchPair(base, special, *folders)
 
 
-def _add_noise(model: torch.nn.Module, std: float, generator: torch.Generator, around: Mapping[str, float] | None = None):
+def _add_noise(
+    model: torch.nn.Module, std: float, generator: torch.Generator, around: Mapping[str, float] | None = None
+):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if around is not None:

@@ -35,7 +35,7 @@ class Anchor:
         """F_a of residual states [..., D]: [...]."""
         wide = layers.at_least_float32(state)
         if self.read_out == "centred":
-            wide = wide - self.centre
+            wide = wide - self.centre.astype(wide.dtype)
         along = jnp.einsum("...d,d->...", wide, self.direction.astype(wide.dtype), precision=layers.PRECISION)
         return along / jnp.linalg.norm(wide, axis=-1) if self.read_out == "cosine" else along
 
@@ -71,4 +71,5 @@ def next_token_kl(special_logits: jax.Array, logits: jax.Array) -> jax.Array:
     """
     log_p = jax.nn.log_softmax(layers.at_least_float32(special_logits))
     log_q = jax.nn.log_softmax(layers.at_least_float32(logits))
-    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+    p = jnp.exp(log_p)
+    return jnp.sum(jnp.where(p > 0, p * (log_p - log_q), 0), axis=-1)

@@ -83,7 +83,7 @@ class Attention(nn.Module):
         return layers.from_heads(z, self.o()), Cache(k, v)
 
     def at(self, x, context: Context, last):
-        """What is written at one position of each sequence. x: [..., B, T, D]; last: int [B]; returns [..., B, 1, D]."""
+        """What is written at one position of each sequence. x: [..., B, T, D]; last: int [B] -> [..., B, 1, D]."""
         k = layers.rotate(layers.to_heads(x, self.k()), context.cos_sin)
         v = layers.to_heads(x, self.v())
         cos_sin = tuple(part[last][:, None] for part in context.cos_sin)

@@ -19,7 +19,7 @@ _IGNORED = frozenset(
 """Settings that say how an adapter was trained or found, not what it computes."""
 
 _HARMLESS = {"bias": ("none",), "init_lora_weights": (True, "gaussian", "eva", "orthogonal")}
-"""Settings that change what it computes, and the values that do not: other starts (PiSSA, ...) alter the base itself."""
+"""Settings and the values under which they change nothing. Other starts (PiSSA, ...) alter the base itself."""
 
 
 def is_adapter(path: Path) -> bool:

@@ -43,7 +43,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def safetensors_of(files: tuple[Path, ...]) -> tuple[dict[str, tuple[int, ...]], Callable[[str], np.ndarray]]:
-    """Shapes and a reader over several safetensors files. Raises CheckpointError for unreadable files and names in two."""
+    """Shapes and a reader over several files. Raises CheckpointError for unreadable files and for names in two."""
     from safetensors import SafetensorError, safe_open
 
     opened, home, shapes = {}, {}, {}

@@ -74,7 +74,7 @@ def _is_trusted(findings: Findings) -> bool:
 def _cards(findings: Findings) -> Html:
     """The numbers to take away, big."""
     best = wording.ranking(findings).iloc[0]
-    end = wording.ceiling(findings)
+    end = wording.ceiling(findings, None if findings.curves else best["kind"])
     info = findings.anchor_info
     counts = wording.obeyed(findings)
     cards: list[tuple[str, str, str]] = [
@@ -176,21 +176,24 @@ def _steering(info: AnchorInfo) -> Html:
 
 def _scores(findings: Findings, drawn: Mapping[str, str]) -> Html:
     found = findings.scores
+    rest = ""
+    if "head + neuron" in found.ceilings:
+        rest = (
+            " Keys and values, embeddings and norms belong to neither heads nor neurons, so heads and neurons together "
+            f"need not reach 100{SPACE}%."
+        )
     parts: list[Any] = [
         page.tag("h3", "What patching many at once recovers"),
-        page.paragraph(
-            "Single scores do not add up to these: components interact. Keys and values, embeddings and norms belong "
-            "to neither heads nor neurons, so heads and neurons together need not reach 100",
-            SPACE,
-            "%.",
-        ),
+        page.paragraph("Single scores do not add up to these: components interact." + rest),
         _bars(found.ceilings),
     ]
     for kind in found.values:
         for name, about in ((f"{kind}_map", _map_words), (f"{kind}_depth", _depth_words)):
             if name in drawn:
                 parts += [
-                    page.tag("h3", f"{wording.capital(wording.plural(kind))} by layer"),
+                    page.tag(
+                        "h3", "Layers" if kind == "layer" else f"{wording.capital(wording.plural(kind))} by layer"
+                    ),
                     page.figure(drawn[name], *about(findings, kind)),
                 ]
     parts.append(page.tag("h3", "Highest scores"))

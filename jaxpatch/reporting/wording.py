@@ -149,9 +149,13 @@ def ranking(findings: Findings) -> pd.DataFrame:
     return findings.scores.to_frame().sort_values("score", ascending=False, kind="stable").reset_index(drop=True)
 
 
-def ceiling(findings: Findings) -> tuple[str, float] | None:
-    """What patching all of the finest scored kinds recovers together: ("all heads and neurons", share)."""
+def ceiling(findings: Findings, kind: str | None = None) -> tuple[str, float] | None:
+    """What patching all of the finest scored kinds recovers together: ("all heads and neurons", share).
+
+    Args: kind: of a component that the share will stand beside; where it is none of the finest, all of this kind.
+    """
     kinds = _finest(findings)
+    kinds = kinds if kind is None or kind in kinds else (kind,)
     known = findings.scores.ceilings
     name = f"all {kinds[0]}" if len(kinds) == 1 else " + ".join(kinds)
     return (ceiling_name(name), known[name]) if name in known else None
@@ -332,7 +336,7 @@ def _against_controls(drawn: Sequence[Curve], main: Curve, at: int) -> list[str]
 
 def _from_singles(findings: Findings) -> list[str]:
     best = ranking(findings).iloc[0]
-    end = ceiling(findings)
+    end = ceiling(findings, best["kind"])
     together = f"; {end[0]} together {percent(end[1])}" if end else ""
     if best.score <= 0:
         return [f"Nothing stands out: no single component recovers any of the control state{together}."]

@@ -18,7 +18,8 @@ def effects(instrument: Instrument, kinds: tuple[str, ...], options: Options) ->
     """
     del options
     zeros = {kind: jnp.zeros(instrument.partition[kind].shape) for kind in kinds}
-    return {kind: Answer(np.asarray(slope)) for kind, slope in slopes(instrument, zeros).items()}
+    found = slopes(instrument, zeros)
+    return {kind: Answer(np.asarray(found[kind])) for kind in kinds}
 
 
 def slopes(instrument: Instrument, at: Gates) -> Gates:

@@ -2,7 +2,6 @@
 
 import itertools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ OPTIONS = Options(top=4, steps=4, seed=0, progress=lambda kind: sweep.silent)
 TOLERANCE = 1e-5
 """Of the largest effect of the kind: float32 rounding of two different orders of summation."""
 
-
 NO_BIAS, ALL_BIASES = dict(), dict(attention_bias=True, mlp_bias=True)
 ATTENTION_BIAS, MLP_BIAS = dict(attention_bias=True), dict(mlp_bias=True)
 SLICES = ("head", "kv", "neuron")
@@ -31,19 +29,16 @@ COVERING = [
 ]
 """Each kind, each way of sharing keys, each bias and each anchor at least once; the whole product is marked slow."""
 PRODUCT = [
-    (f"{heads} tied={tied} {sorted(biases)} {anchor}", dict(kv_heads=heads, tied=tied, **biases), anchor, torch_oracle.KINDS)
+    (
+        f"{heads} tied={tied} {sorted(biases)} {anchor}",
+        dict(kv_heads=heads, tied=tied, **biases),
+        anchor,
+        torch_oracle.KINDS,
+    )
     for heads, tied, biases, anchor in itertools.product(
         (4, 2, 1), (True, False), (NO_BIAS, ATTENTION_BIAS, MLP_BIAS, ALL_BIASES), (0, 1, 2)
     )
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """A hundred small programs, each run for a moment: XLA's optimisations would cost more than they give."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +92,10 @@ def test_score_is_the_torch_loop(pairs, kind):
     u = torch_oracle.direction()
     scores = jp.score(pair, PADDED, jp.Anchor(layer=1, direction=u), kinds=(kind,), method="exact")
     true = torch_oracle.effects(torch_pair, kind, torch_oracle.PROMPTS, u)[1]
-    gap = (torch_oracle.reads(torch_pair.special, torch_oracle.PROMPTS, u) - torch_oracle.reads(torch_pair.base, torch_oracle.PROMPTS, u))[1]
+    base, special = (
+        torch_oracle.reads(model, torch_oracle.PROMPTS, u)[1] for model in (torch_pair.base, torch_pair.special)
+    )
+    gap = special - base
     np.testing.assert_allclose(scores.effects[kind], true, rtol=0, atol=TOLERANCE * np.abs(true).max())
     np.testing.assert_allclose(scores.gap, gap, atol=1e-5)
     kept = scores.is_kept

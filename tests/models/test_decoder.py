@@ -1,4 +1,4 @@
-"""The decoder against transformers' Llama: the same logits in float32 and float64, whatever the variant, padded or not."""
+"""The decoder against transformers' Llama: the same logits in float32 and float64, whatever the variant, padded too."""
 
 import hf
 import jax

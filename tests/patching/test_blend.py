@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from patching_bits import bits, snapshot
 
 from jaxpatch import testing
 from jaxpatch.patching import components
@@ -15,18 +16,12 @@ AWKWARD = [0.0, -0.0, 1.0, -1.0, 0.1, 1e-38, 3e4, -3e4, 1 / 3, 6e-8]
 """Zeros of both signs, a subnormal in float16, and numbers that do not add up exactly."""
 
 
-def bits(array) -> bytes:
-    return np.asarray(array).tobytes()
-
-
-def snapshot(tree) -> dict[str, bytes]:
-    return {path: bits(leaf) for path, leaf in paths.flatten(tree).items()}
-
-
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_both_ends_bit_for_bit(dtype):
     draw = np.random.default_rng(0)
-    base, special = (jnp.asarray(np.concatenate([draw.permutation(AWKWARD), draw.normal(size=1000)]), dtype) for _ in "ab")
+    base, special = (
+        jnp.asarray(np.concatenate([draw.permutation(AWKWARD), draw.normal(size=1000)]), dtype) for _ in "ab"
+    )
     for run in (blend, jax.jit(blend), jax.vmap(blend, in_axes=(0, 0, None))):
         assert bits(run(base, special, jnp.float32(0))) == bits(base)
         assert bits(run(base, special, jnp.float32(1))) == bits(special)
@@ -43,7 +38,9 @@ def test_slope_is_special_minus_base_everywhere(at):
     assert jax.jit(jax.grad(blend, argnums=2))(base, special, at) == 3
     assert jax.jvp(lambda g: blend(base, special, g), (at,), (jnp.float32(2),))[1] == 6
     ats = jnp.full(4, at)
-    np.testing.assert_array_equal(jax.vmap(jax.grad(blend, argnums=2), in_axes=(None, None, 0))(base, special, ats), [3] * 4)
+    np.testing.assert_array_equal(
+        jax.vmap(jax.grad(blend, argnums=2), in_axes=(None, None, 0))(base, special, ats), [3] * 4
+    )
     np.testing.assert_allclose(jax.grad(blend)(base, special, at), 1 - at, rtol=1e-6)
     np.testing.assert_allclose(jax.grad(blend, argnums=1)(base, special, at), at, rtol=1e-6)
     assert jax.hessian(blend, argnums=2)(base, special, at) == 0
@@ -74,7 +71,11 @@ def test_only_the_slices_of_the_component_change():
     partition = components.of_decoder(pair.base)
     patched = patch(pair.base, pair.special, components.gates(partition, {"head": [(1, 2)]}))
     base, special, got = (paths.flatten(tree) for tree in (pair.base, pair.special, patched))
-    owned = {"layers/attn/q/kernel": np.s_[1, :, 2], "layers/attn/q/bias": np.s_[1, 2], "layers/attn/o/kernel": np.s_[1, 2]}
+    owned = {
+        "layers/attn/q/kernel": np.s_[1, :, 2],
+        "layers/attn/q/bias": np.s_[1, 2],
+        "layers/attn/o/kernel": np.s_[1, 2],
+    }
     for path in base:
         wanted = np.array(base[path])
         if path in owned:
@@ -108,12 +109,17 @@ def hand_made():
     """No decoder: two convolutions and a table, with axes out of order and one slot that selects a row of gates."""
     draw = np.random.default_rng(1)
     base, special = (
-        {"conv": {"w": draw.normal(size=(3, 2, 4)).astype(np.float32)}, "table": draw.normal(size=(4,)).astype(np.float32)}
+        {
+            "conv": {"w": draw.normal(size=(3, 2, 4)).astype(np.float32)},
+            "table": draw.normal(size=(4,)).astype(np.float32),
+        }
         for _ in "ab"
     )
     partition = {
         "channel": Kind((4, 3), ("out", "in"), (Slot("conv/w", (2, 0)),)),
-        "part": Kind((2, 4), ("part", "column"), (Slot("conv/w", (2,), (1, slice(None))), Slot("table", (0,), (0, slice(None))))),
+        "part": Kind(
+            (2, 4), ("part", "column"), (Slot("conv/w", (2,), (1, slice(None))), Slot("table", (0,), (0, slice(None))))
+        ),
     }
     return base, special, partition
 
@@ -150,7 +156,9 @@ def test_gradient_through_patch_is_the_contracted_difference():
     for at in (0.0, 0.5, 1.0):
         slope = jax.grad(total)({"channel": jnp.full((4, 3), at)})["channel"]
         np.testing.assert_allclose(slope, (special["conv"]["w"] - base["conv"]["w"]).sum(1).T, rtol=1e-5)
-    ones = jax.vmap(lambda index: patch(base, special, {"channel": jnp.zeros((4, 3)).at[index, 0].set(1)}, partition)["conv"]["w"])
+    ones = jax.vmap(
+        lambda index: patch(base, special, {"channel": jnp.zeros((4, 3)).at[index, 0].set(1)}, partition)["conv"]["w"]
+    )
     rows = ones(jnp.arange(4))
     for index in range(4):
         wanted = base["conv"]["w"].copy()
@@ -164,8 +172,14 @@ def test_faults_are_named():
         patch(pair.base, pair.special, {"neurons": jnp.zeros((3, 24))})
     with pytest.raises(ValueError, match=r"gates\['head'\] has shape \(4, 3\); this model's has \(3, 4\)"):
         patch(pair.base, pair.special, {"head": jnp.zeros((4, 3))})
-    with pytest.raises(ValueError, match=r"(?s)do not match.*embed/kernel: base has shape.*final_norm/scale: only in base"):
-        special = {"embed": {"kernel": pair.base["embed"]["kernel"][:5]}, "layers": pair.base["layers"], "unembed": pair.base["unembed"]}
+    with pytest.raises(
+        ValueError, match=r"(?s)do not match.*embed/kernel: base has shape.*final_norm/scale: only in base"
+    ):
+        special = {
+            "embed": {"kernel": pair.base["embed"]["kernel"][:5]},
+            "layers": pair.base["layers"],
+            "unembed": pair.base["unembed"],
+        }
         patch(pair.base, special, {})
     with pytest.raises(KeyError, match="the tree lacks: nowhere"):
         patch(pair.base, pair.special, {"odd": jnp.zeros(2)}, {"odd": Kind((2,), ("x",), (Slot("nowhere", (0,)),))})

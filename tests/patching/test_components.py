@@ -75,16 +75,26 @@ def test_an_integer_array_is_indices_even_in_the_shape_of_the_gates(partition):
 
 def test_everything_that_does_not_exist_is_named_at_once(partition):
     with pytest.raises(IndexError) as caught:
-        components.gates(partition, {"head": [(1, 1), (3, 0), (0, 4), 2, (0, -1)], "neuron": [(0, 24)], "layer": [7, 1.5]})
+        components.gates(
+            partition, {"head": [(1, 1), (3, 0), (0, 4), 2, (0, -1)], "neuron": [(0, 24)], "layer": [7, 1.5]}
+        )
     message = str(caught.value)
-    for part in ("no head (3, 0)", "no head (0, 4)", "no head 2", "no head (0, -1)", "no neuron (0, 24)", "no layer 7", "no layer 1.5"):
+    for part in (
+        "no head (3, 0)",
+        "no head (0, 4)",
+        "no head 2",
+        "no head (0, -1)",
+        "no neuron (0, 24)",
+        "no layer 7",
+        "no layer 1.5",
+    ):
         assert part in message, part
     assert "(layer, head) in (3, 4)" in message and "(1, 1)" not in message
 
 
 @pytest.mark.parametrize("kind", ["k", "v", "k_head", "head-key", "value", "qkv"])
 def test_keys_and_values_of_one_head_are_explained(partition, kind):
-    with pytest.raises(KeyError, match="belong to a group of query heads.*2 groups for 4 query heads.*ask for 'kv'"):
+    with pytest.raises(KeyError, match=r"belong to a group of query heads.*2 groups for 4 query heads.*ask for 'kv'"):
         components.gates(partition, {kind: [(0, 0)]})
 
 
@@ -100,15 +110,18 @@ def test_unknown_and_missing_kinds(partition):
         components.lookup(partition, "flux")
     tied = components.of_decoder(testing.tiny_pair(testing.tiny_config(tied=True)).base)
     assert "unembed" not in tied
-    with pytest.raises(KeyError, match="ties its unembedding to its embedding.*'embed'"):
+    with pytest.raises(KeyError, match=r"ties its unembedding to its embedding.*'embed'"):
         components.lookup(tied, "unembed")
 
 
 @pytest.mark.parametrize(
-    ("wanted", "got"), [("some", "'some'"), (3, "3"), (np.zeros((4, 3)), r"an array \(4, 3\)"), (np.ones(3, bool), r"\(3,\)")]
+    ("wanted", "got"),
+    [("some", "'some'"), (3, "3"), (np.zeros((4, 3)), r"an array \(4, 3\)"), (np.ones(3, bool), r"\(3,\)")],
 )
 def test_gates_of_no_sort_are_refused(partition, wanted, got):
-    with pytest.raises(ValueError, match=rf"gates for 'head': wanted \[\(layer, head\), ...\], an array \(3, 4\) or 'all'; got .*{got}"):
+    with pytest.raises(
+        ValueError, match=rf"gates for 'head': wanted \[\(layer, head\), ...\], an array \(3, 4\) or 'all'; got .*{got}"
+    ):
         components.gates(partition, {"head": wanted})
 
 

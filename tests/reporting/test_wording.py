@@ -75,6 +75,20 @@ def test_without_curves_the_headline_is_the_strongest_component(heads):
     )
 
 
+def test_the_ceiling_is_that_of_the_kind_it_stands_beside(coarse):
+    kinds = {"layer": np.full(3, 0.2, np.float32), "kv": np.full((3, 2), 0.1, np.float32)}
+    found = dataclasses.replace(
+        coarse.scores,
+        values=kinds,
+        effects={k: v[None] for k, v in kinds.items()},
+        ceilings={"all layer": 0.9, "all kv": 0.3},
+    )
+    both = coarse._replace(scores=found)
+    assert said(wording.headline(both)).startswith("The strongest single component, layer 0, recovers 20 %")
+    assert said(wording.headline(both)).endswith("all layers together 90 %.")
+    assert wording.ceiling(both) == ("all key/value groups", 0.3)
+
+
 @pytest.mark.parametrize(
     ("values", "low", "words"),
     [

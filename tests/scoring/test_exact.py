@@ -28,7 +28,10 @@ def test_out_of_reach_is_zero_and_never_asked_for():
 
 def test_of_some_leaves_the_rest_at_zero():
     which = np.array([False, False, True])
-    assert exact.of_some(scoring_toys.linear(), "part", which, scoring_toys.options()).tolist() == [[0, 0, -1], [0, 0, -2]]
+    assert exact.of_some(scoring_toys.linear(), "part", which, scoring_toys.options()).tolist() == [
+        [0, 0, -1],
+        [0, 0, -2],
+    ]
 
 
 def test_progress_is_told_per_kind():

@@ -44,7 +44,7 @@ def test_is_the_central_difference_of_the_definition_in_float64():
         pair = dataclasses.replace(pair, base=base, special=special)
         anchor = jp.Anchor(layer=1, direction=jnp.eye(16, dtype=jnp.float64)[0])
         tool = instrument.of_pair(pair, testing.tiny_inputs(batch=2), anchor)
-        kinds = ("head", "kv", "neuron", "norm", "embed")
+        kinds = ("head", "neuron", "norm", "embed")
         found = first_order.effects(tool, kinds, scoring_toys.options())
         zeros = {kind: jnp.zeros(tool.partition[kind].shape) for kind in kinds}
         rows, step = np.arange(2), 1e-4
@@ -61,10 +61,10 @@ def test_is_the_central_difference_of_the_definition_in_float64():
 def test_slopes_compile_once_for_all_points():
     """A step along the path is a call of one program, and its models are arguments of it, not constants in it."""
     pair, rows = testing.tiny_pair(), testing.tiny_inputs()
-    tool = instrument.of_pair(pair, rows, jp.Anchor(layer=0, direction=np.eye(16)[0]))
+    tool = instrument.of_pair(pair, rows, jp.Anchor(layer=1, direction=np.eye(16)[0]))
     start = first_order._slopes._cache_size()
     for at in (0.0, 0.5, 1.0):
-        first_order.slopes(tool, {"layer": jnp.full((3,), at)})
-    again = instrument.of_pair(testing.tiny_pair(seed=1), rows, jp.Anchor(layer=0, direction=np.eye(16)[1]))
+        first_order.slopes(tool, {"layer": jnp.full(3, at, jnp.float32)})
+    again = instrument.of_pair(testing.tiny_pair(seed=1), rows, jp.Anchor(layer=1, direction=np.eye(16)[1]))
     first_order.slopes(again, {"layer": jnp.zeros(3)})
     assert first_order._slopes._cache_size() == start + 1

@@ -19,7 +19,7 @@ def test_by_hand(steps):
 
 
 def test_sums_to_the_joint_effect():
-    kinds = ("head", "kv", "neuron")
+    kinds = ("head", "neuron")
     pair, inputs = testing.tiny_pair(), testing.tiny_inputs()
     tool = instrument.of_pair(pair, inputs, jp.Anchor(layer=1, direction=np.eye(16)[0]))
     seen = []

@@ -9,7 +9,7 @@ from jaxpatch import testing
 from jaxpatch.measuring import instrument
 from jaxpatch.scoring import METHODS
 
-KINDS = ("head", "neuron", "embed", "final_norm", "unembed")
+KINDS = ("neuron", "embed", "final_norm", "unembed")
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ class Ledger:
         return default if value is None else value
 
     def need(self, name: str, faults: list[str], default: Any = None, *, kind: type = int) -> Any:
-        """A field that must be of a kind: int and float are positive, bool is neither. Where it is not, a fault and 1."""
+        """A field that must be of its kind, and positive where it is a number. Where it is not: a fault, and 1."""
         value = self.take(name, default)
         is_kind = isinstance(value, int | kind) and isinstance(value, bool) == (kind is bool)
         if not is_kind or (kind is not bool and value <= 0):

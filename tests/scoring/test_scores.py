@@ -1,0 +1,209 @@
+"""From effects to scores: by hand."""
+
+import jax
+import numpy as np
+import pytest
+import scoring_toys
+
+import jaxpatch as jp
+from jaxpatch import pipeline, testing
+from jaxpatch.measuring import effect, instrument
+from jaxpatch.patching import components
+from jaxpatch.scoring import scores
+
+TWO = np.array([True, True])
+
+
+def test_mean_of_ratios_and_ratio_of_means():
+    """Effects 1 of gap 2, and 4 of gap 4: ratios 1/2 and 1; sums 5 of 6."""
+    effects, gap = np.array([[1.0], [4.0]]), np.array([2.0, 4.0])
+    assert scores.normalised(effects, gap, TWO, "mean_of_ratios").tolist() == [0.75]
+    assert scores.normalised(effects, gap, TWO, "ratio_of_means") == pytest.approx([5 / 6])
+    only_second = np.array([False, True])
+    for aggregate in scores.AGGREGATES:
+        assert scores.normalised(effects, gap, only_second, aggregate).tolist() == [1]
+    with pytest.raises(ValueError, match=r"aggregate 'median'; wanted one of mean_of_ratios"):
+        scores.normalised(effects, gap, TWO, "median")
+
+
+def test_shapes_are_kept():
+    effects = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
+    assert scores.normalised(effects, np.ones(2), TWO, "mean_of_ratios").shape == (3, 5)
+    assert scores.normalised(effects, np.ones(2), TWO, "mean_of_ratios").dtype == np.float32
+
+
+def test_small_and_negative_gaps_are_dropped():
+    """Median of the positive gaps is 1, and a twentieth of it is the bar."""
+    gap = np.array([1.0, 1.0, 2.0, 0.04, 0.06, -3.0, 0.0])
+    assert scores.kept_inputs(gap, np.zeros(7)).tolist() == [True, True, True, False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("gap", "base", "hint"),
+    [
+        ([-1.0, -2.0], [0.0, 0.0], "direction may be reversed"),
+        ([1e-7, -1e-8], [3.0, 2.0], "the two models read alike"),
+        ([0.0, 0.0], [0.0, 0.0], "the two models read alike"),
+    ],
+)
+def test_no_gap_is_an_error_that_says_what_to_do(gap, base, hint):
+    with pytest.raises(ValueError, match=f"no input has a positive gap.*{hint}.*Fit another.*use other prompts"):
+        scores.kept_inputs(np.array(gap), np.array(base))
+
+
+def test_interval_of_two_inputs():
+    """Resamples of two inputs: both the first (1/4), one of each (1/2), both the second (1/4); the 95 % ends are the outer two."""
+    effects, gap = np.array([[0.0], [1.0]]), np.ones(2)
+    low, high = scores.intervals(effects, gap, TWO, "mean_of_ratios", seed=0)
+    assert (low.tolist(), high.tolist()) == ([0], [1])
+    low, high = scores.intervals(np.array([[1.0], [0.0]]), np.array([1.0, 3.0]), TWO, "ratio_of_means", seed=0)
+    assert (low.tolist(), high.tolist()) == ([0], [1])
+
+
+def test_interval_of_equal_inputs_is_a_point():
+    gap = np.array([1.0, 2.0, 4.0])
+    effects = 0.5 * gap[:, None, None] * np.ones((1, 2, 3))
+    for aggregate in scores.AGGREGATES:
+        for end in scores.intervals(effects, gap, np.ones(3, bool), aggregate, seed=1):
+            np.testing.assert_allclose(end, np.full((2, 3), 0.5), rtol=1e-6)
+
+
+def test_interval_of_one_input_is_nan():
+    for kept in ([True, False], [False, False]):
+        low, high = scores.intervals(np.ones((2, 3)), np.ones(2), np.array(kept), "mean_of_ratios", seed=0)
+        assert low.shape == (3,) and np.isnan(low).all() and np.isnan(high).all()
+
+
+def test_interval_covers():
+    """500 components whose 24 inputs have mean 0.3 and spread 1: a 95 % percentile bootstrap covers a little less than that."""
+    draw = np.random.default_rng(0)
+    effects = draw.normal(0.3, 1.0, (24, 500))
+    low, high = scores.intervals(effects, np.ones(24), np.ones(24, bool), "mean_of_ratios", seed=0)
+    assert 0.90 < np.mean((low <= 0.3) & (high >= 0.3)) < 0.98
+    width = 2 * 1.96 / 24**0.5
+    np.testing.assert_allclose(np.mean(high - low), width, rtol=0.1)
+
+
+def test_interval_same_seed_same_bits():
+    effects = np.random.default_rng(0).normal(size=(6, 4))
+    args = effects, np.ones(6), np.ones(6, bool), "mean_of_ratios"
+    assert scores.intervals(*args, seed=5)[0].tobytes() == scores.intervals(*args, seed=5)[0].tobytes()
+    assert scores.intervals(*args, seed=5)[0].tobytes() != scores.intervals(*args, seed=6)[0].tobytes()
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return pipeline.score_with(scoring_toys.linear(), kinds=("part", "head"))
+
+
+def test_scores_of_a_toy_by_hand(toy):
+    """All gates together move ``2 - 1 + 1 + 0.5 + 3 = 5.5`` an x; p2 recovers -1 of it."""
+    assert toy.gap.tolist() == [5.5, 11] and toy.is_kept.all() and toy.num_dropped == 0
+    np.testing.assert_allclose(toy.values["part"], np.array([2, 0, -1]) / 5.5, rtol=1e-6)
+    np.testing.assert_allclose(toy.values["head"], np.array([[1, 0.5], [0, 3]]) / 5.5, rtol=1e-6)
+    assert toy.ceilings == pytest.approx({"all part": 1 / 5.5, "all head": 4.5 / 5.5, "everything": 1})
+    assert (toy.method, toy.aggregate, toy.layer, toy.screening) == ("exact", "mean_of_ratios", -1, {})
+
+
+def test_one_row_a_component(toy):
+    frame = toy.to_frame()
+    assert list(frame) == ["kind", "layer", "index", "name", "score", "low", "high", "effect", "is_exact"]
+    assert frame.kind.tolist() == ["part"] * 3 + ["head"] * 4
+    assert frame.layer.tolist() == [-1] * 3 + [0, 0, 1, 1] and frame["index"].tolist() == [0, 1, 2, 0, 1, 0, 1]
+    assert frame.name.tolist() == ["part 0", "part 1", "part 2", "head 0.0", "head 0.1", "head 1.0", "head 1.1"]
+    np.testing.assert_allclose(frame.score, np.r_[toy.values["part"], toy.values["head"].ravel()])
+    np.testing.assert_allclose(frame.effect, [3, 0, -1.5, 1.5, 0.75, 0, 4.5], rtol=1e-6)
+    assert frame.is_exact.all()
+
+
+def test_top_is_best_first(toy):
+    best = toy.top("head", 2)
+    assert best.name.tolist() == ["head 1.1", "head 0.0"] and best.index.tolist() == [0, 1]
+    assert toy.top("part", 99).name.tolist() == ["part 0", "part 1", "part 2"]
+    with pytest.raises(KeyError, match="'neuron' was not scored; scored: part, head"):
+        toy.top("neuron", 3)
+
+
+def test_names():
+    for at, name in {
+        ("neuron", 3, 17): "neuron 3.17",
+        ("kv", 0, 1): "kv 0.1",
+        ("layer", 2, -1): "layer 2",
+        ("matrix", 1, 3): "o 1",
+        ("norm", 1, 0): "attention norm 1",
+        ("norm", 1, 1): "mlp norm 1",
+        ("embed", -1, 0): "embed",
+        ("final_norm", -1, 0): "final_norm",
+        ("part", -1, 4): "part 4",
+    }.items():
+        assert scores.component_name(*at) == name
+
+
+def test_every_component_of_a_decoder_has_its_own_name():
+    """No matter how many dimensions a kind has."""
+    tool = scoring_toys.linear()
+    partition = components.of_decoder(testing.tiny_pair(testing.tiny_config(kv_heads=1)).base)
+    partition |= {
+        "expert": components.Kind((2, 3), ("group", "expert"), ()),
+        "deep": components.Kind((3, 2, 2), ("layer", "a", "b"), ()),
+    }
+    arrays = {kind: np.random.default_rng(0).random(p.shape).astype(np.float32) for kind, p in partition.items()}
+    made = scores.Scores(
+        values=arrays,
+        effects={kind: array[None] for kind, array in arrays.items()},
+        low=arrays,
+        high=arrays,
+        gap=tool.gap,
+        is_kept=np.array([True]),
+        ceilings={},
+        method="first_order",
+        aggregate="mean_of_ratios",
+        layer=1,
+        partition=partition,
+    )
+    frame = made.to_frame()
+    assert len(frame) == sum(array.size for array in arrays.values()) and frame.name.is_unique
+    assert not frame.is_exact.any()
+    for row in frame[frame.kind == "head"].itertuples():
+        assert row.score == arrays["head"][row.layer, int(frame.loc[row.Index, "index"])]
+
+
+def test_screened_rows_say_who_was_replaced():
+    tool = scoring_toys.ladder([5.0, 1.0, 2.0, 3.0, 0.5, 0.1], [5.0, 1.0, 2.0, 3.0, 0.5, 0.2])
+    made = pipeline.score_with(tool, kinds=("part",), method="screened", top=1)
+    frame = made.to_frame()
+    assert frame.is_exact.sum() == 2 and frame.is_exact[0]
+    assert (frame.is_exact.to_numpy() == made.screening["part"].replaced).all()
+
+
+def test_dropped_inputs_are_counted_and_left_out():
+    tool = scoring_toys.linear()
+    tool = tool._replace(special=tool.base + np.array([5.5, -1.0], np.float32))
+    made = pipeline.score_with(tool, kinds=("part",))
+    assert made.num_dropped == 1 and made.is_kept.tolist() == [True, False]
+    np.testing.assert_allclose(made.values["part"], np.array([2, 0, -1]) / 5.5, rtol=1e-6)
+    assert np.isnan(made.low["part"]).all()
+
+
+def test_ceilings_are_the_definition():
+    """Patch whole kinds by hand, run the whole model, read the anchor."""
+    pair, inputs = testing.tiny_pair(), testing.tiny_inputs()
+    anchor = jp.Anchor(layer=1, direction=np.float32(np.eye(16)[0]))
+    made = jp.score(pair, inputs, anchor, kinds=("layer", "embed"))
+    run = jax.jit(effect.last_states, static_argnums=(0, 3))
+    assert set(made.ceilings) == {"all layer", "all embed", "head + neuron", "everything"}
+    assert made.ceilings["everything"] == pytest.approx(1)
+    for name, kinds in {"all layer": ("layer",), "all embed": ("embed",), "head + neuron": ("head", "neuron")}.items():
+        patched = jp.patch(pair.base, pair.special, jp.gates(pair, dict.fromkeys(kinds, "all")))
+        states = [run(pair.config, params, inputs, 1) for params in (pair.base, patched)]
+        reads = [np.asarray(anchor.read(state)) for state in states]
+        by_hand = np.mean(((reads[1] - reads[0]) / made.gap)[made.is_kept])
+        assert made.ceilings[name] == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_ceiling_of_everything_there_is():
+    """Layers and embedding together are all that an anchor sees of a model."""
+    pair, inputs = testing.tiny_pair(), testing.tiny_inputs()
+    tool = instrument.of_pair(pair, inputs, jp.Anchor(layer=1, direction=np.eye(16)[0]))
+    gates = jp.gates(pair, {"layer": "all", "embed": "all"})
+    np.testing.assert_allclose(np.asarray(tool.effect(gates, np.arange(4))), tool.special, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,91 @@
+"""Imports go down. The table is the whole truth: a floor that needs another one is changed here first."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "jaxpatch"
+CORE = ("shapes", "trees", "models", "patching", "measuring", "scoring", "validating")
+MAY_IMPORT = {
+    "shapes": (),
+    "atomic": (),
+    "trees": (),
+    "fetch": ("atomic",),
+    "models": ("atomic", "shapes", "trees"),
+    "patching": ("shapes", "trees"),
+    "measuring": ("models", "patching", "shapes"),
+    "scoring": ("measuring", "patching", "shapes"),
+    "validating": ("measuring", "scoring", "shapes"),
+    "reporting": ("measuring", "models", "patching", "scoring", "validating"),
+    "testing": ("measuring", "models", "trees"),
+    "pipeline": CORE,
+    "run": (*CORE, "atomic", "pipeline", "reporting"),
+    "cli": ("run",),
+    "__init__": ("measuring", "models", "patching", "pipeline", "scoring"),
+}
+"""Floor (a folder, or a file beside it) -> the floors it may import, beside its own."""
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def floor_of(file: Path) -> str:
+    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(file: Path) -> Iterator[tuple[str, ...]]:
+    """Every module a file imports, wherever in it, as its parts; names taken from the package itself count as modules."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (tuple(alias.name.split(".")) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute"
+            module = tuple(str(node.module).split("."))
+            yield from ((*module, alias.name) for alias in node.names)
+
+
+def test_every_floor_is_in_the_table():
+    assert {floor_of(file) for file in FILES} <= set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_go_down(file):
+    mine = floor_of(file)
+    for module in imports(file):
+        if module[0] == "jaxpatch":
+            assert module[1] in (mine, *MAY_IMPORT[mine]), f"{file.name} of {mine} imports {'.'.join(module)}"
+
+
+def test_no_floor_is_above_itself():
+    """The table has no circle, so its floors can be put in an order."""
+    below = {floor: set(others) for floor, others in MAY_IMPORT.items()}
+    while below:
+        ground = {floor for floor, others in below.items() if not others & set(below)}
+        assert ground, f"a circle among {sorted(below)}"
+        below = {floor: others for floor, others in below.items() if floor not in ground}
+
+
+@pytest.mark.parametrize(
+    ("package", "floors"),
+    [
+        ("torch", ()),
+        ("matplotlib", ("reporting",)),
+        ("rich", ("reporting", "run", "cli")),
+        ("tyro", ("cli",)),
+        ("pandas", ("scoring", "reporting")),
+        ("transformers", ("models", "testing")),
+        ("subprocess", ("fetch", "reporting")),
+    ],
+)
+def test_packages_stay_on_their_floors(package, floors):
+    found = {floor_of(file) for file in FILES for module in imports(file) if module[0] == package}
+    assert found <= set(floors)
+
+
+def test_scoring_sees_models_only_through_an_instrument():
+    """The waist: what scores and validates knows effects, partitions and instruments, and no decoder."""
+    allowed = {"instrument", "outcomes", "sweep"}
+    for file in (file for file in FILES if floor_of(file) in ("scoring", "validating")):
+        for module in imports(file):
+            if module[:2] == ("jaxpatch", "measuring"):
+                assert module[2] in allowed, f"{file.name} imports {'.'.join(module)}"
