@@ -200,7 +200,7 @@ def _ceilings(
     tool: instrument.Instrument, kinds: tuple[str, ...], is_kept: np.ndarray, aggregate: str
 ) -> dict[str, float]:
     """What patching whole kinds, the paper's two kinds together, and everything recovers."""
-    wanted = {f"all {kind}": (kind,) for kind in kinds}
+    wanted: dict[str, tuple[str, ...]] = {f"all {kind}": (kind,) for kind in kinds}
     if {"head", "neuron"} <= tool.partition.keys():
         wanted["head + neuron"] = ("head", "neuron")
     rows = np.arange(tool.base.shape[0])

@@ -21,7 +21,7 @@ def up_to(params: Params, num_layers: int) -> Params:
 def last_states(config: DecoderConfig, params: Params, inputs: Inputs, layer: int) -> jax.Array:
     """Residual stream after block `layer` at the last token of each prompt: [B, D]."""
     shallow = dataclasses.replace(config, layers=layer + 1)
-    states = decoder.Decoder(shallow).apply({"params": up_to(params, layer + 1)}, inputs.tokens, method="hidden")
+    states = decoder.apply(shallow, up_to(params, layer + 1), inputs.tokens, method="hidden")
     return decoder.take(states, inputs.lengths - 1)[:, 0]
 
 
@@ -69,5 +69,5 @@ def outcome(
         is_last = jnp.arange(x.shape[-2])[None, :] == last[:, None]
         x = x + jnp.where(is_last[..., None], steer.astype(x.dtype), 0)
     x, _ = jax.lax.scan(run, x, jax.tree.map(lambda leaf: leaf[depth:], params["layers"]))
-    logits = decoder.Decoder(config).apply({"params": params}, decoder.take(x, last)[:, 0], method="read_out")
+    logits = decoder.apply(config, params, decoder.take(x, last)[:, 0], method="read_out")
     return read, logits

@@ -27,7 +27,9 @@ def checked(inputs: Inputs, config: DecoderConfig) -> Inputs:
     tokens = checkpoints.checked_tokens(inputs.tokens, config)
     lengths = np.asarray(inputs.lengths)
     if lengths.shape != tokens.shape[:1] or not np.issubdtype(lengths.dtype, np.integer):
-        raise ValueError(f"lengths: wanted integers [{tokens.shape[0]}], one a prompt; got {lengths.dtype} {lengths.shape}.")
+        raise ValueError(
+            f"lengths: wanted integers [{tokens.shape[0]}], one a prompt; got {lengths.dtype} {lengths.shape}."
+        )
     bad = np.flatnonzero((lengths < 1) | (lengths > tokens.shape[1]))
     if bad.size:
         what = "an empty prompt" if lengths[bad[0]] == 0 else f"length {lengths[bad[0]]}"
@@ -53,7 +55,9 @@ def encode(pair: checkpoints.Pair, texts: Sequence[str], *, chat: bool = True) -
     """
     tokenizer = pair.tokenizer
     if tokenizer is None:
-        raise ValueError("this pair has no tokenizer; make Inputs(tokens, lengths) yourself, or load a base that has one.")
+        raise ValueError(
+            "this pair has no tokenizer; make Inputs(tokens, lengths) yourself, or load a base that has one."
+        )
     if not texts:
         raise ValueError("no prompts.")
     empty = [str(number) for number, text in enumerate(texts) if not text.strip()]

@@ -187,7 +187,8 @@ def _neuron_change(config, slices: Slices, entering, mid, indices):
 
     def written(mlp: Params) -> jax.Array:
         chosen = {
-            half: {name: jnp.take(leaf, indices, axis=-1) for name, leaf in mlp[half].items()} for half in ("gate", "up")
+            half: {name: jnp.take(leaf, indices, axis=-1) for name, leaf in mlp[half].items()}
+            for half in ("gate", "up")
         }
         return _einsum("btc,cd->cbtd", layers.neurons(x, chosen), jnp.take(mlp["down"]["kernel"], indices, axis=0))
 

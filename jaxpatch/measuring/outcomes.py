@@ -20,9 +20,7 @@ class Outcome(NamedTuple):
     kl: np.ndarray
 
 
-def of_pair(
-    pair: Pair, prompts: inputs.Inputs, anchor: read_outs.Anchor
-) -> Callable[[Gates, str], Outcome]:
+def of_pair(pair: Pair, prompts: inputs.Inputs, anchor: read_outs.Anchor) -> Callable[[Gates, str], Outcome]:
     """A function (gates, mode) -> outcome: "restoration" puts special's components into base, "knockout" base's into special."""
     prompts, anchor = inputs.checked(prompts, pair.config), read_outs.checked(anchor, pair.config)
     _, special_logits = _outcome(pair.config, pair.special, prompts, anchor)

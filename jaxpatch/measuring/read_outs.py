@@ -59,7 +59,7 @@ def checked(anchor: Anchor, config: DecoderConfig) -> Anchor:
     if faults:
         raise ValueError("anchor: " + "; ".join(faults) + ".")
     centre = None if anchor.centre is None else jnp.asarray(anchor.centre)
-    return anchor.replace(layer=int(anchor.layer), direction=jnp.asarray(direction), centre=centre)
+    return Anchor(jnp.asarray(direction), int(anchor.layer), anchor.read_out, centre)
 
 
 def next_token_kl(special_logits: jax.Array, logits: jax.Array) -> jax.Array:

@@ -111,7 +111,7 @@ def load_pair(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is unknown; {paths.did_you_mean(dtype, DTYPES)}")
-    if dtype == "float64" and not jax.config.jax_enable_x64:
+    if dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise ValueError("dtype='float64' needs jax.config.update('jax_enable_x64', True) before anything else runs.")
     base_path, special_path = _local(base), _local(special)
     if lora.is_adapter(base_path):

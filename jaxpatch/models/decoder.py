@@ -86,7 +86,8 @@ class Attention(nn.Module):
         """What is written at one position of each sequence. x: [..., B, T, D]; last: int [B] -> [..., B, 1, D]."""
         k = layers.rotate(layers.to_heads(x, self.k()), context.cos_sin)
         v = layers.to_heads(x, self.v())
-        cos_sin = tuple(part[last][:, None] for part in context.cos_sin)
+        cos, sin = context.cos_sin
+        cos_sin = cos[last][:, None], sin[last][:, None]
         q = layers.rotate(layers.to_heads(take(x, last), self.q()), cos_sin)
         return layers.from_heads(layers.attend(q, k, v, context.mask[last][:, None]), self.o())
 
@@ -151,7 +152,7 @@ class Decoder(nn.Module):
             Block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast, 0),
+            in_axes=(nn.broadcast, 0),  # pyright: ignore[reportArgumentType]  # flax declares an int, and takes a tuple
             length=c.layers,
         )(c)
         self.final_norm = Scale(c.width)
@@ -171,10 +172,6 @@ class Decoder(nn.Module):
             return jnp.einsum("...d,vd->...v", x, self.embed()["kernel"], precision=layers.PRECISION)
         return jnp.einsum("...d,dv->...v", x, self.unembed()["kernel"], precision=layers.PRECISION)
 
-    def step(self, tokens, context: Context, cache: Cache):
-        """Residual stream and grown cache. tokens: int [B, T] -> [B, T, D]."""
-        return self.layers(self.embed()["kernel"][tokens], context, cache)
-
     def __call__(self, tokens):
         return self.read_out(self.hidden(tokens))
 
@@ -186,9 +183,14 @@ def causal_context(config: DecoderConfig, num_tokens: int, dtype: Any) -> Contex
     return Context(cos_sin, positions[:, None] >= positions[None, :])
 
 
+def apply(config: DecoderConfig, params: Params, *args: Any, method: str = "__call__") -> Any:
+    """One method of the decoder on given parameters."""
+    return Decoder(config).apply({"params": params}, *args, method=method)
+
+
 def logits(config: DecoderConfig, params: Params, tokens: jax.Array) -> jax.Array:
     """Next-token logits at every position. tokens: int [B, T], right-padded; returns [B, T, V]."""
-    return Decoder(config).apply({"params": params}, tokens)
+    return apply(config, params, tokens)
 
 
 def init(config: DecoderConfig, key: jax.Array) -> Params:

@@ -34,19 +34,17 @@ def greedy(
     Returns: int [B, max_new].
     """
     batch, width = tokens.shape
-    model = decoder.Decoder(config)
     dtype = params["embed"]["kernel"].dtype
     slots = width + max_new
+    steering = jnp.zeros((config.layers, config.width), dtype)
     if steer is not None:
-        steering = jnp.zeros((config.layers, config.width), dtype).at[steer[0]].set(steer[1].astype(dtype))
+        steering = steering.at[steer[0]].set(steer[1].astype(dtype))
     empty = jnp.zeros((config.layers, batch, slots, config.kv_heads, config.head_width), dtype)
 
     def run(new, positions, mask, slot, cache, is_steered):
         """Residual stream [B, t, D] of new tokens, the cache grown by them."""
         cos_sin = layers.rope(positions, config.head_width, config.rope_theta, dtype)
         context = decoder.Context(cos_sin, mask, slot)
-        if steer is None:
-            return model.apply({"params": params}, new, context, cache, method="step")
 
         def block(x, layer):
             weights, cache_l, vector = layer
@@ -58,7 +56,7 @@ def greedy(
 
     def best(x):
         """Next token of one position each. x: [B, D]."""
-        return jnp.argmax(model.apply({"params": params}, x, method="read_out"), axis=-1).astype(jnp.int32)
+        return jnp.argmax(decoder.apply(config, params, x, method="read_out"), axis=-1).astype(jnp.int32)
 
     slot_numbers = jnp.arange(slots)
     queries = jnp.arange(width)

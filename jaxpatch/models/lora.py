@@ -57,7 +57,7 @@ def merge(
             faults.append(f"{a} and {b} have ranks {rank_a} and {rank_b}, but r = {rank}")
         weight_shapes[name] = (outputs, inputs)
     faults += convert.faults(weight_shapes, rules, config, is_partial=True)
-    if faults:
+    if faults or not isinstance(rank, int):
         raise sources.CheckpointError(path, faults)
     scale = settings["lora_alpha"] / (math.sqrt(rank) if settings.get("use_rslora") else rank)
     flat = paths.flatten(params)

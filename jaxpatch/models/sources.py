@@ -58,7 +58,7 @@ def safetensors_of(files: tuple[Path, ...]) -> tuple[dict[str, tuple[int, ...]],
             size = file.stat().st_size
             faults.append(f"{file.name} ({size} bytes) is truncated or corrupt: {error}; download it again")
             continue
-        for name in opened[file].keys():
+        for name in opened[file].keys():  # noqa: SIM118  # not a dict
             if name in home:
                 faults.append(f"tensor {name} stands in both {home[name].name} and {file.name}")
             home[name] = file

@@ -68,7 +68,8 @@ def of_decoder(params: Params) -> dict[str, Kind]:
         if path.startswith((f"layers/attn/{name}/", f"layers/mlp/{name}/"))
     )
     norms = tuple(
-        Slot(f"layers/{leaf}/scale", (0,), (slice(None), number)) for number, leaf in enumerate(("attn_norm", "mlp_norm"))
+        Slot(f"layers/{leaf}/scale", (0,), (slice(None), number))
+        for number, leaf in enumerate(("attn_norm", "mlp_norm"))
     )
     partition = {
         "head": Kind(
@@ -170,13 +171,15 @@ def gates(partition: Partition, chosen: Mapping[str, Sequence[Any] | np.ndarray 
         if isinstance(wanted, str) and wanted == "all":
             made[name] = jnp.full(kind.shape, value, jnp.float32)
             continue
-        is_array = hasattr(wanted, "dtype") and not np.issubdtype(wanted.dtype, np.integer)
-        if isinstance(wanted, str) or not np.iterable(wanted) or (is_array and np.shape(wanted) != kind.shape):
-            got = f"an array {np.shape(wanted)}" if is_array else repr(wanted)
-            indices = f"[({', '.join(kind.axes)}), ...]" if len(kind.axes) > 1 else f"[{kind.axes[0]}, ...]"
+        dense = wanted if isinstance(wanted, np.ndarray | jax.Array) else None
+        if dense is not None and np.issubdtype(dense.dtype, np.integer):
+            dense = None
+        if isinstance(wanted, str) or not np.iterable(wanted) or (dense is not None and dense.shape != kind.shape):
+            got = repr(wanted) if dense is None else f"an array {dense.shape}"
+            indices = f"[({', '.join(kind.axes)}), ...]" if len(kind.axes) > 1 else f"[{', '.join(kind.axes)}, ...]"
             raise ValueError(f"gates for {name!r}: wanted {indices}, an array {kind.shape} or 'all'; got {got}.")
-        if is_array:
-            made[name] = jnp.asarray(wanted, jnp.float32)
+        if dense is not None:
+            made[name] = jnp.asarray(dense, jnp.float32)
             continue
         array = np.zeros(kind.shape, np.float32)
         for index in wanted:

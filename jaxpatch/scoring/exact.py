@@ -13,9 +13,7 @@ def effects(instrument: Instrument, kinds: tuple[str, ...], options: Options) ->
 
     References: Sun et al., arXiv 2604.13694.
     """
-    return {
-        kind: Answer(of_some(instrument, kind, instrument.reach[kind], options)) for kind in kinds
-    }
+    return {kind: Answer(of_some(instrument, kind, instrument.reach[kind], options)) for kind in kinds}
 
 
 def of_some(instrument: Instrument, kind: str, which: np.ndarray, options: Options) -> np.ndarray:

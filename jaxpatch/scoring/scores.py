@@ -56,7 +56,8 @@ class Scores:
         if kind not in self.values:
             raise KeyError(f"{kind!r} was not scored; scored: {', '.join(self.values)}.")
         frame = self.to_frame()
-        return frame[frame.kind == kind].nlargest(count, "score").reset_index(drop=True)
+        best = frame.loc[frame["kind"] == kind].sort_values("score", ascending=False, kind="stable")
+        return best.head(count).reset_index(drop=True)
 
     def to_frame(self) -> pd.DataFrame:
         """One row a component: kind, layer, index, name, score, low, high, effect (mean), is_exact."""

@@ -65,7 +65,7 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
     ranks = [_ranks(x) for x in (a, b)]
     if any(np.ptp(r) == 0 for r in ranks):
         return float("nan")
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

@@ -59,7 +59,7 @@ def test_lines_with_a_split_stay_where_they_are(tmp_path):
     [
         (lines(3), "0 prompts for behaviour; wanted at least 1"),
         (lines(8) + lines(1), "stands in two lines"),
-        (lines(8, split="anchor")[:4] + [{"with": "a", "without": "b"}], "some lines have a split and some have none"),
+        ([*lines(8, split="anchor")[:4], {"with": "a", "without": "b"}], "some lines have a split and some have none"),
         ([{"with": "a", "without": " "}], "line 1: wanted"),
         ([{"with": "a", "without": "b", "split": "test"}], "line 1: split 'test'"),
         (["a"], "line 1: wanted"),

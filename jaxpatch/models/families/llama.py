@@ -34,7 +34,7 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
     if ledger.take("head_dim") is None and width % heads:
         faults.append(f"num_attention_heads = {heads} does not divide hidden_size = {width}, and there is no head_dim")
     rope_theta = ledger.need("rope_theta", faults, 10_000.0, kind=float)
-    fields = dict(
+    fields: dict[str, Any] = dict(
         family="llama",
         vocab=ledger.need("vocab_size", faults),
         layers=ledger.need("num_hidden_layers", faults),
