@@ -201,8 +201,8 @@ def write(made: findings.Findings, out: Path, *, overwrite: bool) -> None:
         about = {"layer": str(made.anchor.layer), "read_out": made.anchor.read_out, "task": made.task}
         save_file(vector, folder / "anchor.safetensors", metadata=about)
         manifest.write(made.manifest, folder / "manifest.json")
-        figures.save_all(made, folder / "figures")
-        (folder / "report.html").write_text(report.render(made), encoding="utf-8")
+        drawn = figures.save_all(made, folder / "figures")
+        (folder / "report.html").write_text(report.render(made, drawn), encoding="utf-8")
 
 
 def refuse(options: Run) -> None:

@@ -379,7 +379,7 @@ def _validation(findings: Findings, drawn: Mapping[str, str]) -> Html:
                 " ".join(wording.stands(findings, mode) for mode in modes),
                 f"Above: the control state, 0{SPACE}% as in base, 100{SPACE}% as in special; bands are 95{SPACE}% "
                 "intervals over prompts. Below: how far the next-token distribution is from special's. k runs over "
-                "the ranking, heads and neurons together; every control takes as many of each kind. “random”: drawn "
+                "the ranking, all kinds together; every control takes as many of each kind. “random”: drawn "
                 "at random, several draws averaged. “largest change”: by the size of special − base. At the last k "
                 "everything is patched and all orders are one.",
             )
