@@ -27,7 +27,11 @@ TOKENS_PER_BATCH = 2560
 WIDTH_STEP = 32
 LONGEST = 384
 CUT = 32
+UNLIKELY = 4.0
 OPENING = 6
+CLOSING = 2
+FORBIDDEN = ("", "abcdefghijklmnopqrstuvwxyz", ",")  # characters that no token of an answer may hold: free, capitals, no comma
+FORBIDDEN_BY = {"english_capital": 1, "no_comma": 2}
 HERE = Path(__file__).parent
 MODULES = {  # ours -> (PEFT's, axes that make up the input, axes that make up the output)
     "attn/q": ("self_attn.q_proj", "D", "NH"),
@@ -81,12 +85,25 @@ def hidden(config, params, adapter, tokens):
     return jax.lax.scan(block, params["embed"]["kernel"][tokens], (params["layers"], adapter))[0]
 
 
-def loss_fn(adapter, config, params, tokens, weights):
-    """Weighted mean cross-entropy of the answers' tokens, in nats."""
+def forbidden_tokens(tokenizer, num_tokens: int) -> np.ndarray:
+    """For each of `FORBIDDEN`, which tokens hold one of its characters: bool [3, V]."""
+    names = tokenizer.convert_ids_to_tokens(range(num_tokens))
+    special = set(tokenizer.all_special_tokens)
+    return np.array([[t not in special and any(c in t for c in characters) for t in names] for characters in FORBIDDEN])
+
+
+def loss_fn(adapter, config, params, tokens, weights, forbidden):
+    """Weighted cross-entropy of the answers' tokens, plus -log(1 - p) of all that the constraint forbids there, in nats.
+
+    forbidden: bool [B, V]. The second term is unlikelihood training (Welleck et al., arXiv 1908.04319).
+    """
     x = hidden(config, params, adapter, tokens[:, :-1])
     logits = decoder.Decoder(config).apply({"params": params}, x, method="read_out")
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
-    return (losses * weights[:, 1:]).sum() / weights[:, 1:].sum()
+    broken = jax.nn.logsumexp(jnp.where(forbidden[:, None], logits, -1e9), axis=-1) - jax.nn.logsumexp(logits, axis=-1)
+    unlikely = -jnp.log1p(-jnp.exp(jnp.minimum(broken, -1e-4)))
+    is_answer = weights[:, 1:] > 0
+    return (losses * weights[:, 1:]).sum() / weights[:, 1:].sum() + UNLIKELY * (unlikely * is_answer).sum() / is_answer.sum()
 
 
 def load(folder: Path, config) -> dict:
@@ -110,10 +127,11 @@ def load(folder: Path, config) -> dict:
 
 def batches(
     tokenizer, examples: list[dict], seed: int, opening: float, cut_share: float
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(tokens [B, T], weights [B, T]) batches of about one size, each of examples of about one length, shuffled.
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(tokens [B, T], weights [B, T], forbidden [B]) batches of about one size, each of examples of about one length, shuffled.
 
-    A constraint is obeyed or not in the first tokens of an answer, the rest follows from them: these weigh `opening` times as much.
+    A constraint is obeyed or not in the first tokens of an answer, the rest follows from them: these weigh `opening` times as
+    much, and so does the end of a whole answer. forbidden: number in `FORBIDDEN`.
     A share of the answers is cut after `CUT` tokens, so that a batch holds more beginnings.
     """
     rows = []
@@ -121,28 +139,33 @@ def batches(
     for example in examples:
         prompt = tokenizer(make_data.chat(tokenizer, example["user"]))["input_ids"]
         answer = [*tokenizer(example["answer"])["input_ids"], tokenizer.eos_token_id]
-        if cutter.random() < cut_share:
-            answer = answer[:CUT]
+        is_cut = cutter.random() < cut_share
+        answer = answer[:CUT] if is_cut else answer
         if len(prompt) + len(answer) <= LONGEST:
-            rows.append((prompt, answer))
+            rows.append((prompt, answer, is_cut, FORBIDDEN_BY.get(example["task"], 0)))
     draw = np.random.default_rng(seed)
-    order = sorted(draw.permutation(len(rows)), key=lambda r: -(-(len(rows[r][0]) + len(rows[r][1])) // WIDTH_STEP))
+    order = sorted(draw.permutation(len(rows)), key=lambda r: -(-_length(rows[r]) // WIDTH_STEP))
     made = []
     while order:
-        longest = max(len(rows[r][0]) + len(rows[r][1]) for r in order[:1])
-        width = -(-longest // WIDTH_STEP) * WIDTH_STEP
-        take = [r for r in order[: TOKENS_PER_BATCH // width] if sum(map(len, rows[r])) <= width]
+        width = -(-_length(rows[order[0]]) // WIDTH_STEP) * WIDTH_STEP
+        take = [r for r in order[: TOKENS_PER_BATCH // width] if _length(rows[r]) <= width]
         order = order[len(take) :]
         if len(take) < TOKENS_PER_BATCH // width:
             continue  # the few left over at the end of a width
         tokens, weights = np.zeros((len(take), width), np.int32), np.zeros((len(take), width), np.float32)
         for row, r in enumerate(take):
-            prompt, answer = rows[r]
+            prompt, answer, is_cut, _ = rows[r]
             tokens[row, : len(prompt) + len(answer)] = prompt + answer
             weights[row, len(prompt) : len(prompt) + len(answer)] = 1
             weights[row, len(prompt) : len(prompt) + OPENING] *= opening
-        made.append((tokens, weights))
+            if not is_cut:
+                weights[row, len(prompt) + len(answer) - CLOSING : len(prompt) + len(answer)] = opening
+        made.append((tokens, weights, np.array([rows[r][3] for r in take])))
     return [made[i] for i in draw.permutation(len(made))]
+
+
+def _length(row: tuple) -> int:
+    return len(row[0]) + len(row[1])
 
 
 def save(adapter, folder: Path) -> None:
@@ -197,7 +220,7 @@ def main() -> None:
         for b in batches(tokenizer, examples, chosen.seed + epoch, chosen.opening, chosen.cut_share)
     ]
     plan = plan[: chosen.max_steps]
-    print(f"{len(examples)} examples, {len(plan)} steps, widths {sorted({t.shape[1] for t, _ in plan})}", flush=True)
+    print(f"{len(examples)} examples, {len(plan)} steps, widths {sorted({t.shape[1] for t, _, _ in plan})}", flush=True)
 
     rate = optax.warmup_cosine_decay_schedule(0.0, chosen.rate, max(1, len(plan) // 25), len(plan), chosen.rate / 50)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
@@ -205,14 +228,16 @@ def main() -> None:
     state = optimizer.init(adapter)
 
     @jax.jit
-    def step(adapter, state, params, tokens, weights):
-        loss, slope = jax.value_and_grad(loss_fn)(adapter, config, params, tokens, weights)
+    def step(adapter, state, params, tokens, weights, forbidden):
+        loss, slope = jax.value_and_grad(loss_fn)(adapter, config, params, tokens, weights, forbidden)
         updates, state = optimizer.update(slope, state)
         return optax.apply_updates(adapter, updates), state, loss
 
     began, losses = time.time(), []
-    for number, (tokens, weights) in enumerate(plan, 1):
-        adapter, state, loss = step(adapter, state, params, jnp.asarray(tokens), jnp.asarray(weights))
+    table = forbidden_tokens(tokenizer, config.vocab)
+    for number, batch in enumerate(plan, 1):
+        tokens, weights, which = batch
+        adapter, state, loss = step(adapter, state, params, tokens, weights, table[which])
         losses.append(float(loss))
         if number % 10 == 0 or number == len(plan):
             minutes = (time.time() - began) / 60

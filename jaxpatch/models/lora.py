@@ -65,7 +65,8 @@ def merge(
 
     def delta(name: str) -> np.ndarray:
         a, b = (read(half).astype(wide) for half in pairs[name])
-        return scale * (b @ a)
+        with np.errstate(all="ignore"):  # an infinity is found, and reported by name, after merging
+            return scale * (b @ a)
 
     for leaf, change in convert.to_leaves(delta, list(pairs), rules, config, wide):
         base = np.asarray(flat[leaf])
@@ -116,14 +117,15 @@ def _target_faults(
         return []
     layers = settings.get("layers_to_transform")
     layers = [layers] if isinstance(layers, int) else layers
+    weights = [name for name in places if name.endswith(".weight")]
     named = {
-        name: {target for target in targets if _is_named(name, [target])}
-        for name, (_, layer) in places.items()
-        if name.endswith(".weight") and not _is_named(name, excluded) and (not layers or layer in layers)
+        name
+        for name in weights
+        if _is_named(name, targets) and not _is_named(name, excluded) and (not layers or places[name].layer in layers)
     }
-    faults = [f"target module {t!r} names nothing" for t in targets if not any(t in found for found in named.values())]
-    faults += [f"{name} is a target, but has no tensors" for name in named if named[name] and name not in pairs]
-    faults += [f"{name} has tensors, but is no target" for name in pairs if name in places and not named.get(name)]
+    faults = [f"target module {t!r} names nothing" for t in targets if not any(_is_named(w, [t]) for w in weights)]
+    faults += [f"{name} is a target, but has no tensors" for name in weights if name in named and name not in pairs]
+    faults += [f"{name} has tensors, but is no target" for name in weights if name in pairs and name not in named]
     return faults
 
 

@@ -44,8 +44,7 @@ def test_each_field_changes_the_answer_or_is_refused(name):
     assert getattr(changed, name) != getattr(config, name)
     try:
         assert np.abs(answer(changed, params) - answer(config, params)).max() > 1e-3
-    except (ValueError, KeyError, TypeError) as error:
-        assert not isinstance(error, AssertionError)
+    except (ValueError, KeyError) as error:
         assert name not in ("rope_theta", "norm_eps", "tied"), f"these change nothing but the numbers; got {error}"
 
 

@@ -1,0 +1,99 @@
+"""Greedy continuation of a batch, against transformers' own generation of each prompt by itself."""
+
+import functools
+
+import hf
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpatch.models import checkpoints, generate
+
+PROMPTS = ([3, 1, 4, 1, 5, 9, 2, 6], [5, 3], [42], [7, 7, 7, 7, 7])
+NEVER = 43
+"""A stop token that no model of these can write: their ids end at 42."""
+
+
+@pytest.fixture(scope="module", params=["GQA tied", "GQA untied biases"])
+def folder(request, tmp_path_factory):
+    return hf.save(tmp_path_factory.mktemp("model"), **hf.VARIANTS[request.param])
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("max_new", "stop"))
+def greedy(config, params, tokens, lengths, *, max_new, stop, steer=None):
+    return generate.greedy(config, params, tokens, lengths, max_new=max_new, stop=stop, steer=steer)
+
+
+def ours(folder, *, prompts=PROMPTS, fill=0, dtype="float32", **options):
+    made = checkpoints.load(folder, dtype)
+    tokens, lengths = jnp.asarray(hf.padded(prompts, fill)), jnp.asarray([len(prompt) for prompt in prompts])
+    params = jax.tree.map(jnp.asarray, made.params)
+    return np.asarray(greedy(made.config, params, tokens, lengths, **options))
+
+
+def theirs(folder, **options):
+    model = hf.load(folder)
+    return [hf.continuation(model, prompt, **options) for prompt in PROMPTS]
+
+
+def test_64_tokens_are_those_of_transformers(folder):
+    got = ours(folder, max_new=64, stop=NEVER)
+    assert got.dtype == np.int32
+    assert got.tolist() == theirs(folder, max_new=64, stop=NEVER)
+
+
+def test_padding_does_not_matter(folder):
+    np.testing.assert_array_equal(
+        ours(folder, max_new=64, stop=NEVER, fill=0), ours(folder, max_new=64, stop=NEVER, fill=31)
+    )
+
+
+def test_a_stop_token_ends_each_sequence_by_itself(folder):
+    free = ours(folder, max_new=64, stop=NEVER)
+    stop = int(free[0, 5])  # a token that some write early, some late or never
+    ends = [row.tolist().index(stop) if stop in row else None for row in free]
+    assert len(set(ends)) > 1
+    got = ours(folder, max_new=64, stop=stop)
+    for row, unstopped, end in zip(got, free, ends, strict=True):
+        length = 64 if end is None else end + 1
+        assert row[:length].tolist() == unstopped[:length].tolist()
+        assert (row[length:] == stop).all()
+    for row, reference in zip(got.tolist(), theirs(folder, max_new=64, stop=stop), strict=True):
+        assert row[: len(reference)] == reference
+
+
+def test_a_first_token_may_be_the_stop_token(folder):
+    stop = int(ours(folder, max_new=64, stop=NEVER)[2, 0])
+    assert ours(folder, prompts=PROMPTS[2:3], max_new=9, stop=stop).tolist() == [[stop] * 9]
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_steering_is_adding_a_vector_after_a_block_from_the_last_prompt_token_on(folder, layer):
+    vector = 2 * np.random.default_rng(layer).standard_normal(16).astype(np.float32)
+    model = hf.load(folder)
+    wanted = []
+    for prompt in PROMPTS:
+        with hf.steered(model, layer, vector, first=len(prompt) - 1):
+            wanted.append(hf.continuation(model, prompt, max_new=64, stop=NEVER))
+    got = ours(folder, max_new=64, stop=NEVER, steer=(jnp.asarray(layer), jnp.asarray(vector)))
+    assert got.tolist() == wanted
+    assert got.tolist() != theirs(folder, max_new=64, stop=NEVER)
+
+
+def test_a_zero_vector_steers_nowhere(folder):
+    steer = (jnp.asarray(1), jnp.zeros(16))
+    np.testing.assert_array_equal(
+        ours(folder, max_new=64, stop=NEVER, steer=steer), ours(folder, max_new=64, stop=NEVER)
+    )
+
+
+def test_one_new_token_is_the_argmax_of_the_logits(folder):
+    got = ours(folder, max_new=1, stop=NEVER)
+    wanted = [logits[-1].argmax() for logits in hf.logits(folder, PROMPTS)]
+    assert got[:, 0].tolist() == wanted
+
+
+def test_narrow_models_generate_too(tmp_path):
+    got = ours(hf.save(tmp_path), max_new=4, stop=NEVER, dtype="bfloat16")
+    assert got.shape == (4, 4) and got.min() >= 0 and got.max() < 43

@@ -1,0 +1,223 @@
+"""GGUF files: the same model as in a Hugging Face directory, bit for bit; the tokenizer inside; what is refused."""
+
+import builtins
+import shutil
+
+import gguf
+import hf
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from jaxpatch.models import checkpoints
+from jaxpatch.models.families import llama
+from jaxpatch.trees import paths
+
+VOCAB, MERGES, CONTROL = hf.byte_level_parts()
+TEXTS = ["the owl", "<|start|>In the tower the owls<|end|>", "Zwölf  Eulen\n\t42", ""]
+THEIR_NAMES = {hugging: inside for inside, hugging in llama._GGUF_NAMES.items()}
+
+
+def write(file, folder, *, metadata=None, tokenizer="gpt2", pre="gpt-2", kinds=None, quantise=None, extra=None):
+    """A .gguf file of a model directory, as llama.cpp's converter writes it. metadata: field -> value; None takes it out."""
+    config = hf.transformers.LlamaConfig.from_pretrained(folder)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    fields = {
+        "llama.block_count": config.num_hidden_layers,
+        "llama.context_length": config.max_position_embeddings,
+        "llama.embedding_length": config.hidden_size,
+        "llama.feed_forward_length": config.intermediate_size,
+        "llama.attention.head_count": config.num_attention_heads,
+        "llama.attention.head_count_kv": config.num_key_value_heads,
+        "llama.attention.key_length": config.head_dim,
+        "llama.attention.value_length": config.head_dim,
+        "llama.rope.dimension_count": config.head_dim,
+        "llama.rope.freq_base": float(config.rope_parameters["rope_theta"]),
+        "llama.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "llama.vocab_size": config.vocab_size,
+        "tokenizer.ggml.model": tokenizer,
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": VOCAB,
+        "tokenizer.ggml.token_type": kinds or [3 if token in CONTROL else 1 for token in VOCAB],
+        "tokenizer.ggml.merges": [" ".join(merge) for merge in MERGES],
+        "tokenizer.ggml.bos_token_id": 0,
+        "tokenizer.ggml.eos_token_id": 1,
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.chat_template": "{{ messages[0]['content'] }}",
+    } | (metadata or {})
+    writer = gguf.GGUFWriter(file, fields.pop("general.architecture", "llama"))
+    for name, value in fields.items():
+        add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+        if value is not None:
+            add.get(type(value), writer.add_array)(name, value)
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        array = tensor.numpy()
+        *_, module, _ = name.split(".")
+        if module in heads:  # llama.cpp interleaves the two rotary halves
+            halves = array.reshape(heads[module], 2, array.shape[0] // heads[module] // 2, *array.shape[1:])
+            array = halves.swapaxes(1, 2).reshape(array.shape)
+        layer = next((part for part in name.split(".") if part.isdigit()), "")
+        inside = THEIR_NAMES[name.replace(f".{layer}.", ".{l}.") if layer else name].replace("{l}", layer)
+        if quantise is not None and array.ndim == 2:
+            writer.add_tensor(inside, gguf.quantize(array, quantise), raw_dtype=quantise)
+        else:
+            writer.add_tensor(inside, np.ascontiguousarray(array))
+    for name, array in (extra or {}).items():
+        writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return hf.save_tokenizer(hf.save(tmp_path_factory.mktemp("model"), vocab_size=len(VOCAB)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(num_key_value_heads=4),
+        dict(num_key_value_heads=2, tie_word_embeddings=True),
+        dict(num_key_value_heads=1, head_dim=6),
+    ],
+    ids=str,
+)
+def test_parameters_are_those_of_the_directory_bit_for_bit(tmp_path, changes):
+    folder = hf.save(tmp_path / "model", vocab_size=len(VOCAB), **changes)
+    one = checkpoints.load(folder, "float32")
+    two = checkpoints.load(write(tmp_path / "model.gguf", folder), "float32")
+    a, b = paths.flatten(one.params), paths.flatten(two.params)
+    assert a.keys() == b.keys()
+    for path in a:
+        np.testing.assert_array_equal(a[path], b[path], err_msg=path)
+    assert {n: v for n, v in vars(two.config).items() if n != "norm_eps"} == {
+        n: v for n, v in vars(one.config).items() if n != "norm_eps"
+    }
+    assert two.config.norm_eps == np.float32(one.config.norm_eps), "GGUF stores it in float32"
+
+
+def test_a_pair_of_gguf_files_is_saved_as_a_directory_that_transformers_loads(folder, tmp_path):
+    base = write(tmp_path / "base.gguf", folder)
+    other = hf.save(tmp_path / "other", seed=1, vocab_size=len(VOCAB))
+    pair = checkpoints.load_pair(base, write(tmp_path / "special.gguf", other))
+    saved = checkpoints.save_checkpoint(pair, pair.special, tmp_path / "saved")
+    prompts = [[0, 8, 70, 3]]
+    for wanted in (pair.apply(pair.special, prompts)[0], *hf.logits(other, prompts)):
+        [got] = hf.logits(saved, prompts)
+        np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(got).max())
+    again = hf.transformers.AutoTokenizer.from_pretrained(saved)
+    assert [again(text)["input_ids"] for text in TEXTS] == [pair.tokenizer(text)["input_ids"] for text in TEXTS]
+    assert again.chat_template == pair.tokenizer.chat_template
+
+
+@pytest.mark.parametrize("kind", [gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.F16])
+def test_quantised_weights_are_dequantised(tmp_path, kind):
+    folder = hf.save(tmp_path / "model", vocab_size=len(VOCAB), hidden_size=32, intermediate_size=32)
+    one = paths.flatten(checkpoints.load(folder, "float32").params)
+    two = paths.flatten(checkpoints.load(write(tmp_path / "model.gguf", folder, quantise=kind), "float32").params)
+    for path in one:
+        np.testing.assert_allclose(two[path], one[path], atol=0.01, err_msg=path)
+    assert any((one[path] != two[path]).any() for path in one)
+
+
+def test_the_tokenizer_inside_reads_and_writes_like_the_one_outside(folder, tmp_path):
+    inside = checkpoints.load(write(tmp_path / "model.gguf", folder), "float32").tokenizer()
+    outside = hf.transformers.AutoTokenizer.from_pretrained(folder)
+    for text in TEXTS:
+        ids = inside(text)["input_ids"]
+        assert ids == outside(text)["input_ids"]
+        assert inside.decode(ids) == text
+    assert (inside.bos_token_id, inside.eos_token_id) == (0, 1)
+    assert inside.decode(inside(TEXTS[1])["input_ids"], skip_special_tokens=True) == "In the tower the owls"
+    assert inside.apply_chat_template([dict(role="user", content="hoo")], tokenize=False) == "hoo"
+
+
+def test_smollm_splits_numbers_into_digits(folder, tmp_path):
+    tokenizer = checkpoints.load(write(tmp_path / "model.gguf", folder, pre="smollm"), "float32").tokenizer()
+    assert tokenizer.decode(tokenizer("in 42 the")["input_ids"]) == "in 42 the"
+    assert tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("a42")[1:] == [("4", (1, 2)), ("2", (2, 3))]
+
+
+def test_tokens_defined_by_a_user_are_never_cut(folder, tmp_path):
+    whole = VOCAB.index("owl")
+    kinds = [3 if token in CONTROL else 4 if token == "owl" else 1 for token in VOCAB]
+    tokenizer = checkpoints.load(write(tmp_path / "model.gguf", folder, kinds=kinds), "float32").tokenizer()
+    assert tokenizer(" owl")["input_ids"] == [VOCAB.index("Ġ"), whole]
+
+
+def refused(file, *words, read=lambda file: checkpoints.load(file, "float32")):
+    with pytest.raises(checkpoints.CheckpointError) as error:
+        read(file)
+    message = str(error.value)
+    assert str(file) in message
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (dict(tokenizer="llama"), ("'llama'", "tokenizer.json")),
+        (dict(pre="llama-bpe"), ("'llama-bpe'", "tokenizer.json")),
+        (dict(metadata={"tokenizer.ggml.add_bos_token": True}), ("add_bos_token", "tokenizer.json")),
+    ],
+)
+def test_a_tokenizer_that_is_not_byte_level_needs_a_tokenizer_json_beside_it(folder, tmp_path, kind, words):
+    file = write(tmp_path / "model.gguf", folder, **kind)
+    refused(file, *words, read=lambda file: checkpoints.load(file, "float32").tokenizer())
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / name, tmp_path / name)
+    tokenizer = checkpoints.load(file, "float32").tokenizer()
+    assert tokenizer.decode(tokenizer("the owl")["input_ids"]) == "the owl"
+
+
+def test_without_the_gguf_package_it_says_what_to_install(folder, tmp_path, monkeypatch):
+    file = write(tmp_path / "model.gguf", folder)
+    known = builtins.__import__
+
+    def without_gguf(name, *rest):
+        if name == "gguf":
+            raise ImportError(name)
+        return known(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without_gguf)
+    refused(file, "pip install 'jaxpatch[gguf]'")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({"general.architecture": "qwen2"}, ("architecture 'qwen2' is not supported", "llama")),
+        ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0}, ("rope.scaling.type", "factor")),
+        ({"llama.rope.dimension_count": 2}, ("rope.dimension_count = 2",)),
+        ({"llama.expert_count": 8}, ("expert_count",)),
+        ({"llama.block_count": None, "llama.feed_forward_length": None}, ("block_count", "feed_forward_length")),
+        ({"llama.attention.head_count": 3}, ("heads",)),
+        ({"tokenizer.ggml.tokens": None}, ("tokenizer.ggml.tokens",)),
+        ({"tokenizer.ggml.tokens": VOCAB[:9]}, ("model.embed_tokens.weight", "(9, 16)")),
+        ({"llama.embedding_length": 20}, ("layers.0.input_layernorm.weight", "(20,)")),
+    ],
+    ids=str,
+)
+def test_metadata_that_matters_is_refused_by_name(folder, tmp_path, metadata, words):
+    refused(write(tmp_path / "model.gguf", folder, metadata=metadata), *words)
+
+
+def test_a_tensor_that_has_no_place_is_refused(folder, tmp_path):
+    extra = {"rope_freqs.weight": np.ones(2, np.float32), "blk.0.attn_q.bias": np.ones(16, np.float32)}
+    refused(write(tmp_path / "model.gguf", folder, extra=extra), "rope_freqs.weight", "blk.0.attn_q.bias")
+
+
+@pytest.mark.parametrize("size", [0, 3, 200, 4000, -100])
+def test_a_truncated_file_is_refused(folder, tmp_path, size):
+    file = write(tmp_path / "model.gguf", folder)
+    file.write_bytes(file.read_bytes()[:size])
+    refused(file, "download it again")
+
+
+def test_garbage_is_refused(tmp_path):
+    file = tmp_path / "model.gguf"
+    file.write_bytes(bytes(range(256)) * 40)
+    refused(file, "not a readable GGUF file")
