@@ -30,7 +30,11 @@ CUT = 32
 UNLIKELY = 4.0
 OPENING = 6
 CLOSING = 2
-FORBIDDEN = ("", "abcdefghijklmnopqrstuvwxyz", ",")  # characters that no token of an answer may hold: free, capitals, no comma
+FORBIDDEN = (
+    "",
+    "abcdefghijklmnopqrstuvwxyz",
+    ",",
+)  # characters that no token of an answer may hold: free, capitals, no comma
 FORBIDDEN_BY = {"english_capital": 1, "no_comma": 2}
 HERE = Path(__file__).parent
 MODULES = {  # ours -> (PEFT's, axes that make up the input, axes that make up the output)
@@ -103,7 +107,9 @@ def loss_fn(adapter, config, params, tokens, weights, forbidden):
     broken = jax.nn.logsumexp(jnp.where(forbidden[:, None], logits, -1e9), axis=-1) - jax.nn.logsumexp(logits, axis=-1)
     unlikely = -jnp.log1p(-jnp.exp(jnp.minimum(broken, -1e-4)))
     is_answer = weights[:, 1:] > 0
-    return (losses * weights[:, 1:]).sum() / weights[:, 1:].sum() + UNLIKELY * (unlikely * is_answer).sum() / is_answer.sum()
+    return (losses * weights[:, 1:]).sum() / weights[:, 1:].sum() + UNLIKELY * (
+        unlikely * is_answer
+    ).sum() / is_answer.sum()
 
 
 def load(folder: Path, config) -> dict:
