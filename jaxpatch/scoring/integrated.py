@@ -21,7 +21,7 @@ def effects(instrument: Instrument, kinds: tuple[str, ...], options: Options) ->
     progress = options.progress("integrated")
     for step in range(options.steps):
         time = (step + 0.5) / options.steps
-        at = {kind: jnp.full(instrument.partition[kind].shape, time) for kind in kinds}
+        at = {kind: jnp.zeros(instrument.partition[kind].shape) + time for kind in kinds}
         total = jax.tree.map(lambda sum_, slope: sum_ + np.asarray(slope), total, first_order.slopes(instrument, at))
         progress(step + 1, options.steps)
     return {kind: Answer((total[kind] / options.steps).astype(instrument.base.dtype)) for kind in kinds}

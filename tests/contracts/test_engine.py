@@ -20,12 +20,11 @@ TOLERANCE = 1e-5
 
 NO_BIAS, ALL_BIASES = dict(), dict(attention_bias=True, mlp_bias=True)
 ATTENTION_BIAS, MLP_BIAS = dict(attention_bias=True), dict(mlp_bias=True)
-SLICES = ("head", "kv", "neuron")
 COVERING = [
     ("GQA tied biases", dict(kv_heads=2, tied=True, **ALL_BIASES), 1, torch_oracle.KINDS),
-    ("MHA untied", dict(kv_heads=4, **NO_BIAS), 0, SLICES),
-    ("MQA untied attention bias", dict(kv_heads=1, **ATTENTION_BIAS), 2, SLICES),
-    ("GQA untied mlp bias", dict(kv_heads=2, **MLP_BIAS), 2, ("neuron", "norm")),
+    ("MHA untied", dict(kv_heads=4, **NO_BIAS), 0, ("head", "kv")),
+    ("MQA untied attention bias", dict(kv_heads=1, **ATTENTION_BIAS), 2, ("head", "kv")),
+    ("GQA untied mlp bias", dict(kv_heads=2, **MLP_BIAS), 2, ("neuron",)),
 ]
 """Each kind, each way of sharing keys, each bias and each anchor at least once; the whole product is marked slow."""
 PRODUCT = [

@@ -46,7 +46,7 @@ def test_json_blocks():
 
 
 def test_bash_blocks(at_home, monkeypatch):
-    for line in "\n".join(blocks("bash")).splitlines():
+    for line in "".join(blocks("bash")).splitlines():
         if line.startswith("make"):
             dry = subprocess.run(
                 ["make", "-n", *line.split()[1:]], cwd=ROOT, capture_output=True, text=True, check=False

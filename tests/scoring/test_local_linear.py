@@ -12,7 +12,7 @@ from jaxpatch import testing
 from jaxpatch.measuring import instrument
 from jaxpatch.scoring import exact, first_order, local_linear
 
-AT_THE_END = ("neuron", "layer", "norm")
+AT_THE_END = ("neuron", "norm")
 """Some kinds whose change is taken at the end of their block: in the anchor's own block nothing follows it but the read-out."""
 
 
