@@ -191,7 +191,7 @@ def run(options: Run, *, command: Sequence[str] = (), console: Console | None = 
 
 def write(made: findings.Findings, out: Path, *, overwrite: bool) -> None:
     """All results, or none: scores.csv, anchor.safetensors, manifest.json, figures/, report.html."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     with atomic.directory(out, overwrite=overwrite) as folder:
         tables.write_scores(made, folder / "scores.csv")
@@ -199,7 +199,7 @@ def write(made: findings.Findings, out: Path, *, overwrite: bool) -> None:
         if made.anchor.centre is not None:
             vector["centre"] = np.asarray(made.anchor.centre, np.float32)
         about = {"layer": str(made.anchor.layer), "read_out": made.anchor.read_out, "task": made.task}
-        save_file(vector, folder / "anchor.safetensors", metadata=about)
+        (folder / "anchor.safetensors").write_bytes(save(vector, metadata=about))
         manifest.write(made.manifest, folder / "manifest.json")
         drawn = figures.save_all(made, folder / "figures")
         (folder / "report.html").write_text(report.render(made, drawn), encoding="utf-8")

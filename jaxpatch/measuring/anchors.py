@@ -146,11 +146,15 @@ def fit_anchor(
     return anchor, _examine(pair, anchor, strength, asked, plain, verdict, max_new, tuple(candidates), best)
 
 
+class UntrustedAnchorError(ValueError):
+    """An anchor that fails its checks: the behaviour is reported, not scored."""
+
+
 def refuse_untrusted(info: AnchorInfo) -> None:
-    """Raises ValueError naming every failed check: a behaviour whose anchor fails is reported, not scored."""
+    """Raises UntrustedAnchorError naming every failed check."""
     failed = [f"{c.name} is {c.value:.3g}, wanted {c.wanted}" for c in info.checks if not c.is_passed]
     if failed:
-        raise ValueError(
+        raise UntrustedAnchorError(
             "the anchor fails its checks, so nothing is scored:\n"
             + "\n".join(f"  - {line}" for line in failed)
             + "\nTry another layer, more prompts, or accept that this pair does not differ in this behaviour along one direction."

@@ -274,6 +274,7 @@ def save_checkpoint(pair: Pair, params: Params, path: str | Path, *, overwrite: 
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         try:
             save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+            (folder / "model.safetensors").chmod(0o644)
         except SafetensorError as error:  # what a full disk looks like through safetensors
             raise OSError(str(error)) from error
         if pair.tokenizer is not None:

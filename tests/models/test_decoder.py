@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from jaxpatch.models import checkpoints, decoder, layers
+from jaxpatch.models import checkpoints, decoder
 
 PROMPTS = ([3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5], [42])
 FILL = 7
@@ -78,11 +78,3 @@ def test_block_at_one_position_is_the_block_there(tmp_path):
 
     whole, alone = both_ways(weights, x)
     np.testing.assert_allclose(alone, decoder.take(whole, last), atol=1e-5)
-
-
-def test_rotary_angles_are_exact_far_out():
-    positions = jnp.asarray([0, 1, 8191])
-    cos, sin = layers.rope(positions, 64, 100_000.0, jnp.float32)
-    angles = np.asarray(positions)[:, None] * 100_000.0 ** (-np.arange(0, 64, 2) / 64)
-    np.testing.assert_allclose(cos, np.cos(angles), atol=5e-4)
-    np.testing.assert_allclose(sin, np.sin(angles), atol=5e-4)

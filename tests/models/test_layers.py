@@ -1,0 +1,113 @@
+"""The arithmetic of a block, where it is not simply transformers' (for that, see test_decoder)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpatch.models import layers
+
+LONG = 2 * layers.PIECE + 3
+"""Two whole pieces and a bit."""
+
+
+def drawn(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+@pytest.mark.parametrize("length", [1, layers.PIECE, LONG])
+def test_a_product_in_pieces_is_the_product(length):
+    x, kernel = drawn(2, 3, length), drawn(length, 5, seed=1)
+    got = layers.product(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32))
+    np.testing.assert_allclose(got, x @ kernel, atol=1e-4)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(layers.product(jnp.asarray(x), jnp.asarray(kernel)), x @ kernel, atol=1e-11)
+
+
+def test_the_derivatives_of_a_product_are_those_of_the_product():
+    with jax.enable_x64(True):
+        x, kernel = jnp.asarray(drawn(2, LONG)), jnp.asarray(drawn(LONG, 4, seed=1))
+        moves = jnp.asarray(drawn(2, LONG, seed=2)), jnp.asarray(drawn(LONG, 4, seed=3))
+
+        def ours(x, kernel):
+            return (layers.product(x, kernel) ** 2).sum()
+
+        def plain(x, kernel):
+            return ((x @ kernel) ** 2).sum()
+
+        for got, wanted in zip(jax.grad(ours, (0, 1))(x, kernel), jax.grad(plain, (0, 1))(x, kernel), strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(*(jax.jvp(f, (x, kernel), moves)[1] for f in (ours, plain)), rtol=1e-10)
+
+
+def test_a_product_can_be_batched_over_its_kernel():
+    x, kernels = jnp.asarray(drawn(2, LONG), jnp.float32), jnp.asarray(drawn(3, LONG, 4, seed=1), jnp.float32)
+    got = jax.vmap(layers.product, (None, 0))(x, kernels)
+    np.testing.assert_allclose(got, jnp.stack([layers.product(x, kernel) for kernel in kernels]), atol=1e-4)
+
+
+def test_a_narrow_product_is_rounded_once():
+    x, kernel = jnp.asarray(drawn(2, LONG), jnp.bfloat16), jnp.asarray(drawn(LONG, 4, seed=1), jnp.bfloat16)
+    got = layers.product(x, kernel)
+    assert got.dtype == jnp.bfloat16
+    wanted = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
+    np.testing.assert_allclose(np.asarray(got, np.float64), wanted, rtol=2**-8)
+
+
+def test_a_long_product_keeps_more_digits_in_pieces():
+    """Positive terms, so that nothing but the length of the sum costs digits."""
+    x, kernel = np.abs(drawn(64, 6144)).astype(np.float32), np.abs(drawn(6144, 8, seed=1)).astype(np.float32)
+    exact = x.astype(np.float64) @ kernel.astype(np.float64)
+    one_by_one = np.add.accumulate(x[:, :, None] * kernel[None], axis=1, dtype=np.float32)[:, -1]
+
+    def error(y):
+        return np.sqrt(np.mean((np.asarray(y, np.float64) / exact - 1) ** 2))
+
+    assert error(layers.product(jnp.asarray(x), jnp.asarray(kernel))) < 0.5 * error(one_by_one)
+
+
+def test_heads_write_what_their_slices_write():
+    z, kernel = jnp.asarray(drawn(2, 3, 4, 5), jnp.float32), jnp.asarray(drawn(4, 5, 6), jnp.float32)
+    whole = layers.from_heads(z, {"kernel": kernel})
+    parts = [layers.from_heads(z[:, :, n : n + 1], {"kernel": kernel[n : n + 1]}) for n in range(4)]
+    np.testing.assert_allclose(whole, sum(parts[1:], parts[0]), atol=1e-5)
+
+
+def test_nobody_looks_where_the_mask_is_false():
+    q, k, v = (jnp.asarray(drawn(3, 4, 2, seed=seed), jnp.float32) for seed in range(3))
+    mask = jnp.tril(jnp.ones((3, 3), bool))
+    one = layers.attend(q, k, v, mask)
+    other = layers.attend(q, k.at[2].set(9.0), v.at[2].set(-9.0), mask)
+    np.testing.assert_array_equal(one[:2], other[:2])
+    np.testing.assert_allclose(one[0], v[0], atol=1e-6)
+
+
+def test_query_heads_share_the_keys_of_their_group():
+    q, k, v = (jnp.asarray(drawn(3, heads, 2, seed=heads), jnp.float32) for heads in (4, 2, 2))
+    mask = jnp.ones((3, 3), bool)
+    shared = layers.attend(q, k, v, mask)
+    np.testing.assert_allclose(shared, layers.attend(q, k.repeat(2, 1), v.repeat(2, 1), mask), atol=1e-6)
+
+
+def test_a_norm_of_narrow_numbers_is_computed_wide():
+    x = jnp.full((4,), 3e4, jnp.float16)  # its square is beyond float16
+    np.testing.assert_allclose(layers.rms_norm(x, jnp.ones(4, jnp.float16), 1e-6), 1, atol=1e-3)
+
+
+def test_rotary_angles_are_right_far_out():
+    positions = jnp.asarray([0, 1, 8191])
+    cos, sin = layers.rope(positions, 64, 100_000.0, jnp.float32)
+    angles = np.asarray(positions)[:, None] * 100_000.0 ** (-np.arange(0, 64, 2) / 64)
+    np.testing.assert_allclose(cos, np.cos(angles), atol=5e-4)
+    np.testing.assert_allclose(sin, np.sin(angles), atol=5e-4)
+
+
+def test_rotating_keeps_lengths_and_depends_on_the_distance_only():
+    with jax.enable_x64(True):
+        q, k = jnp.asarray(drawn(1, 1, 8)), jnp.asarray(drawn(1, 1, 8, seed=1))
+
+        def at(x, position):
+            return layers.rotate(x, layers.rope(jnp.asarray([position]), 8, 500.0, jnp.float64))
+
+        np.testing.assert_allclose(jnp.linalg.norm(at(q, 5)), jnp.linalg.norm(q))
+        np.testing.assert_allclose((at(q, 5) * at(k, 2)).sum(), (at(q, 13) * at(k, 10)).sum())
