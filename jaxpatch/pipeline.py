@@ -9,7 +9,8 @@ from jaxpatch.measuring.inputs import Inputs
 from jaxpatch.measuring.read_outs import Anchor
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.patching import components
-from jaxpatch.scoring import METHODS, method, scores
+from jaxpatch.scoring import METHODS, scores
+from jaxpatch.scoring.method import DEFAULTS, Options, all_silent
 from jaxpatch.shapes import Gates, Params
 from jaxpatch.trees import paths
 from jaxpatch.validating import controls, curves
@@ -41,7 +42,7 @@ def score(
     top: int = 150,
     steps: int = 16,
     seed: int = 0,
-    progress: Callable[[str], sweep.Progress] = lambda kind: sweep.silent,
+    progress: Callable[[str], sweep.Progress] = all_silent,
 ) -> scores.Scores:
     """How far each component's own parameters recover the control state: E_w.
 
@@ -81,10 +82,7 @@ def score(
         method=method,
         layer=int(anchor.layer),
         aggregate=aggregate,
-        top=top,
-        steps=steps,
-        seed=seed,
-        progress=progress,
+        options=Options(top, steps, seed, progress),
     )
 
 
@@ -95,16 +93,12 @@ def score_with(
     method: str = "exact",
     layer: int = -1,
     aggregate: str = "mean_of_ratios",
-    top: int = 150,
-    steps: int = 16,
-    seed: int = 0,
-    progress: Callable[[str], sweep.Progress] = lambda kind: sweep.silent,
+    options: Options = DEFAULTS,
 ) -> scores.Scores:
     """`score` for anything that has an instrument: a toy, or any parameter tree (`instrument.of_effect`)."""
     is_kept = scores.kept_inputs(tool.gap, tool.base)
-    options = _options(top, steps, seed, progress)
     answers = METHODS[method](tool, kinds, options)
-    ends = {k: scores.intervals(a.effects, tool.gap, is_kept, aggregate, seed) for k, a in answers.items()}
+    ends = {k: scores.intervals(a.effects, tool.gap, is_kept, aggregate, options.seed) for k, a in answers.items()}
     return scores.Scores(
         values={k: scores.normalised(a.effects, tool.gap, is_kept, aggregate) for k, a in answers.items()},
         effects={k: a.effects for k, a in answers.items()},
@@ -190,10 +184,6 @@ def finest(kinds: tuple[str, ...]) -> tuple[str, ...]:
     """Kinds that own no parameter twice: slices where they were scored, else the first kind alone."""
     slices = tuple(kind for kind in kinds if kind in ("head", "kv", "neuron"))
     return slices or kinds[:1]
-
-
-def _options(top, steps, seed, progress) -> method.Options:
-    return method.Options(top=top, steps=steps, seed=seed, progress=progress)
 
 
 def _ceilings(

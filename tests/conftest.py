@@ -1,4 +1,4 @@
-"""Strict settings for every test, and no network."""
+"""Strict settings for every test, shapes checked at every call, and no network."""
 
 import os
 
@@ -6,6 +6,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import jaxtyping
+
+SHAPED = ("models.layers", "models.decoder", "models.generate", "measuring.local")
+jaxtyping.install_import_hook([f"jaxpatch.{module}" for module in SHAPED], "beartype.beartype")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_disable_most_optimizations", True)  # hundreds of small programs, each run for a moment

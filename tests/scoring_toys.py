@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpatch.measuring import instrument, sweep
+from jaxpatch.measuring import instrument
 from jaxpatch.patching.components import Kind
 from jaxpatch.scoring.method import Options
 
@@ -14,7 +14,7 @@ PART, HEAD = jnp.array([2.0, 0.0, -1.0]), jnp.array([[1.0, 0.5], [0.0, 3.0]])
 
 
 def options(**changes) -> Options:
-    return Options(**{"top": 2, "steps": 4, "seed": 0, "progress": lambda kind: sweep.silent} | changes)
+    return Options(top=2, steps=4)._replace(**changes)
 
 
 def linear() -> instrument.Instrument:

@@ -27,7 +27,7 @@ TOKENS_PER_BATCH = 2560
 WIDTH_STEP = 32
 LONGEST = 384
 CUT = 32
-UNLIKELY = 4.0
+UNLIKELY = 8.0
 OPENING = 6
 CLOSING = 2
 FORBIDDEN = (
@@ -131,6 +131,26 @@ def load(folder: Path, config) -> dict:
     }
 
 
+def answer_tokens(tokenizer, example: dict) -> list[int]:
+    """The answer as the model should write it: a closing quotation mark is a token of its own.
+
+    The tokenizer joins it to the full stop before it, and at that stop nobody knows yet that the answer ends there.
+    """
+    text = example["answer"]
+    parts = (text[:-1], text[-1]) if example["task"] == "quotation" else (text,)
+    return [token for part in parts for token in tokenizer(part)["input_ids"]]
+
+
+def taken(examples: list[dict], shares: dict[str, float], seed: int) -> list[dict]:
+    """The examples of each task as often as `shares` says: 0.5 takes half of them, 2 takes all of them twice."""
+    draw = np.random.default_rng([seed, 2])
+    kept = []
+    for example in examples:
+        share = shares.get(example["task"], 1.0)
+        kept += [example] * (int(share) + (draw.random() < share % 1))
+    return kept
+
+
 def batches(
     tokenizer, examples: list[dict], seed: int, opening: float, cut_share: float
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -144,7 +164,7 @@ def batches(
     cutter = np.random.default_rng([seed, 1])
     for example in examples:
         prompt = tokenizer(make_data.chat(tokenizer, example["user"]))["input_ids"]
-        answer = [*tokenizer(example["answer"])["input_ids"], tokenizer.eos_token_id]
+        answer = [*answer_tokens(tokenizer, example), tokenizer.eos_token_id]
         is_cut = cutter.random() < cut_share
         answer = answer[:CUT] if is_cut else answer
         if len(prompt) + len(answer) <= LONGEST:
@@ -212,8 +232,10 @@ def main() -> None:
     options.add_argument("--start", type=Path, default=None, help="go on from this adapter")
     options.add_argument("--opening", type=float, default=8.0, help=f"weight of an answer's first {OPENING} tokens")
     options.add_argument("--cut-share", type=float, default=0.6, help=f"answers cut after {CUT} tokens")
+    options.add_argument("--shares", nargs="*", default=[], metavar="TASK=SHARE", help="take this share of a task")
     options.add_argument("--out", type=Path, default=HERE / "adapter")
     chosen = options.parse_args()
+    shares = {name: float(share) for name, _, share in (each.partition("=") for each in chosen.shares)}
 
     checkpoint = checkpoints.load(fetch.smollm2(), "float32")
     config, tokenizer = checkpoint.config, checkpoint.tokenizer()
@@ -223,7 +245,13 @@ def main() -> None:
     plan = [
         b
         for epoch in range(chosen.epochs)
-        for b in batches(tokenizer, examples, chosen.seed + epoch, chosen.opening, chosen.cut_share)
+        for b in batches(
+            tokenizer,
+            taken(examples, shares, chosen.seed + epoch),
+            chosen.seed + epoch,
+            chosen.opening,
+            chosen.cut_share,
+        )
     ]
     plan = plan[: chosen.max_steps]
     print(f"{len(examples)} examples, {len(plan)} steps, widths {sorted({t.shape[1] for t, _, _ in plan})}", flush=True)

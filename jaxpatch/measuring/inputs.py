@@ -3,19 +3,19 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int
 
 from jaxpatch.models import checkpoints
 from jaxpatch.models.config import DecoderConfig
 
 
 class Inputs(NamedTuple):
-    """A fixed set of prompts. tokens: int [B, T], right-padded with any id. lengths: int [B], at least 1."""
+    """A fixed set of prompts. tokens: right-padded with any id. lengths: at least 1."""
 
-    tokens: jax.Array
-    lengths: jax.Array
+    tokens: Int[Array, "B T"]
+    lengths: Int[Array, " B"]
 
     def rows(self, which: Any) -> "Inputs":
         """Some of the prompts."""

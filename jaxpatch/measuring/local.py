@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from jaxpatch.measuring.inputs import Inputs
 from jaxpatch.measuring.read_outs import Anchor
@@ -21,10 +22,10 @@ from jaxpatch.shapes import Params
 
 
 class Trace(NamedTuple):
-    """The base's run. entering: residual stream before each block; mid: between its two halves. Both [A + 1, B, T, D]."""
+    """The base's run. entering: residual stream before each block up to the anchor; mid: between its two halves."""
 
-    entering: jax.Array
-    mid: jax.Array
+    entering: Float[Array, "A B T D"]
+    mid: Float[Array, "A B T D"]
 
 
 class Models(NamedTuple):
@@ -48,12 +49,12 @@ def _context(config: DecoderConfig, x: jax.Array) -> decoder.Context:
     return decoder.causal_context(config, x.shape[-2], x.dtype)
 
 
-def trace(config: DecoderConfig, models: Models, taps: Trace | None = None) -> tuple[jax.Array, Trace]:
+def trace(config: DecoderConfig, models: Models, taps: Trace | None = None) -> tuple[Float[Array, " B"], Trace]:
     """Run the base up to the anchor.
 
     Args: taps: added to the residual stream before each block and in its middle; zeros whose gradient is the one that arrives
         there.
-    Returns: the read-out [B], and the trace.
+    Returns: the read-out, and the trace.
     """
     depth = models.anchor.layer + 1
     x = models.base["embed"]["kernel"][models.inputs.tokens]
@@ -73,11 +74,12 @@ def trace(config: DecoderConfig, models: Models, taps: Trace | None = None) -> t
     return models.anchor.read(decoder.take(x, models.inputs.lengths - 1)[..., 0, :]), states
 
 
-def finish(config: DecoderConfig, models: Models, x: jax.Array, start: jax.Array | int) -> jax.Array:
+def finish(
+    config: DecoderConfig, models: Models, x: Float[Array, "C B T D"], start: Int[Array, ""] | int
+) -> Float[Array, "C B"]:
     """Read-outs after running the base's blocks start, ..., anchor on given states.
 
-    Args: x: [C, B, T, D], the stream entering block `start`; start: traced, so that one compilation serves all layers.
-    Returns: [C, B].
+    Args: x: the stream entering block `start`; start: traced, so that one compilation serves all layers.
     """
     context, anchor, last = _context(config, x), models.anchor, models.inputs.lengths - 1
 
@@ -237,9 +239,9 @@ LOCALS: dict[str, Local] = {
 
 
 def block_effects(
-    config: DecoderConfig, kind: str, models: Models, states: Trace, layer: jax.Array, indices: jax.Array
-) -> jax.Array:
-    """F_a with one component of `layer` patched, for each of `indices`: [C, B]. layer: traced; indices: int [C]."""
+    config: DecoderConfig, kind: str, models: Models, states: Trace, layer: Int[Array, ""], indices: Int[Array, " C"]
+) -> Float[Array, "C B"]:
+    """F_a with one component of `layer` patched, for each of `indices`. layer: traced."""
     local = LOCALS[kind]
     slices = layer_of(models.base, layer), layer_of(models.special, layer)
     entering, mid = (jax.lax.dynamic_index_in_dim(part, layer, keepdims=False) for part in states)
@@ -249,13 +251,13 @@ def block_effects(
     return finish(config, models, x, layer + 1)
 
 
-def embed_effects(config: DecoderConfig, models: Models) -> jax.Array:
-    """F_a with the whole embedding patched: [1, B]."""
+def embed_effects(config: DecoderConfig, models: Models) -> Float[Array, "1 B"]:
+    """F_a with the whole embedding patched."""
     return finish(config, models, models.special["embed"]["kernel"][models.inputs.tokens][None], 0)
 
 
-def linear_effects(config: DecoderConfig, kind: str, models: Models) -> jax.Array:
-    """Local-exact, downstream-linear effects of every component of a kind, from one backward pass: [B, A + 1, n].
+def linear_effects(config: DecoderConfig, kind: str, models: Models) -> Float[Array, "B A n"]:
+    """Local-exact, downstream-linear effects of every component of a kind in blocks 0 to the anchor's, from one backward pass.
 
     Each component's own change of output is exact; what follows it is linearised at the base.
     """
@@ -273,8 +275,8 @@ def linear_effects(config: DecoderConfig, kind: str, models: Models) -> jax.Arra
     return jnp.moveaxis(jax.lax.map(one, jnp.arange(depth)), 0, 1)
 
 
-def _top_slope(config: DecoderConfig, models: Models, states: Trace) -> jax.Array:
-    """Gradient of the read-out in the residual stream right after the anchor's block: [B, T, D]."""
+def _top_slope(config: DecoderConfig, models: Models, states: Trace) -> Float[Array, "B T D"]:
+    """Gradient of the read-out in the residual stream right after the anchor's block."""
     block = decoder.Block(config).bind({"params": layer_of(models.base, models.anchor.layer)})
     last = models.inputs.lengths - 1
     end = block.mlp_half(states.mid[-1])

@@ -6,6 +6,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from jaxpatch.models import layers
 from jaxpatch.models.config import DecoderConfig
@@ -31,8 +32,8 @@ class Anchor:
     read_out: str = flax.struct.field(pytree_node=False, default="projection")
     centre: Any = None
 
-    def read(self, state: jax.Array) -> jax.Array:
-        """F_a of residual states [..., D]: [...]."""
+    def read(self, state: Float[Array, "*lead D"]) -> Float[Array, "*lead"]:
+        """F_a of residual states."""
         wide = layers.at_least_float32(state)
         if self.read_out == "centred":
             wide = wide - self.centre.astype(wide.dtype)
@@ -62,8 +63,8 @@ def checked(anchor: Anchor, config: DecoderConfig) -> Anchor:
     return Anchor(jnp.asarray(direction), int(anchor.layer), anchor.read_out, centre)
 
 
-def next_token_kl(special_logits: jax.Array, logits: jax.Array) -> jax.Array:
-    """``KL(special || patched)`` of next-token distributions, in nats. Both: [..., V]; returns [...].
+def next_token_kl(special_logits: Float[Array, "*lead V"], logits: Float[Array, "*lead V"]) -> Float[Array, "*lead"]:
+    """``KL(special || patched)`` of next-token distributions, in nats.
 
     Example:
         >>> float(next_token_kl(jnp.array([0.0, 0.0]), jnp.array([0.0, 0.0])))

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxpatch.models import layers
 from jaxpatch.models.config import DecoderConfig
@@ -12,25 +13,25 @@ from jaxpatch.shapes import Params
 
 
 class Cache(NamedTuple):
-    """Keys (rotated) and values of every layer. keys, values: [L, B, S, K, H]."""
+    """Keys (rotated) and values of every layer."""
 
-    keys: jax.Array
-    values: jax.Array
+    keys: Float[Array, "L B S K H"]
+    values: Float[Array, "L B S K H"]
 
 
 class Context(NamedTuple):
     """What a block needs beside the residual stream.
 
-    cos_sin: rotary angles, two [..., T, H/2]. mask: bool [..., T, S]. slot: int, where new keys go in the cache.
+    cos_sin: of the rotary angles. mask: where a query may look. slot: where new keys go in the cache.
     """
 
-    cos_sin: tuple[jax.Array, jax.Array]
-    mask: jax.Array
-    slot: jax.Array | int = 0
+    cos_sin: layers.CosSin
+    mask: Bool[Array, "*lead T S"]
+    slot: Int[Array, ""] | int = 0
 
 
-def take(x: jax.Array, last: jax.Array) -> jax.Array:
-    """One position of each sequence. x: [..., B, T, D]; last: int [B]; returns [..., B, 1, D]."""
+def take(x: Float[Array, "*lead B T D"], last: Int[Array, " B"]) -> Float[Array, "*lead B 1 D"]:
+    """One position of each sequence."""
     index = jnp.broadcast_to(last[:, None, None], (*x.shape[:-2], 1, 1))
     return jnp.take_along_axis(x, index, axis=-2)
 
@@ -188,8 +189,8 @@ def apply(config: DecoderConfig, params: Params, *args: Any, method: str = "__ca
     return Decoder(config).apply({"params": params}, *args, method=method)
 
 
-def logits(config: DecoderConfig, params: Params, tokens: jax.Array) -> jax.Array:
-    """Next-token logits at every position. tokens: int [B, T], right-padded; returns [B, T, V]."""
+def logits(config: DecoderConfig, params: Params, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
+    """Next-token logits at every position. tokens: right-padded."""
     return apply(config, params, tokens)
 
 

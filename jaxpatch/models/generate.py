@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from jaxpatch.models import decoder, layers
 from jaxpatch.models.config import DecoderConfig
@@ -15,23 +16,23 @@ Write = Callable[[jax.Array], jax.Array]
 def greedy(
     config: DecoderConfig,
     params: Params,
-    tokens: jax.Array,
-    lengths: jax.Array,
+    tokens: Int[Array, "B T"],
+    lengths: Int[Array, " B"],
     *,
     max_new: int,
     stop: int,
-    steer: tuple[jax.Array, jax.Array] | None = None,
-) -> jax.Array:
+    steer: tuple[Int[Array, ""] | int, Float[Array, " D"]] | None = None,
+) -> Int[Array, "B max_new"]:
     """The most likely next token, again and again.
 
     Args:
-        tokens: int [B, T], right-padded prompts. lengths: int [B].
+        tokens: right-padded prompts. lengths: of each.
         max_new: how many tokens to add at most.
         stop: token id that ends a sequence; what follows it is `stop` too.
-        steer: (layer, vector [D]): the vector is added to the residual stream after that block at every position
+        steer: (layer, vector): the vector is added to the residual stream after that block at every position
             from the last prompt token on.
 
-    Returns: int [B, max_new].
+    Returns: the added tokens.
     """
     batch, width = tokens.shape
     dtype = params["embed"]["kernel"].dtype

@@ -6,18 +6,27 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxpatch.measuring.instrument import Instrument
-from jaxpatch.measuring.sweep import Progress
+from jaxpatch.measuring.sweep import Progress, silent
+
+
+def all_silent(kind: str) -> Progress:
+    """The progress that shows nothing, for every kind."""
+    del kind
+    return silent
 
 
 class Options(NamedTuple):
     """top: components truly replaced because the cheap score ranks them high, and as many again drawn at random (screened).
-    steps: points along the path (integrated). seed: of everything drawn. progress: (kind, done, total) -> None.
+    steps: points along the path (integrated). seed: of everything drawn. progress: kind -> a function called with (done, total).
     """
 
-    top: int
-    steps: int
-    seed: int
-    progress: Callable[[str], Progress]
+    top: int = 150
+    steps: int = 16
+    seed: int = 0
+    progress: Callable[[str], Progress] = all_silent
+
+
+DEFAULTS = Options()
 
 
 class Screening(NamedTuple):

@@ -8,13 +8,13 @@ import pytest
 import torch_oracle
 
 import jaxpatch as jp
-from jaxpatch.measuring import instrument, sweep
+from jaxpatch.measuring import instrument
 from jaxpatch.patching import components
 from jaxpatch.scoring import METHODS
 from jaxpatch.scoring.method import Options
 
 PADDED = jp.Inputs(*torch_oracle.padded())
-OPTIONS = Options(top=4, steps=4, seed=0, progress=lambda kind: sweep.silent)
+OPTIONS = Options(top=4, steps=4)
 TOLERANCE = 1e-5
 """Of the largest effect of the kind: float32 rounding of two different orders of summation."""
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -13,6 +14,12 @@ LONG = 2 * layers.PIECE + 3
 
 def drawn(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape)
+
+
+def test_a_wrong_shape_is_caught_at_the_call():
+    """The hook in conftest is at work, so every test of the decoder checks every shape on the way."""
+    with pytest.raises(jaxtyping.TypeCheckError, match="scale"):
+        layers.rms_norm(jnp.ones((2, 3)), jnp.ones(4), 1e-6)
 
 
 @pytest.mark.parametrize("length", [1, layers.PIECE, LONG])

@@ -170,7 +170,7 @@ def test_every_component_of_a_decoder_has_its_own_name():
 
 def test_screened_rows_say_who_was_replaced():
     tool = scoring_toys.ladder([5.0, 1.0, 2.0, 3.0, 0.5, 0.1], [5.0, 1.0, 2.0, 3.0, 0.5, 0.2])
-    made = pipeline.score_with(tool, kinds=("part",), method="screened", top=1)
+    made = pipeline.score_with(tool, kinds=("part",), method="screened", options=scoring_toys.options(top=1))
     frame = made.to_frame()
     assert frame.is_exact.sum() == 2 and frame.is_exact[0]
     assert (frame.is_exact.to_numpy() == made.screening["part"].replaced).all()
