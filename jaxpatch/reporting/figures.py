@@ -249,7 +249,7 @@ def curves(findings: Findings) -> Figure:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
             axes.tick_params(labelleft=True)
             drawing.grid(axes, "both")
-        kl.set_ylim(bottom=min(0.0, kl.get_ylim()[0]))
+    panels[1, 0].set_ylim(bottom=min(0.0, panels[1, 0].get_ylim()[0]))
     panels[0, 0].set_ylabel("control state (% of the gap)")
     panels[1, 0].set_ylabel("KL(special || patched) (nats)")
     handles, labels = panels[0, 0].get_legend_handles_labels()

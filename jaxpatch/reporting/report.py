@@ -345,7 +345,7 @@ def _agreement_table(findings: Findings) -> Html:
             wording.percent(s.sign),
             wording.number(s.slope),
             wording.percent(s.top_overlap),
-            f"±{wording.percent(s.residual / gap)}" if s.is_random.any() else DASH,
+            f"±{wording.number(100 * s.residual / gap)}{SPACE}%" if s.is_random.any() else DASH,
         )
         for kind, s in found.screening.items()
     ]

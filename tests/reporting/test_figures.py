@@ -99,6 +99,14 @@ def test_curves_are_drawn_at_their_k_controls_in_grey_and_the_ranking_on_top(exa
     assert any(np.allclose(line.get_ydata(), 100 * ceiling) for line in panels[0].lines)
 
 
+def test_panels_of_a_row_share_an_axis_that_holds_both(exact):
+    """Knockout's KL is often larger by far than restoration's."""
+    low, high = curve("top", "restoration", [0.1, 0.5, 0.9]), curve("top", "knockout", [0.9, 0.5, -4.0])
+    for axes in figures.curves(exact._replace(curves=(low, high))).axes:
+        ends = axes.get_ylim()
+        assert all(ends[0] <= y <= ends[1] for line in axes.lines for y in line.get_ydata())
+
+
 def test_one_mode_makes_one_column(exact):
     one = exact._replace(curves=(curve("top", "knockout", [0.9, 0.5, 0.1]),))
     assert len(figures.curves(one).axes) == 2
