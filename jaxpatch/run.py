@@ -117,9 +117,13 @@ def run(options: Run, *, command: Sequence[str] = (), console: Console | None = 
     clock = Clock(console)
     refuse(options)
     sets = _prompt_sets(options)
-    with clock.stage("load the pair"):
+    with clock.stage("load the pair") as part:
         pair = checkpoints.load_pair(
-            options.base, options.special, dtype=options.dtype, allow_longer_vocab=options.allow_longer_vocab
+            options.base,
+            options.special,
+            dtype=options.dtype,
+            allow_longer_vocab=options.allow_longer_vocab,
+            progress=part("models read and checked"),
         )
         _refuse_for_pair(options, pair)
         encoded = {
@@ -184,7 +188,8 @@ def run(options: Run, *, command: Sequence[str] = (), console: Console | None = 
             options=asdict(options),
         ),
     )
-    write(made, options.out, overwrite=options.overwrite)
+    with clock.stage("write the results"):
+        write(made, options.out, overwrite=options.overwrite)
     console.print(tables.terminal(made))
     return options.out / "report.html"
 

@@ -91,6 +91,7 @@ def load_pair(
     *,
     dtype: str = "float32",
     allow_longer_vocab: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Pair:
     """Read two checkpoints of one architecture.
 
@@ -99,6 +100,7 @@ def load_pair(
         special: the same, or a PEFT LoRA adapter directory, which is merged into `base`.
         dtype: "float32", "bfloat16", "float16" or "float64" (needs `jax_enable_x64`) in memory, whatever it is on disk.
         allow_longer_vocab: drop the rows that special's vocabulary has beyond base's.
+        progress: called with (steps done, steps).
 
     Returns: a `Pair`.
 
@@ -119,12 +121,14 @@ def load_pair(
             f"{base_path} is an adapter; only special can be one. Give the model it was trained on as base."
         )
     one = load(base_path, dtype)
+    progress(1, 3)
     if lora.is_adapter(special_path):
         rules = FAMILIES[one.config.family].rules(one.config)
         merged = lora.merge(one.params, special_path, rules, one.config)
         two = one._replace(params=merged, files=one.files + lora.files(special_path))
     else:
         two = load(special_path, dtype)
+    progress(2, 3)
     one, two = _same_vocabulary(one, two, allow_longer_vocab)
     one, two = _same_tying(one, two)
     faults = _config_faults(one.config, two.config) or compare.structure_faults(one.params, two.params)
@@ -142,11 +146,13 @@ def load_pair(
     on_device = {name: jnp.asarray(leaf) for name, leaf in paths.flatten(one.params).items()}
     special_leaves = paths.flatten(two.params)
     special_on_device = {n: jnp.asarray(special_leaves[n]) if n in changed else on_device[n] for n in on_device}
+    tokenizer = one.tokenizer() if one.tokenizer else None
+    progress(3, 3)
     return Pair(
         base=paths.unflatten(on_device),
         special=paths.unflatten(special_on_device),
         config=one.config,
-        tokenizer=one.tokenizer() if one.tokenizer else None,
+        tokenizer=tokenizer,
         raw_config=one.raw_config,
         files={"base": one.files, "special": two.files},
     )

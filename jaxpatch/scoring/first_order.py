@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpatch.measuring.instrument import Instrument
+from jaxpatch.measuring.sweep import Progress, silent
 from jaxpatch.scoring.method import Answer, Options
 from jaxpatch.shapes import Gates
 
@@ -16,21 +17,20 @@ def effects(instrument: Instrument, kinds: tuple[str, ...], options: Options) ->
 
     Exact where the effect is linear. That the paper uses a first-order screen is known; this formula is ours.
     """
-    del options
     zeros = {kind: jnp.zeros(instrument.partition[kind].shape) for kind in kinds}
-    found = slopes(instrument, zeros)
-    return {kind: Answer(np.asarray(found[kind])) for kind in kinds}
+    found = slopes(instrument, zeros, options.progress("first order"))
+    return {kind: Answer(found[kind]) for kind in kinds}
 
 
-def slopes(instrument: Instrument, at: Gates) -> Gates:
-    """Gradient of each input's read-out in the gates: kind -> [B, *shape]."""
-
-    return _slopes(instrument.effect, at, jnp.arange(instrument.base.shape[0]))
+def slopes(instrument: Instrument, at: Gates, progress: Progress = silent) -> dict[str, np.ndarray]:
+    """Gradient of each input's read-out in the gates: kind -> [B, *shape]. One input at a time, which bounds the memory."""
+    num_inputs, found = instrument.base.shape[0], []
+    for row in range(num_inputs):
+        found.append(_slope(instrument.effect, at, jnp.int32(row)))
+        progress(row + 1, num_inputs)
+    return {kind: np.stack([np.asarray(slope[kind]) for slope in found]) for kind in at}
 
 
 @jax.jit
-def _slopes(effect_fn: jax.tree_util.Partial, at: Gates, rows: jax.Array) -> Gates:
-    def one(row):
-        return jax.grad(lambda gates: effect_fn(gates, row[None])[0])(at)
-
-    return jax.lax.map(one, rows)
+def _slope(effect_fn: jax.tree_util.Partial, at: Gates, row: jax.Array) -> Gates:
+    return jax.grad(lambda gates: effect_fn(gates, row[None])[0])(at)

@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -83,6 +84,7 @@ def test_engine_is_the_torch_loop(pairs, name, options, anchor_layer, kinds):
 @pytest.mark.parametrize(("name", "options", "anchor_layer", "kinds"), PRODUCT)
 def test_engine_is_the_torch_loop_everywhere(pairs, name, options, anchor_layer, kinds):
     check_every_component(pairs, options, anchor_layer, kinds)
+    jax.clear_caches()  # each case compiles programs of its own; the memory maps of 72 such cases are more than Linux allows
 
 
 @pytest.mark.parametrize("kind", ["head", "neuron"])

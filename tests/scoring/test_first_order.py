@@ -62,9 +62,9 @@ def test_slopes_compile_once_for_all_points():
     """A step along the path is a call of one program, and its models are arguments of it, not constants in it."""
     pair, rows = testing.tiny_pair(), testing.tiny_inputs()
     tool = instrument.of_pair(pair, rows, jp.Anchor(layer=1, direction=np.eye(16)[0]))
-    start = first_order._slopes._cache_size()
+    start = first_order._slope._cache_size()
     for at in (0.0, 0.5, 1.0):
         first_order.slopes(tool, {"neuron": jnp.full((3, 24), at, jnp.float32)})
     again = instrument.of_pair(testing.tiny_pair(seed=1), rows, jp.Anchor(layer=1, direction=np.eye(16)[1]))
     first_order.slopes(again, {"neuron": jnp.zeros((3, 24))})
-    assert first_order._slopes._cache_size() <= start + 1
+    assert first_order._slope._cache_size() <= start + 1

@@ -29,5 +29,5 @@ def test_sums_to_the_joint_effect():
     ones = {kind: jnp.ones(tool.partition[kind].shape) for kind in kinds}
     joint = np.asarray(tool.effect(ones, np.arange(4))) - tool.base
     np.testing.assert_allclose(total, joint, rtol=0.01, atol=0.01 * np.abs(joint).max())
-    assert seen == [("integrated", step + 1, 16) for step in range(16)]
+    assert seen == [("integrated", done + 1, 16 * 4) for done in range(16 * 4)]
     assert all(not found[kind].effects[:, 2:].any() for kind in kinds)
