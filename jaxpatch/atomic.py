@@ -6,10 +6,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+LONGEST_NAME = 255
+"""Bytes that a file's name may have, on every file system in common use."""
+
 
 def refuse_existing(path: str | Path, *, overwrite: bool) -> Path:
     """The path, if it is free or may be replaced. Raises FileExistsError otherwise."""
-    path = Path(path)
+    path = Path(path).expanduser().absolute()
     if os.path.lexists(path) and not overwrite:
         raise FileExistsError(
             f"{path} exists and is not overwritten; name another, or say so (overwrite, --overwrite)."
@@ -17,18 +20,34 @@ def refuse_existing(path: str | Path, *, overwrite: bool) -> Path:
     return path
 
 
-def refuse_full_disk(path: str | Path, room: int) -> None:
-    """Raises OSError where the place for `path` cannot be written or has less than `room` bytes free, before any work is done."""
-    home = Path(path).absolute().parent
-    while not home.exists():
+def place_faults(path: str | Path, room: int) -> list[str]:
+    """Why a folder of `room` bytes could not be written at `path`, as far as that shows before any work is done.
+
+    >>> place_faults("/proc/version/results", 1)
+    ['/proc/version is a file, so nothing can be written below it; choose another place']
+    """
+    path = Path(path).expanduser().absolute()
+    faults = []
+    if len(os.fsencode(_partial(path).name)) > LONGEST_NAME - len("-old"):
+        faults.append(f"the name {path.name[:20]}... has {len(path.name)} characters; choose a shorter one")
+    home = path.parent
+    while not _is_there(home):
         home = home.parent
+    if not home.is_dir():
+        return [*faults, f"{home} is a file, so nothing can be written below it; choose another place"]
     if not os.access(home, os.W_OK):
-        raise PermissionError(f"{home} cannot be written to; choose another place for {path}.")
+        faults.append(f"{home} cannot be written to; choose another place")
     free = shutil.disk_usage(home).free
     if free < room:
-        raise OSError(
-            f"only {free / 1e6:.0f} MB are free at {home}, {room / 1e6:.0f} MB are needed for {path}; free some space."
-        )
+        faults.append(f"only {free / 1e6:.0f} MB are free at {home}, {room / 1e6:.0f} MB are needed; free some space")
+    return faults
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that no file can have
+        return False
 
 
 @contextlib.contextmanager
@@ -42,7 +61,7 @@ def directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     path = refuse_existing(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
-    partial = path.parent / f".{path.name}.partial-{os.getpid()}"
+    partial = _partial(path)
     partial.mkdir()
     try:
         yield partial
@@ -59,12 +78,16 @@ def directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _partial(path: Path) -> Path:
+    return path.parent / f".{path.name}.partial-{os.getpid()}"
+
+
 def _swap_in(partial: Path, path: Path) -> None:
     """Rename into place; an old result stays until the new one is whole."""
     if not os.path.lexists(path):
         partial.rename(path)
         return
-    aside = path.parent / f".{path.name}.partial-{os.getpid()}-old"
+    aside = partial.with_name(partial.name + "-old")
     path.rename(aside)
     try:
         partial.rename(path)

@@ -2,6 +2,7 @@
 
 import sys
 
+import jax
 import tyro
 from rich.console import Console
 
@@ -16,6 +17,8 @@ def main() -> None:
         description="Find which parameters carry a behaviour: Weight Patching in JAX.",
     )
     errors = Console(stderr=True, highlight=False)
+    if options.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
     try:
         page = run.run(options, command=["jaxpatch", *sys.argv[1:]])
     except (ValueError, KeyError, IndexError, OSError, RuntimeError) as error:

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from jaxpatch.measuring import instrument, outcomes, sweep, writing
+from jaxpatch.measuring import instrument, outcomes, read_outs, sweep, writing
 from jaxpatch.measuring.inputs import Inputs
+from jaxpatch.measuring.inputs import checked as checked_inputs
 from jaxpatch.measuring.read_outs import Anchor
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.patching import components
@@ -75,7 +76,7 @@ def score(
         >>> found.values["head"].shape, found.effects["head"].shape
         ((3, 4), (4, 3, 4))
     """
-    _refuse_bad_options(pair, kinds, method, aggregate, top, steps, seed)
+    _refuse_bad_options(pair, inputs, anchor, kinds, method, aggregate, top, steps, seed)
     return score_with(
         instrument.of_pair(pair, inputs, anchor),
         kinds=tuple(kinds),
@@ -133,10 +134,10 @@ def validate(
 
     Args:
         inputs: prompts; those of the scores, or better, others.
-        found: what `score` returned. Of overlapping kinds (a head and its layer) only the finest take part.
+        found: what `score` returned. Of overlapping kinds (a head and its layer) only the finer take part.
         num_random: random orders that are averaged.
 
-    Returns: a `Curve` for each order and mode.
+    Returns: a `Curve` for each order and mode; none where no scored component can reach the anchor.
 
     Example:
         >>> import jax.numpy as jnp
@@ -148,9 +149,11 @@ def validate(
     """
     outcome_fn = outcomes.of_pair(pair, inputs, anchor)
     tool = instrument.of_pair(pair, inputs, anchor)
-    kinds = finest(tuple(found.values))
+    kinds = components.disjoint(tool.partition, tuple(found.values))
     values = {kind: found.values[kind] for kind in kinds}
     order = controls.ranked(values, tool.reach)
+    if not len(order.places):
+        return ()
     changes = {k: np.asarray(components.delta_norms(pair.base, pair.special, tool.partition[k])) for k in kinds}
     orders = {
         "top": [order],
@@ -180,19 +183,15 @@ def generate(pair: Pair, params: Params, inputs: Inputs, *, max_new: int = 64) -
     return writing.write(pair, params, inputs, max_new=max_new)
 
 
-def finest(kinds: tuple[str, ...]) -> tuple[str, ...]:
-    """Kinds that own no parameter twice: slices where they were scored, else the first kind alone."""
-    slices = tuple(kind for kind in kinds if kind in ("head", "kv", "neuron"))
-    return slices or kinds[:1]
-
-
 def _ceilings(
     tool: instrument.Instrument, kinds: tuple[str, ...], is_kept: np.ndarray, aggregate: str
 ) -> dict[str, float]:
-    """What patching whole kinds, the paper's two kinds together, and everything recovers."""
+    """What patching whole kinds, the paper's two kinds together, all that can be patched together, and everything recovers."""
     wanted: dict[str, tuple[str, ...]] = {f"all {kind}": (kind,) for kind in kinds}
     if {"head", "neuron"} <= tool.partition.keys():
         wanted["head + neuron"] = ("head", "neuron")
+    if len(together := components.disjoint(tool.partition, kinds)) > 1:
+        wanted[" + ".join(together)] = together
     rows = np.arange(tool.base.shape[0])
     recovered = {}
     for name, together in wanted.items():
@@ -202,19 +201,38 @@ def _ceilings(
 
 
 def _refuse_bad_options(
-    pair: Pair, kinds: Sequence[str], method: str, aggregate: str, top: int, steps: int, seed: int
+    pair: Pair,
+    inputs: Inputs,
+    anchor: Anchor,
+    kinds: Sequence[str],
+    method: str,
+    aggregate: str,
+    top: int,
+    steps: int,
+    seed: int,
 ) -> None:
-    """Raises for everything that can be refused before any work."""
+    """Raises for all that can be refused before any work: KeyError where only kinds are unknown, else ValueError."""
     if isinstance(kinds, str) or not kinds:
         raise ValueError(f"kinds: wanted a tuple of names such as ('head', 'neuron'); got {kinds!r}.")
-    partition = components.of_decoder(pair.base)
-    for kind in kinds:
-        components.lookup(partition, kind)
+    faults, unknown = [], []
+    try:
+        components.refuse_unknown(components.of_decoder(pair.base), kinds)
+    except KeyError as error:
+        unknown = [error.args[0]]
+    for check in (lambda: checked_inputs(inputs, pair.config), lambda: read_outs.checked(anchor, pair.config)):
+        try:
+            check()
+        except ValueError as error:
+            faults.append(str(error))
     if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; {paths.did_you_mean(method, METHODS)}")
+        faults.append(f"unknown method {method!r}; {paths.did_you_mean(method, METHODS)}")
     if aggregate not in scores.AGGREGATES:
-        raise ValueError(f"unknown aggregate {aggregate!r}; {paths.did_you_mean(aggregate, scores.AGGREGATES)}")
+        faults.append(f"unknown aggregate {aggregate!r}; {paths.did_you_mean(aggregate, scores.AGGREGATES)}")
     if top < 1 or steps < 1:
-        raise ValueError(f"top and steps must be at least 1; got top={top}, steps={steps}.")
+        faults.append(f"top and steps must be at least 1; got top={top}, steps={steps}.")
     if seed < 0:
-        raise ValueError(f"seed must not be negative; got {seed}.")
+        faults.append(f"seed must not be negative; got {seed}.")
+    if faults:
+        raise ValueError("\n".join(unknown + faults))
+    if unknown:
+        raise KeyError(unknown[0])

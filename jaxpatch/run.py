@@ -1,9 +1,10 @@
 """Shell: one run, from two checkpoints to a folder with a report."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,16 +42,16 @@ class Run:
         read_out: of the anchor: projection, cosine or centred.
         contrast: of the anchor: instruction (special with - without) or models (special - base).
         aggregate: mean_of_ratios or ratio_of_means.
-        num_anchor: prompts for the anchor, with and without the instruction.
-        num_scoring: prompts for the scores.
-        num_behaviour: prompts that are answered in full.
+        num_anchor: prompts for the anchor, with and without the instruction (of a file: at most).
+        num_scoring: prompts for the scores (of a file: at most).
+        num_behaviour: prompts that are answered in full (of a file: at most).
         num_random: random orders averaged in the validation curves.
         max_new: tokens of an answer.
-        no_validation: leave out the restoration and knockout curves.
+        validation: draw the restoration and knockout curves.
         dtype: of the weights in memory: float32, bfloat16, float16 or float64.
         seed: of prompts, bootstrap and random controls.
         allow_longer_vocab: drop the rows that special's vocabulary has beyond base's.
-        overwrite: replace what is at --out.
+        overwrite: replace the results of an earlier run at --out.
     """
 
     base: str
@@ -70,7 +71,7 @@ class Run:
     num_behaviour: int = 4
     num_random: int = 3
     max_new: int = 96
-    no_validation: bool = False
+    validation: bool = True
     dtype: str = "float32"
     seed: int = 0
     allow_longer_vocab: bool = False
@@ -114,6 +115,7 @@ def run(options: Run, *, command: Sequence[str] = (), console: Console | None = 
     Returns: the path of the report. Raises: ValueError, KeyError, OSError, each saying what to do; then nothing is written.
     """
     console = Console() if console is None else console
+    options = replace(options, out=options.out.expanduser())
     clock = Clock(console)
     refuse(options)
     sets = _prompt_sets(options)
@@ -130,6 +132,7 @@ def run(options: Run, *, command: Sequence[str] = (), console: Console | None = 
             name: inputs.encode(pair, getattr(sets, name))
             for name in ("asked", "plain", "steered", "scoring", "behaviour")
         }
+        _refuse_long_answers(options, pair, encoded["behaviour"])
     with clock.stage("find the anchor") as part:
         anchor, info = anchors.fit_anchor(
             pair,
@@ -157,7 +160,7 @@ def run(options: Run, *, command: Sequence[str] = (), console: Console | None = 
             progress=part,
         )
     curves = ()
-    if not options.no_validation:
+    if options.validation:
         with clock.stage("validate") as part:
             curves = pipeline.validate(
                 pair,
@@ -230,18 +233,31 @@ def refuse(options: Run) -> None:
         ("max_new", 1),
         ("top", 1),
         ("steps", 1),
+        ("seed", 0),
+        ("layer", 0),
     ):
-        if (value := getattr(options, name)) < fewest:
+        value = getattr(options, name)
+        if value is not None and value < fewest:
             faults.append(f"--{name.replace('_', '-')} {value}: wanted at least {fewest}")
     faults += [f"--kinds {k}: {paths.did_you_mean(k, components.KINDS)}" for k in _unknown_kinds(options.kinds)]
     if not options.kinds:
         faults.append("--kinds: wanted at least one")
     if options.task not in tasks.TASKS and not Path(options.task).is_file():
         faults.append(f"--task {options.task!r}: no such task or file. {paths.did_you_mean(options.task, tasks.TASKS)}")
+    faults += [f"--{fault}" for fault in checkpoints.location_faults(base=options.base, special=options.special)]
+    faults += [f"--out {options.out}: {fault}" for fault in _out_faults(options)]
     if faults:
         raise ValueError("these options cannot be used:\n" + "\n".join(f"  - {fault}" for fault in faults))
-    atomic.refuse_existing(options.out, overwrite=options.overwrite)
-    atomic.refuse_full_disk(options.out, ROOM_NEEDED)
+
+
+def _out_faults(options: Run) -> list[str]:
+    """What keeps results from being written; nothing but an earlier run's results is ever replaced."""
+    out = options.out.expanduser()
+    if os.path.lexists(out) and not options.overwrite:
+        return ["it exists and is not overwritten; name another, or say --overwrite"]
+    if os.path.lexists(out) and not (out.is_dir() and (not any(out.iterdir()) or (out / "report.html").is_file())):
+        return ["it exists and holds no results of an earlier run, so --overwrite does not replace it; name another"]
+    return atomic.place_faults(out, ROOM_NEEDED)
 
 
 def _unknown_kinds(kinds: Sequence[str]) -> list[str]:
@@ -258,16 +274,25 @@ def _refuse_for_pair(options: Run, pair: checkpoints.Pair) -> None:
         raise ValueError(f"{options.base} has no tokenizer; put its tokenizer.json beside the weights.")
 
 
+def _refuse_long_answers(options: Run, pair: checkpoints.Pair, prompts: inputs.Inputs) -> None:
+    longest, context = prompts.tokens.shape[1], pair.config.context
+    if longest + options.max_new > context:
+        raise ValueError(
+            f"--max-new {options.max_new}: with the longest prompt ({longest} tokens) that is more than the context of {context}; "
+            f"wanted at most {context - longest}."
+        )
+
+
 def _prompt_sets(options: Run) -> prompt_sets.PromptSets:
+    counts = {
+        "anchor": options.num_anchor,
+        "layer": 8,
+        "scoring": options.num_scoring,
+        "behaviour": options.num_behaviour,
+    }
     if options.task in tasks.TASKS:
-        counts = {
-            "anchor": options.num_anchor,
-            "layer": 8,
-            "scoring": options.num_scoring,
-            "behaviour": options.num_behaviour,
-        }
         return prompt_sets.of_task(options.task, counts, seed=options.seed)
-    return prompt_sets.of_file(options.task)
+    return prompt_sets.of_file(options.task, counts)
 
 
 def _samples(
@@ -279,16 +304,16 @@ def _samples(
     progress: Callable[[int, int], None],
 ) -> tuple[findings.Sample, ...]:
     """What base, special, and base with its top components patched write to the behaviour prompts."""
-    kinds = pipeline.finest(tuple(found.values))
+    kinds = components.disjoint(found.partition, tuple(found.values))
     shapes = {kind: found.values[kind].shape for kind in kinds}
     touched = {kind: np.asarray(found.effects[kind].any(axis=0)) for kind in kinds}
     order = controls.ranked({kind: found.values[kind] for kind in kinds}, touched)
-    everything = len(order.places)
     models = {"base": pair.base, "special": pair.special}
-    for k in (100, 1000, everything):
-        if k <= everything:
-            label = f"base + top {k}" if k < everything else f"base + all {' + '.join(kinds)}"
-            models[label] = blend.patch(pair.base, pair.special, controls.mask(order, k, shapes))
+    for k in (100, 1000):
+        if k < len(order.places):
+            models[f"base + top {k}"] = blend.patch(pair.base, pair.special, controls.mask(order, k, shapes))
+    every_gate = components.gates(found.partition, dict.fromkeys(kinds, "all"))
+    models[f"base + all {' + '.join(kinds)}"] = blend.patch(pair.base, pair.special, every_gate)
     made = []
     for number, (name, params) in enumerate(models.items(), 1):
         texts = pipeline.generate(pair, params, prompts, max_new=max_new)

@@ -38,6 +38,25 @@ def test_bad_options_are_refused_before_any_work(monkeypatch, options, error, me
         jp.score(PAIR, INPUTS, ANCHOR, **options)
 
 
+def test_all_faults_of_a_call_are_named_at_once():
+    inputs, anchor = jp.Inputs([[1, 99]], [2]), jp.Anchor(layer=7, direction=np.eye(16)[0])
+    with pytest.raises(ValueError) as caught:
+        jp.score(PAIR, inputs, anchor, kinds=("heads", "mpl"), method="exactly", seed=-1)
+    for words in ("'heads'", "'mpl'", "out of range", "blocks 0 to 2", "'exactly'", "seed must not"):
+        assert words in str(caught.value)
+
+
+def test_kinds_that_cannot_reach_the_anchor_make_no_curves():
+    found = jp.score(PAIR, INPUTS, ANCHOR, kinds=("final_norm", "unembed"))
+    assert jp.validate(PAIR, INPUTS, ANCHOR, found) == ()
+
+
+def test_kinds_that_share_no_parameter_are_validated_together():
+    found = jp.score(PAIR, INPUTS, ANCHOR, kinds=("layer", "embed"))
+    assert found.ceilings["layer + embed"] == pytest.approx(1, abs=1e-5)
+    assert jp.validate(PAIR, INPUTS, ANCHOR, found, num_random=1)[0].ks[-1] == 3
+
+
 @pytest.mark.parametrize(
     ("inputs", "anchor", "message"),
     [

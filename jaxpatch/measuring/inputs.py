@@ -58,6 +58,8 @@ def encode(pair: checkpoints.Pair, texts: Sequence[str], *, chat: bool = True) -
         raise ValueError(
             "this pair has no tokenizer; make Inputs(tokens, lengths) yourself, or load a base that has one."
         )
+    if isinstance(texts, str):
+        raise ValueError(f"texts: wanted a list of prompts, got one string; write [{texts[:20]!r}].")
     if not texts:
         raise ValueError("no prompts.")
     empty = [str(number) for number, text in enumerate(texts) if not text.strip()]

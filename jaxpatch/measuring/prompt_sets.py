@@ -66,28 +66,38 @@ def _follows(task: tasks.Task, instruction: tasks.Instruction, text: str) -> boo
     return tasks.follows(task, text, instruction)
 
 
-def of_file(path: str | Path) -> PromptSets:
+def of_file(path: str | Path, counts: Mapping[str, int] | None = None) -> PromptSets:
     """The sets of a behaviour of your own.
 
     Each line of the JSONL file is ``{"with": request with the instruction, "without": the same request without it}``, and may say
     which set it belongs to: ``"split": "anchor" | "layer" | "scoring" | "behaviour"``. Where no line says so, lines are dealt out in
     turn: half to the anchor, a quarter to scoring, an eighth each to layer and behaviour.
 
+    Args: counts: split -> how many at most; the first lines are taken.
+
     Raises: ValueError with every line that cannot be used, FileNotFoundError.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such task, and no such file. Tasks: {', '.join(tasks.TASKS)}.")
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 (byte {error.start}: {error.reason}); save it as UTF-8.") from None
+    if not content.strip():
+        raise ValueError(f'{path} is empty; wanted a line {{"with": "...", "without": "..."}} for each request.')
     lines, faults = [], []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, text in enumerate(content.split("\n"), 1):  # splitlines would cut at U+2028, which JSON may hold
         if text.strip():
             line, fault = _read_line(text)
-            faults += [f"line {number}: {fault}"] if fault else []
-            lines.append(line)
+            if fault:
+                faults.append(f"line {number}: {fault}")
+            else:
+                lines.append(line)
     splits = {line.get("split") for line in lines}
     if None in splits and len(splits) > 1:
         faults.append("some lines have a split and some have none; give it to all or to none")
-    texts = [line.get("with") for line in lines]
+    texts = [line["with"] for line in lines]
     if len(set(texts)) < len(texts):
         faults.append("the same request with the instruction stands in two lines")
     dealt = _dealt(lines)
@@ -97,6 +107,8 @@ def of_file(path: str | Path) -> PromptSets:
         ]
     if faults:
         raise ValueError(f"{path}:\n" + "\n".join(f"  - {fault}" for fault in faults))
+    if counts is not None:
+        dealt = {split: several[: counts[split]] for split, several in dealt.items()}
     return PromptSets(
         name=path.stem,
         asked=_column(dealt["anchor"], "with"),

@@ -40,6 +40,8 @@ def write(
     if pair.tokenizer is None:
         raise ValueError("this pair has no tokenizer, so there is nothing to write with.")
     inputs = checked(inputs, pair.config)
+    if max_new < 1:
+        raise ValueError(f"max_new must be at least 1; got {max_new}.")
     if inputs.tokens.shape[1] + max_new > pair.config.context:
         raise ValueError(f"prompt and {max_new} new tokens exceed the context of {pair.config.context}; lower max_new.")
     stop = pair.tokenizer.eos_token_id

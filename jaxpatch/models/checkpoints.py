@@ -115,20 +115,14 @@ def load_pair(
         raise ValueError(f"dtype {dtype!r} is unknown; {paths.did_you_mean(dtype, DTYPES)}")
     if dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise ValueError("dtype='float64' needs jax.config.update('jax_enable_x64', True) before anything else runs.")
+    if faults := location_faults(base=base, special=special):
+        raise FileNotFoundError("\n".join(faults))
     base_path, special_path = _local(base), _local(special)
     if lora.is_adapter(base_path):
         raise ValueError(
             f"{base_path} is an adapter; only special can be one. Give the model it was trained on as base."
         )
-    one = load(base_path, dtype)
-    progress(1, 3)
-    if lora.is_adapter(special_path):
-        rules = FAMILIES[one.config.family].rules(one.config)
-        merged = lora.merge(one.params, special_path, rules, one.config)
-        two = one._replace(params=merged, files=one.files + lora.files(special_path))
-    else:
-        two = load(special_path, dtype)
-    progress(2, 3)
+    one, two = _both(base_path, special_path, dtype, progress)
     one, two = _same_vocabulary(one, two, allow_longer_vocab)
     one, two = _same_tying(one, two)
     faults = _config_faults(one.config, two.config) or compare.structure_faults(one.params, two.params)
@@ -137,9 +131,6 @@ def load_pair(
             f"base {base_path} and special {special_path} are not of one architecture:\n"
             + "\n".join(f"  - {fault}" for fault in faults)
         )
-    for path, checkpoint in ((base_path, one), (special_path, two)):
-        if bad := compare.non_finite_leaves(checkpoint.params):
-            raise CheckpointError(path, [f"{leaf} holds NaN or infinity as {dtype}" for leaf in bad])
     changed = set(compare.changed_leaves(one.params, two.params))
     if not changed:
         raise ValueError(f"base {base_path} and special {special_path} are identical: there is nothing to score.")
@@ -158,11 +149,41 @@ def load_pair(
     )
 
 
+def _both(base: Path, special: Path, dtype: str, progress: Callable[[int, int], None]) -> tuple[Checkpoint, Checkpoint]:
+    """Both models, an adapter merged. Raises CheckpointError with the faults of both."""
+    one, two, refused = None, None, []
+    try:
+        one = load(base, dtype)
+    except CheckpointError as error:
+        refused.append(error)
+    progress(1, 3)
+    try:
+        if not lora.is_adapter(special):
+            two = load(special, dtype)
+        elif one is not None:
+            rules = FAMILIES[one.config.family].rules(one.config)
+            merged = lora.merge(one.params, special, rules, one.config)
+            two = one._replace(params=merged, files=one.files + lora.files(special))
+            _refuse_non_finite(special, two, dtype)
+    except CheckpointError as error:
+        refused.append(error)
+    progress(2, 3)
+    if one is None or two is None or refused:
+        raise refused[0] if len(refused) == 1 else CheckpointError("both models", [str(error) for error in refused])
+    return one, two
+
+
+def _refuse_non_finite(path: Path, checkpoint: Checkpoint, dtype: str) -> None:
+    rules = FAMILIES[checkpoint.config.family].rules(checkpoint.config)
+    if bad := convert.non_finite(checkpoint.params, rules, checkpoint.config):
+        raise CheckpointError(path, [f"{name} holds NaN or infinity as {dtype}" for name in bad])
+
+
 def load(path: Path, dtype: str) -> Checkpoint:
     """Read one checkpoint into a parameter tree of numpy arrays. Raises CheckpointError."""
     source = gguf_file.read(path) if path.suffix == ".gguf" else sources.directory(path)
     model_type = source.raw_config.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise CheckpointError(
             path, [f"model_type {model_type!r} is not supported. {paths.did_you_mean(str(model_type), FAMILIES)}"]
         )
@@ -182,18 +203,33 @@ def load(path: Path, dtype: str) -> Checkpoint:
     if faults:
         raise CheckpointError(path, faults)
     leaves = dict(convert.to_leaves(source.read, list(shapes), rules, config, jnp.dtype(dtype)))
-    return Checkpoint(config, paths.unflatten(leaves), source.raw_config, source.tokenizer, source.files)
+    read = Checkpoint(config, paths.unflatten(leaves), source.raw_config, source.tokenizer, source.files)
+    _refuse_non_finite(path, read, dtype)
+    return read
+
+
+def location_faults(**names: str | Path) -> list[str]:
+    """What is wrong with where checkpoints are said to be, as far as can be told without the network.
+
+    >>> location_faults(base="no/such/folder")
+    ['base no/such/folder: no such directory or file, and not a hub id of the form owner/name']
+    """
+    faults = []
+    for role, name in names.items():
+        path = Path(name).expanduser()
+        is_hub_id = str(name).count("/") == 1 and path.suffix != ".gguf" and not str(name).startswith((".", "/", "~"))
+        if path.is_file() and path.suffix != ".gguf":
+            faults.append(f"{role} {name} is a file; wanted a model directory, an adapter directory, or a .gguf file")
+        elif not path.exists() and not is_hub_id:
+            faults.append(f"{role} {name}: no such directory or file, and not a hub id of the form owner/name")
+    return faults
 
 
 def _local(name: str | Path) -> Path:
-    """A path as it stands; else a hub id, fetched without pickles. Raises FileNotFoundError for neither."""
+    """A path as it stands; else a hub id, fetched without pickles. Raises FileNotFoundError where the hub has none."""
     path = Path(name).expanduser()
-    if path.is_dir() or path.is_file():
-        if path.is_file() and path.suffix != ".gguf":
-            raise ValueError(f"{path} is a file; wanted a model directory, an adapter directory, or a .gguf file.")
+    if path.exists():
         return path
-    if str(name).count("/") != 1 or path.suffix == ".gguf" or str(name).startswith((".", "/", "~")):
-        raise FileNotFoundError(f"{name}: no such directory or file, and not a hub id of the form owner/name.")
     import huggingface_hub
 
     try:

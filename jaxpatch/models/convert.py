@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxpatch.models.config import DecoderConfig
-from jaxpatch.trees import paths
+from jaxpatch.trees import compare, paths
 
 
 class Rule(NamedTuple):
@@ -82,10 +82,23 @@ def faults(
     found = [f"missing tensor {name}" for name in wanted if name not in shapes and not is_partial]
     for name, shape in shapes.items():
         if name not in wanted:
-            found.append(f"unexpected tensor {name} {tuple(shape)}; {paths.did_you_mean(name, _near(name, wanted))}")
+            near = _near(name, wanted)
+            hint = paths.did_you_mean(name, near) if near else f"the config has {config.layers} layers"
+            found.append(f"unexpected tensor {name} {tuple(shape)}; {hint}")
         elif tuple(shape) != (want := wanted[name].rule.their_shape(config.sizes)):
             found.append(f"tensor {name} has shape {tuple(shape)}, but the config asks for {want}")
     return found
+
+
+def non_finite(params: Mapping, rules: Sequence[Rule], config: DecoderConfig) -> list[str]:
+    """The checkpoint's names of the tensors that hold a NaN or an infinity."""
+    flat = paths.flatten(params)
+    bad = compare.non_finite_leaves(params)
+    return [
+        name
+        for name, (rule, layer) in places(rules, config).items()
+        if rule.ours in bad and not np.isfinite(flat[rule.ours] if layer is None else flat[rule.ours][layer]).all()
+    ]
 
 
 def _near(name: str, wanted: Mapping[str, Place]) -> list[str]:

@@ -84,12 +84,20 @@ def _setting_faults(settings: Mapping[str, Any]) -> list[str]:
     ]
     if settings.get("peft_type", "LORA") != "LORA":
         faults.append(f"peft_type {settings['peft_type']!r} is not supported (only 'LORA' is)")
+    if not _is_layers(settings.get("layers_to_transform")):
+        faults.append(
+            f"layers_to_transform: wanted a layer or a list of layers, got {settings['layers_to_transform']!r}"
+        )
     alpha, rank = settings.get("lora_alpha"), settings.get("r")
     if not isinstance(alpha, int | float) or isinstance(alpha, bool):
         faults.append(f"lora_alpha: wanted a number, got {alpha!r}")
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
         faults.append(f"r: wanted a positive integer, got {rank!r}")
     return faults
+
+
+def _is_layers(value: Any) -> bool:
+    return value is None or all(isinstance(n, int) for n in (value if isinstance(value, list) else [value]))
 
 
 def _pairs(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, tuple[str, str]], list[str]]:
@@ -116,6 +124,8 @@ def _target_faults(
     if not isinstance(targets, list) or not isinstance(excluded, list):
         return []
     layers = settings.get("layers_to_transform")
+    if not _is_layers(layers):
+        return []
     layers = [layers] if isinstance(layers, int) else layers
     weights = [name for name in places if name.endswith(".weight")]
     named = {

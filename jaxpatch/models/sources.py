@@ -7,6 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+STORED_AS = ("F64", "F32", "F16", "BF16")
+"""Types of weights in safetensors that can be read."""
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
+    *("vocab.json", "merges.txt", "chat_template.jinja"),
+)
+"""What decides which tokens a text becomes."""
+
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used: which one, and everything that is wrong with it."""
@@ -62,7 +70,12 @@ def safetensors_of(files: tuple[Path, ...]) -> tuple[dict[str, tuple[int, ...]],
             if name in home:
                 faults.append(f"tensor {name} stands in both {home[name].name} and {file.name}")
             home[name] = file
-            shapes[name] = tuple(opened[file].get_slice(name).get_shape())
+            piece = opened[file].get_slice(name)
+            shapes[name] = tuple(piece.get_shape())
+            if piece.get_dtype() not in STORED_AS:
+                faults.append(
+                    f"tensor {name} is stored as {piece.get_dtype()}; wanted {', '.join(STORED_AS)}: save the model unquantised"
+                )
     if faults:
         raise CheckpointError(files[0].parent, faults)
     return shapes, lambda name: opened[home[name]].get_tensor(name)
@@ -76,12 +89,12 @@ def directory(path: Path) -> Source:
             path, ["no config.json; wanted a Hugging Face model directory, an adapter, or a .gguf file"]
         )
     single, index = path / "model.safetensors", path / "model.safetensors.index.json"
-    listed: dict[str, str] = {}
+    listed: Any = {}
     if single.exists():
         files = (single,)
     elif index.exists():
-        listed = read_json(index).get("weight_map") or {}
-        if not listed:
+        listed = read_json(index).get("weight_map")
+        if not listed or not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
             raise CheckpointError(index, ["no weight_map: wanted tensor name -> file name; download it again"])
         files = tuple(path / name for name in sorted(set(listed.values())))
     else:
@@ -93,11 +106,18 @@ def directory(path: Path) -> Source:
         raise CheckpointError(path, faults)
     has_tokenizer = any((path / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
     make = (lambda: tokenizer_of(path)) if has_tokenizer else None
-    return Source(read_json(config), shapes, read, (config, *files), make)
+    tokenizer_files = (path / name for name in TOKENIZER_FILES)
+    return Source(read_json(config), shapes, read, (config, *files, *filter(Path.exists, tokenizer_files)), make)
 
 
 def tokenizer_of(path: Path) -> Any:
-    """The tokenizer of a model directory."""
+    """The tokenizer of a model directory. Raises CheckpointError where transformers cannot read it."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(path)
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # transformers raises what its parsers raise
+        said = f"{type(error).__name__}: {error}"
+        raise CheckpointError(
+            path, [f"its tokenizer cannot be read ({said}); download tokenizer.json again"]
+        ) from error

@@ -5,6 +5,7 @@ paper's (Sun et al., arXiv 2604.13694); the coarser kinds and `kv` are ours. A b
 output biases and norms belong to no head and no neuron.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from types import EllipsisType
 from typing import Any, NamedTuple
@@ -132,6 +133,18 @@ def lookup(partition: Partition, kind: str) -> Kind:
     raise KeyError(f"unknown component {kind!r}; {paths.did_you_mean(kind, partition)}")
 
 
+def refuse_unknown(partition: Partition, kinds: Sequence[str]) -> None:
+    """Raises KeyError for all kinds that the partition lacks."""
+    faults = []
+    for kind in kinds:
+        try:
+            lookup(partition, kind)
+        except KeyError as error:
+            faults.append(error.args[0])
+    if faults:
+        raise KeyError(" ".join(faults))
+
+
 def is_per_head_key(kind: str) -> bool:
     """Whether a name asks for keys or values of single heads, as "head_k" or "qkv" would.
 
@@ -166,8 +179,9 @@ def gates(partition: Partition, chosen: Mapping[str, Sequence[Any] | np.ndarray 
         (1.0, [1.0, 1.0, 1.0])
     """
     made, faults = {}, []
+    refuse_unknown(partition, tuple(chosen))
     for name, wanted in chosen.items():
-        kind = lookup(partition, name)
+        kind = partition[name]
         if isinstance(wanted, str) and wanted == "all":
             made[name] = jnp.full(kind.shape, value, jnp.float32)
             continue
@@ -196,6 +210,24 @@ def gates(partition: Partition, chosen: Mapping[str, Sequence[Any] | np.ndarray 
     if faults:
         raise IndexError("; ".join(faults))
     return made
+
+
+def disjoint(partition: Partition, kinds: Sequence[str]) -> tuple[str, ...]:
+    """Of some kinds, those that can be ranked together because no parameter is owned twice: finer ones before coarser ones.
+
+    Example:
+        >>> from jaxpatch import testing
+        >>> disjoint(of_decoder(testing.tiny_pair().base), ("layer", "head", "neuron", "embed"))
+        ('head', 'neuron', 'embed')
+    """
+    taken: set[str] = set()
+    chosen = set()
+    for name in sorted(kinds, key=lambda name: -math.prod(partition[name].shape)):
+        leaves = {slot.leaf for slot in partition[name].slots}
+        if not leaves & taken:
+            chosen.add(name)
+            taken |= leaves
+    return tuple(name for name in kinds if name in chosen)
 
 
 def delta_norms(base: Params, special: Params, kind: Kind) -> jax.Array:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from jaxpatch.patching import components
 from jaxpatch.reporting.findings import Findings
 from jaxpatch.scoring.method import Screening
 from jaxpatch.validating import controls
@@ -154,7 +155,7 @@ def ceiling(findings: Findings, kind: str | None = None) -> tuple[str, float] | 
 
     Args: kind: of a component that the share will stand beside; where it is none of the finest, all of this kind.
     """
-    kinds = _finest(findings)
+    kinds = _together(findings)
     kinds = kinds if kind is None or kind in kinds else (kind,)
     known = findings.scores.ceilings
     name = f"all {kinds[0]}" if len(kinds) == 1 else " + ".join(kinds)
@@ -175,7 +176,7 @@ def reachable(findings: Findings) -> controls.Order:
     """The components that can reach the anchor, in the order in which the validation takes them."""
     found = findings.scores
     reach = {}
-    for kind in _finest(findings):
+    for kind in _together(findings):
         shape = found.values[kind].shape
         is_layered = found.partition[kind].axes[0] == "layer" and found.layer >= 0
         reach[kind] = np.broadcast_to(_below(found.layer, shape), shape) if is_layered else np.ones(shape, bool)
@@ -186,10 +187,9 @@ def _below(layer: int, shape: tuple[int, ...]) -> np.ndarray:
     return (np.arange(shape[0]) <= layer).reshape(-1, *[1] * (len(shape) - 1))
 
 
-def _finest(findings: Findings) -> tuple[str, ...]:
-    """The kinds that take part in the validation: slices where they were scored, else the first kind."""
-    kinds = tuple(findings.scores.values)
-    return tuple(kind for kind in kinds if kind in ("head", "kv", "neuron")) or kinds[:1]
+def _together(findings: Findings) -> tuple[str, ...]:
+    """The kinds that take part in the validation."""
+    return components.disjoint(findings.scores.partition, tuple(findings.scores.values))
 
 
 def composition(findings: Findings, count: int) -> str:
@@ -357,6 +357,10 @@ def agrees(kind: str, found: Screening) -> str:
     random = int(found.is_random.sum())
     parts = f"{len(found.exact) - random:,} ranked high, {random:,} drawn at random"
     count = f"{len(found.exact):,} {plural(kind)} were truly replaced ({parts})"
+    if not len(found.exact):
+        return f"No component of the kind “{kind}” can reach the anchor: their scores are 0 by construction."
+    if not random:
+        return f"{count}: all that can reach the anchor, so no score is an estimate. {numbers}."
     is_good = (
         found.spearman >= GOOD_SPEARMAN and found.sign >= GOOD_SIGN and GOOD_SLOPE[0] <= found.slope <= GOOD_SLOPE[1]
     )

@@ -21,7 +21,7 @@ class Scores:
 
     Attributes:
         values: kind -> [*shape] float32, E_w: 0 nothing recovered, 1 everything. Components above the anchor score 0.
-        effects: kind -> [B, *shape] float32, ``F_a(patched) - F_a(base)``, not normalised.
+        effects: kind -> [B, *shape] float32 (float64 for float64 models), ``F_a(patched) - F_a(base)``, not normalised.
         low, high: kind -> [*shape], bootstrap interval over inputs (95 %); NaN with fewer than two inputs.
         gap: [B], ``G(x) = F_a(special, x) - F_a(base, x)``.
         is_kept: bool [B], inputs whose gap is large enough to divide by.

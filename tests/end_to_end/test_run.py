@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,6 +80,105 @@ def test_all_bad_options_are_named_at_once(in_process, tmp_path, capsys):
     for words in ("did you mean 'exact'", "did you mean 'head'", "--top 0", "did you mean 'float32'"):
         assert words in said
     assert left_behind(tmp_path) == []
+
+
+def test_faults_of_places_are_named_with_those_of_options(in_process, tmp_path, capsys):
+    (tmp_path / "results").mkdir()
+    wrong = (
+        "--base",
+        "no/such/base",
+        "--special",
+        "no/such/special",
+        "--seed",
+        "-1",
+        "--layer",
+        "-2",
+        "--task",
+        "none",
+    )
+    assert in_process("--method", "exacct", *wrong) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    for words in ("did you mean 'exact'", "no/such/base", "no/such/special", "--seed -1", "--layer -2", "--overwrite"):
+        assert words in said
+    assert "--task 'none'" in said
+
+
+@pytest.mark.parametrize("what", ["base", "folder", "file"])
+def test_overwrite_replaces_nothing_but_results(in_process, arguments, checkpoints_folder, tmp_path, capsys, what):
+    precious = tmp_path / "precious"
+    if what == "base":
+        shutil.copytree(checkpoints_folder / "base", precious)
+        arguments += ["--base", str(precious)]
+    elif what == "folder":
+        shutil.copytree(checkpoints_folder, precious)
+    else:
+        precious.write_text("precious")
+    before = sorted(precious.rglob("*"))
+    assert in_process("--out", str(precious), "--overwrite") == 1
+    assert "holds no results of an earlier run" in " ".join(capsys.readouterr().err.split())
+    assert precious.exists() and sorted(precious.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("file/results", "is a file, so nothing can be written below it"),
+        ("file/a/b", "is a file, so nothing can be written below it"),
+        ("x" * 250, "choose a shorter one"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused_before_any_work(in_process, tmp_path, monkeypatch, capsys, out, words):
+    monkeypatch.setattr(run.checkpoints, "load_pair", lambda *args, **options: pytest.fail("work was done"))
+    (tmp_path / "file").write_text("")
+    assert in_process("--out", str(tmp_path / out)) == 1
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert left_behind(tmp_path) == ["file"]
+
+
+def test_answers_that_do_not_fit_are_refused_before_the_anchor(in_process, monkeypatch, capsys):
+    monkeypatch.setattr(run.anchors, "fit_anchor", lambda *args, **options: pytest.fail("work was done"))
+    assert in_process("--max-new", "500") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "--max-new 500" in said and "context of 512" in said and "wanted at most" in said
+
+
+def test_home_is_found(in_process, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert in_process("--out", "~/mine") == 0
+    assert left_behind(tmp_path) == ["mine"]
+
+
+def test_all_kinds_together_patch_every_parameter(in_process, tmp_path, monkeypatch):
+    """Components above the anchor too: what is called "all" is the whole of special."""
+    seen = {}
+    monkeypatch.setattr(run.report, "render", lambda made, drawn: seen.setdefault("samples", made.samples) and "")
+    assert (
+        in_process(
+            "--kinds",
+            "layer",
+            "embed",
+            "unembed",
+            "final_norm",
+            "--layer",
+            "1",
+            "--contrast",
+            "models",
+            "--no-validation",
+        )
+        == 0
+    )
+    written = {}
+    for sample in seen["samples"]:
+        written.setdefault(sample.model, []).append(sample.text)
+    assert set(written) == {"base", "special", "base + all layer + embed + unembed + final_norm"}
+    assert written["special"] == written["base + all layer + embed + unembed + final_norm"] != written["base"]
+
+
+def test_float64_on_the_command_line(arguments, tmp_path):
+    done = jaxpatch(*arguments, "--dtype", "float64", "--kinds", "head", "--no-validation")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "results" / "manifest.json").read_text())["dtype"] == "float64"
 
 
 @pytest.mark.parametrize(

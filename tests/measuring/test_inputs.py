@@ -83,6 +83,8 @@ def test_encode_refuses():
     with pytest.raises(ValueError, match="this pair has no tokenizer; make Inputs"):
         jp.encode(testing.tiny_pair(), ["x"])
     pair = with_tokenizer(WordTokenizer(), context=4)
+    with pytest.raises(ValueError, match=r"wanted a list of prompts, got one string; write \['a b'\]"):
+        jp.encode(pair, "a b")
     with pytest.raises(ValueError, match="no prompts"):
         jp.encode(pair, [])
     with pytest.raises(ValueError, match="empty prompts: number 1, 2"):

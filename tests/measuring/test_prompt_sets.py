@@ -54,6 +54,35 @@ def test_lines_with_a_split_stay_where_they_are(tmp_path):
     assert [len(s) for s in (sets.asked, sets.steered, sets.scoring, sets.behaviour)] == [8, 4, 6, 5]
 
 
+def test_files_of_other_editors_are_read(tmp_path):
+    """A byte order mark, Windows line ends, and the line separators that JSON may hold and Python would split at."""
+    rows = [row | {"with": row["with"] + "\u2028now\x85"} for row in lines(16)]
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "x.jsonl").write_bytes(text.encode("utf-8-sig"))
+    assert prompt_sets.of_file(tmp_path / "x.jsonl").asked[0] == rows[0]["with"]
+
+
+def test_counts_are_the_most_that_is_taken_of_a_file(tmp_path):
+    path = write(tmp_path / "x.jsonl", lines(32))
+    sets = prompt_sets.of_file(path, {"anchor": 5, "layer": 9, "scoring": 3, "behaviour": 1})
+    assert [len(s) for s in (sets.asked, sets.plain, sets.steered, sets.scoring, sets.behaviour)] == [5, 5, 4, 3, 1]
+
+
+@pytest.mark.parametrize(("content", "said"), [(b" \n", "is empty"), ("café".encode("latin-1"), "not UTF-8")])
+def test_a_file_that_holds_no_lines_says_so(tmp_path, content, said):
+    (tmp_path / "x.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=f"x.jsonl.*{said}"):
+        prompt_sets.of_file(tmp_path / "x.jsonl")
+
+
+def test_one_broken_line_is_one_fault(tmp_path):
+    path = write(tmp_path / "x.jsonl", lines(16))
+    path.write_text("nonsense\nmore\n" + path.read_text())
+    with pytest.raises(ValueError) as caught:
+        prompt_sets.of_file(path)
+    assert str(caught.value).count("  - ") == 2
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [

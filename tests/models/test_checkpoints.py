@@ -199,8 +199,8 @@ BAD = pytest.mark.parametrize(
         ({"model.layers.1.mlp.upproj.weight": torch.ones(20, 16)}, ("unexpected tensor", f"did you mean '{UP}'?")),
         ({"model.layers.2.mlp.up_proj.weight": torch.ones(20, 16)}, ("unexpected tensor", "layers.2")),
         ({UP: torch.ones(16, 20)}, (UP, "(16, 20)", "asks for (20, 16)")),
-        ({UP: torch.full((20, 16), torch.nan)}, ("layers/mlp/up/kernel holds NaN or infinity",)),
-        ({UP: torch.full((20, 16), -torch.inf)}, ("layers/mlp/up/kernel holds NaN or infinity",)),
+        ({UP: torch.full((20, 16), torch.nan)}, (f"{UP} holds NaN or infinity",)),
+        ({UP: torch.full((20, 16), -torch.inf)}, (f"{UP} holds NaN or infinity",)),
         (
             {UP: None, "model.norm.weight": torch.ones(17), "extra": torch.ones(1)},
             (f"missing tensor {UP}", "model.norm.weight has shape (17,)", "unexpected tensor extra"),
@@ -217,14 +217,43 @@ def test_bad_tensors_are_refused_all_at_once(folders, special, change, words):
     refused(special, folders[0], special, *words, error=checkpoints.CheckpointError)
 
 
-def test_every_leaf_that_is_not_finite_is_named(folders, special):
+def test_every_tensor_that_is_not_finite_is_named(folders, special):
     hf.retensor(special, {UP: torch.full((20, 16), torch.inf), "model.norm.weight": torch.full((16,), torch.nan)})
-    refused(folders[0], special, "layers/mlp/up/kernel", "final_norm/scale")
+    refused(folders[0], special, UP, "model.norm.weight")
 
 
 def test_numbers_too_large_for_the_type_asked_for_are_refused(folders, special):
     hf.retensor(special, {UP: torch.full((20, 16), 1e6)})
-    refused(folders[0], special, "layers/mlp/up/kernel holds NaN or infinity as float16", dtype="float16")
+    refused(folders[0], special, f"{UP} holds NaN or infinity as float16", dtype="float16")
+
+
+def test_faults_of_both_models_are_named_together(folders, special, tmp_path):
+    base = hf.retell(shutil.copytree(folders[0], tmp_path / "base"), hidden_act="gelu")
+    hf.retensor(special, {UP: None})
+    refused(base, special, base, "hidden_act", special, f"missing tensor {UP}")
+
+
+def test_both_missing_models_are_named(tmp_path):
+    refused(tmp_path / "b", tmp_path / "s", f"base {tmp_path}/b", f"special {tmp_path}/s", error=FileNotFoundError)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int64])
+def test_types_that_are_no_weights_are_refused(folders, special, dtype):
+    hf.retensor(special, {UP: load_file(special / "model.safetensors")[UP].to(dtype)})
+    refused(folders[0], special, special, UP, "is stored as", "F32")
+
+
+@pytest.mark.parametrize("content", ["{", '{"a": 1}'])
+def test_a_broken_tokenizer_is_refused(folders, special, tmp_path, content):
+    base = hf.save_tokenizer(shutil.copytree(folders[0], tmp_path / "base"))
+    (base / "tokenizer.json").write_text(content)
+    refused(base, special, base, "tokenizer cannot be read")
+
+
+def test_the_tokenizer_is_among_the_files_to_hash(folders, special, tmp_path):
+    base = hf.save_tokenizer(shutil.copytree(folders[0], tmp_path / "base"))
+    read = checkpoints.load_pair(base, special).files["base"]
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {file.name for file in read}
 
 
 def test_a_long_list_of_faults_is_cut(folders, special):
@@ -238,6 +267,9 @@ def test_a_long_list_of_faults_is_cut(folders, special):
         (dict(rope_parameters={"rope_type": "llama3", "factor": 8.0}), ("rope type 'llama3'",)),
         (dict(hidden_act="gelu", sliding_window=5), ("hidden_act = 'gelu'", "sliding_window = 5")),
         (dict(model_type="lama"), ("model_type 'lama' is not supported", "did you mean 'llama'?")),
+        (dict(rope_parameters="default"), ("rope_parameters: wanted an object, got 'default'",)),
+        (dict(rope_scaling=[1]), ("rope_scaling: wanted an object, got [1]",)),
+        (dict(model_type=["llama"]), ("model_type ['llama'] is not supported",)),
         (dict(model_type=...), ("model_type None is not supported",)),
         (dict(hidden_size=...), ("hidden_size: wanted a positive integer, got None",)),
         (dict(num_key_value_heads=3), ("kv_heads must divide heads",)),
@@ -317,7 +349,9 @@ def test_an_index_that_lists_too_much_is_refused(folders, sharded):
     refused(folders[0], sharded, "one.more, which no shard holds", "two.more, which no shard holds")
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"weight_map": {}}'])
+@pytest.mark.parametrize(
+    "content", ["{", "{}", '{"weight_map": {}}', '{"weight_map": ["a"]}', '{"weight_map": {"a": 1}}']
+)
 def test_a_broken_index_is_refused(folders, sharded, content):
     (sharded / "model.safetensors.index.json").write_text(content)
     refused(folders[0], sharded, "model.safetensors.index.json", error=checkpoints.CheckpointError)
@@ -343,7 +377,7 @@ def test_a_hub_id_that_cannot_be_fetched_is_refused_with_advice(folders):
 def test_a_plain_file_is_refused(folders, tmp_path):
     file = tmp_path / "model.safetensors"
     file.write_text("")
-    refused(folders[0], file, file, "is a file; wanted a model directory")
+    refused(folders[0], file, file, "is a file; wanted a model directory", error=FileNotFoundError)
 
 
 # ---- tokens ----------------------------------------------------------------------------------------------------------

@@ -122,6 +122,7 @@ def refused(base, adapter, *words):
         dict(init_lora_weights="pissa"),
         dict(a_setting_of_tomorrow=3),
         dict(peft_type="IA3"),
+        dict(layers_to_transform="x"),
         dict(r=None),
         dict(r=0),
         dict(lora_alpha=None),
@@ -237,7 +238,7 @@ def test_infinite_adapters_are_refused(base, tmp_path):
         hf.save_adapter(tmp_path, base),
         lambda t: t.update({f"{STEM}.lora_A.weight": torch.full((2, 16), float("inf"))}),
     )
-    refused(base, adapter, "layers/attn/q/kernel", "NaN or infinity")
+    refused(base, adapter, "self_attn.q_proj.weight", "NaN or infinity")
 
 
 def test_an_adapter_that_changes_nothing_is_no_pair(base, tmp_path):

@@ -101,7 +101,9 @@ def test_scores_of_a_toy_by_hand(toy):
     assert toy.gap.tolist() == [5.5, 11] and toy.is_kept.all() and toy.num_dropped == 0
     np.testing.assert_allclose(toy.values["part"], np.array([2, 0, -1]) / 5.5, rtol=1e-6)
     np.testing.assert_allclose(toy.values["head"], np.array([[1, 0.5], [0, 3]]) / 5.5, rtol=1e-6)
-    assert toy.ceilings == pytest.approx({"all part": 1 / 5.5, "all head": 4.5 / 5.5, "everything": 1})
+    assert toy.ceilings == pytest.approx(
+        {"all part": 1 / 5.5, "all head": 4.5 / 5.5, "part + head": 1, "everything": 1}
+    )
     assert (toy.method, toy.aggregate, toy.layer, toy.screening) == ("exact", "mean_of_ratios", -1, {})
 
 
@@ -191,9 +193,10 @@ def test_ceilings_are_the_definition():
     anchor = jp.Anchor(layer=1, direction=np.float32(np.eye(16)[0]))
     made = jp.score(pair, inputs, anchor, kinds=("layer", "embed"))
     run = jax.jit(effect.last_states, static_argnums=(0, 3))
-    assert set(made.ceilings) == {"all layer", "all embed", "head + neuron", "everything"}
+    assert set(made.ceilings) == {"all layer", "all embed", "layer + embed", "head + neuron", "everything"}
     assert made.ceilings["everything"] == pytest.approx(1)
-    for name, kinds in {"all layer": ("layer",), "all embed": ("embed",), "head + neuron": ("head", "neuron")}.items():
+    for name in made.ceilings.keys() - {"everything"}:
+        kinds = name.removeprefix("all ").split(" + ")
         patched = jp.patch(pair.base, pair.special, jp.gates(pair, dict.fromkeys(kinds, "all")))
         states = [run(pair.config, params, inputs, 1) for params in (pair.base, patched)]
         reads = [np.asarray(anchor.read(state)) for state in states]

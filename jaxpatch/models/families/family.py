@@ -50,6 +50,14 @@ class Ledger:
             return kind(1)
         return kind(value)
 
+    def table(self, name: str, faults: list[str]) -> Mapping[str, Any]:
+        """A field that holds fields of its own; empty where it is absent. Where it is something else: a fault."""
+        value = self.take(name, {})
+        if isinstance(value, Mapping):
+            return value
+        faults.append(f"{name}: wanted an object, got {value!r}")
+        return {}
+
     def unread(self, harmless: Mapping[str, Any], ignored: frozenset[str]) -> list[str]:
         """A sentence for each field nobody read that is neither ignored nor at a value known to change nothing."""
         return [

@@ -27,7 +27,7 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
     """config.json -> our config. Raises ValueError with every fault."""
     ledger, faults = Ledger(raw), []
     width, heads = ledger.need("hidden_size", faults), ledger.need("num_attention_heads", faults)
-    rope = Ledger({**ledger.take("rope_parameters", {}), **ledger.take("rope_scaling", {})})
+    rope = Ledger({**ledger.table("rope_parameters", faults), **ledger.table("rope_scaling", faults)})
     rope_type = rope.take("rope_type", rope.take("type", "default"))
     if rope_type != "default":
         faults.append(f"rope type {rope_type!r} is not supported (only 'default' is)")
