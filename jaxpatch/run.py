@@ -265,13 +265,17 @@ def _unknown_kinds(kinds: Sequence[str]) -> list[str]:
 
 
 def _refuse_for_pair(options: Run, pair: checkpoints.Pair) -> None:
-    partition = components.of_decoder(pair.base)
-    for kind in options.kinds:
-        components.lookup(partition, kind)
-    if options.layer is not None and not 0 <= options.layer < pair.config.layers:
-        raise ValueError(f"--layer {options.layer}: this model has blocks 0 to {pair.config.layers - 1}.")
+    faults = []
+    try:
+        components.refuse_unknown(components.of_decoder(pair.base), options.kinds)
+    except KeyError as error:
+        faults.append(f"--kinds: {error.args[0]}")
+    if options.layer is not None and options.layer >= pair.config.layers:
+        faults.append(f"--layer {options.layer}: this model has blocks 0 to {pair.config.layers - 1}.")
     if pair.tokenizer is None:
-        raise ValueError(f"{options.base} has no tokenizer; put its tokenizer.json beside the weights.")
+        faults.append(f"{options.base} has no tokenizer; put its tokenizer.json beside the weights.")
+    if faults:
+        raise ValueError("these options do not fit this pair:\n" + "\n".join(f"  - {fault}" for fault in faults))
 
 
 def _refuse_long_answers(options: Run, pair: checkpoints.Pair, prompts: inputs.Inputs) -> None:

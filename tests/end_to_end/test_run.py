@@ -197,6 +197,13 @@ def test_bad_input_says_what_to_do(in_process, tmp_path, capsys, change, words):
     assert left_behind(tmp_path) == []
 
 
+def test_all_that_does_not_fit_the_pair_is_named_at_once(in_process, capsys):
+    assert in_process("--layer", "9", "--kinds", "head", "head_k", "qkv") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    for words in ("blocks 0 to 2", "'head_k'", "'qkv'"):
+        assert words in said
+
+
 def test_a_broken_task_file_names_every_line(in_process, tmp_path, capsys):
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"with": "a"}\nnot json\n{"with": "a", "without": "b", "split": "anchr"}\n')
