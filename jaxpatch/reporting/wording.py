@@ -146,8 +146,11 @@ def listed(parts: Sequence[str]) -> str:
 
 
 def ranking(findings: Findings) -> pd.DataFrame:
-    """All scored components by falling score, whatever their kind."""
-    return findings.scores.to_frame().sort_values("score", ascending=False, kind="stable").reset_index(drop=True)
+    """All scored components by falling score, whatever their kind; those above the anchor, which cannot reach it, left out."""
+    frame = findings.scores.to_frame()
+    if findings.scores.layer >= 0:
+        frame = frame[frame["layer"] <= findings.scores.layer]
+    return frame.sort_values("score", ascending=False, kind="stable").reset_index(drop=True)
 
 
 def ceiling(findings: Findings, kind: str | None = None) -> tuple[str, float] | None:
