@@ -381,7 +381,7 @@ def _validation(findings: Findings, drawn: Mapping[str, str]) -> Html:
                 "intervals over prompts. Below: how far the next-token distribution is from special's. k runs over "
                 "the ranking, all kinds together; every control takes as many of each kind. “random”: drawn "
                 "at random, several draws averaged. “largest change”: by the size of special − base. At the last k "
-                "everything is patched and all orders are one.",
+                "all that can reach the anchor is patched, and all orders are one.",
             )
         )
     columns = (
