@@ -149,7 +149,7 @@ def ranking(findings: Findings) -> pd.DataFrame:
     """All scored components by falling score, whatever their kind; those above the anchor, which cannot reach it, left out."""
     frame = findings.scores.to_frame()
     if findings.scores.layer >= 0:
-        frame = frame[frame["layer"] <= findings.scores.layer]
+        frame = frame.loc[frame["layer"] <= findings.scores.layer]
     return frame.sort_values("score", ascending=False, kind="stable").reset_index(drop=True)
 
 
