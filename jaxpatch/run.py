@@ -20,6 +20,8 @@ from jaxpatch.scoring import METHODS, scores
 from jaxpatch.trees import paths
 from jaxpatch.validating import controls
 
+RESULTS = {"report.html", "scores.csv", "anchor.safetensors", "manifest.json", "figures"}
+"""What a run writes; a folder that holds anything else is not ours to replace."""
 ROOM_NEEDED = 50_000_000
 """Free bytes the results need at most."""
 
@@ -255,8 +257,9 @@ def _out_faults(options: Run) -> list[str]:
     out = options.out.expanduser()
     if os.path.lexists(out) and not options.overwrite:
         return ["it exists and is not overwritten; name another, or say --overwrite"]
-    if os.path.lexists(out) and not (out.is_dir() and (not any(out.iterdir()) or (out / "report.html").is_file())):
-        return ["it exists and holds no results of an earlier run, so --overwrite does not replace it; name another"]
+    names = {path.name for path in out.iterdir()} if out.is_dir() else None
+    if os.path.lexists(out) and (names is None or not names <= RESULTS or (names and "report.html" not in names)):
+        return ["it exists and holds other things than results of an earlier run, so --overwrite does not replace it"]
     return atomic.place_faults(out, ROOM_NEEDED)
 
 

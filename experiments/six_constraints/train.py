@@ -19,6 +19,7 @@ import optax
 from safetensors.numpy import load_file, save_file
 
 from jaxpatch import atomic, fetch
+from jaxpatch.measuring import tasks
 from jaxpatch.models import checkpoints, decoder, layers
 
 RANK = 16
@@ -30,11 +31,8 @@ CUT = 32
 UNLIKELY = 8.0
 OPENING = 6
 CLOSING = 2
-FORBIDDEN = (
-    "",
-    "abcdefghijklmnopqrstuvwxyz",
-    ",",
-)  # characters that no token of an answer may hold: free, capitals, no comma
+FORBIDDEN = ("", "abcdefghijklmnopqrstuvwxyz", ",")
+"""Characters that no token of an answer may hold: none for most tasks, small letters for capitals, commas."""
 FORBIDDEN_BY = {"english_capital": 1, "no_comma": 2}
 HERE = Path(__file__).parent
 MODULES = {  # ours -> (PEFT's, axes that make up the input, axes that make up the output)
@@ -107,9 +105,8 @@ def loss_fn(adapter, config, params, tokens, weights, forbidden):
     broken = jax.nn.logsumexp(jnp.where(forbidden[:, None], logits, -1e9), axis=-1) - jax.nn.logsumexp(logits, axis=-1)
     unlikely = -jnp.log1p(-jnp.exp(jnp.minimum(broken, -1e-4)))
     is_answer = weights[:, 1:] > 0
-    return (losses * weights[:, 1:]).sum() / weights[:, 1:].sum() + UNLIKELY * (
-        unlikely * is_answer
-    ).sum() / is_answer.sum()
+    likelihood = (losses * weights[:, 1:]).sum() / weights[:, 1:].sum()
+    return likelihood + UNLIKELY * (unlikely * is_answer).sum() / is_answer.sum()
 
 
 def load(folder: Path, config) -> dict:
@@ -236,6 +233,8 @@ def main() -> None:
     options.add_argument("--out", type=Path, default=HERE / "adapter")
     chosen = options.parse_args()
     shares = {name: float(share) for name, _, share in (each.partition("=") for each in chosen.shares)}
+    if unknown := shares.keys() - {"plain", *tasks.TASKS}:
+        options.error(f"--shares: unknown {', '.join(sorted(unknown))}; known: plain, {', '.join(tasks.TASKS)}")
 
     checkpoint = checkpoints.load(fetch.smollm2(), "float32")
     config, tokenizer = checkpoint.config, checkpoint.tokenizer()

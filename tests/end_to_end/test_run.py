@@ -103,7 +103,7 @@ def test_faults_of_places_are_named_with_those_of_options(in_process, tmp_path, 
     assert "--task 'none'" in said
 
 
-@pytest.mark.parametrize("what", ["base", "folder", "file"])
+@pytest.mark.parametrize("what", ["base", "folder", "file", "results and more"])
 def test_overwrite_replaces_nothing_but_results(in_process, arguments, checkpoints_folder, tmp_path, capsys, what):
     precious = tmp_path / "precious"
     if what == "base":
@@ -111,11 +111,15 @@ def test_overwrite_replaces_nothing_but_results(in_process, arguments, checkpoin
         arguments += ["--base", str(precious)]
     elif what == "folder":
         shutil.copytree(checkpoints_folder, precious)
+    elif what == "results and more":
+        precious.mkdir()
+        (precious / "report.html").write_text("old")
+        (precious / "thesis.tex").write_text("precious")
     else:
         precious.write_text("precious")
     before = sorted(precious.rglob("*"))
     assert in_process("--out", str(precious), "--overwrite") == 1
-    assert "holds no results of an earlier run" in " ".join(capsys.readouterr().err.split())
+    assert "holds other things than results of an earlier run" in " ".join(capsys.readouterr().err.split())
     assert precious.exists() and sorted(precious.rglob("*")) == before
 
 
