@@ -14,10 +14,11 @@ The floors, from the bottom; each imports only what stands before it:
 
 from jaxpatch.measuring.anchors import AnchorInfo, fit_anchor
 from jaxpatch.measuring.inputs import Inputs, encode
-from jaxpatch.measuring.read_outs import Anchor
+from jaxpatch.measuring.read_outs import Anchor, NextToken
 from jaxpatch.models.checkpoints import CheckpointError, Pair, load_pair, save_checkpoint
 from jaxpatch.patching.blend import patch
-from jaxpatch.pipeline import gates, generate, score, validate
+from jaxpatch.pipeline import gates, generate, score, score_each, validate
+from jaxpatch.resume import DifferentRunError, Journal
 from jaxpatch.scoring.scores import Scores
 
 __version__ = "0.1.0"
@@ -26,7 +27,10 @@ __all__ = [
     "Anchor",
     "AnchorInfo",
     "CheckpointError",
+    "DifferentRunError",
     "Inputs",
+    "Journal",
+    "NextToken",
     "Pair",
     "Scores",
     "encode",
@@ -37,5 +41,6 @@ __all__ = [
     "patch",
     "save_checkpoint",
     "score",
+    "score_each",
     "validate",
 ]

@@ -1,19 +1,23 @@
 """The conductor: one call per stage, in the order of the method. No arithmetic of its own."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
 import numpy as np
 
 from jaxpatch.measuring import instrument, outcomes, read_outs, sweep, writing
 from jaxpatch.measuring.inputs import Inputs
 from jaxpatch.measuring.inputs import checked as checked_inputs
-from jaxpatch.measuring.read_outs import Anchor
+from jaxpatch.measuring.memory import default_budget
+from jaxpatch.measuring.read_outs import Anchor, ReadOut
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.patching import components
-from jaxpatch.scoring import METHODS, scores
+from jaxpatch.scoring import METHODS, normalise, scores
 from jaxpatch.scoring.method import DEFAULTS, Options, all_silent
 from jaxpatch.shapes import Gates, Params
 from jaxpatch.trees import paths
+from jaxpatch.trees.fingerprint import fingerprint
 from jaxpatch.validating import controls, curves
 
 
@@ -35,14 +39,18 @@ def gates(pair: Pair, chosen, value: float = 1.0) -> Gates:
 def score(
     pair: Pair,
     inputs: Inputs,
-    anchor: Anchor,
+    anchor: ReadOut,
     *,
     kinds: Sequence[str] = ("head", "neuron"),
     method: str = "exact",
+    mode: str = "restoration",
     aggregate: str = "mean_of_ratios",
-    top: int = 150,
+    top: int = 100,
+    alpha: float = 0.05,
     steps: int = 16,
     seed: int = 0,
+    memory: int | None = None,
+    journal: sweep.Journal = sweep.FORGETFUL,
     progress: Callable[[str], sweep.Progress] = all_silent,
 ) -> scores.Scores:
     """How far each component's own parameters recover the control state: E_w.
@@ -52,19 +60,23 @@ def score(
     Args:
         pair: the two models.
         inputs: fixed prompts, [B, T] tokens and [B] lengths.
-        anchor: where and along what the control state is read.
+        anchor: where and along what the control state is read; or a `NextToken`.
         kinds: of component: "head", "kv", "neuron", "attention", "mlp", "layer", "matrix", "norm", "final_norm", "embed",
             "unembed".
         method: "exact", "first_order", "local_linear", "integrated" or "screened".
+        mode: "restoration", or "knockout": base's weights are put into special, and the score is the share that is lost.
         aggregate: "mean_of_ratios" or "ratio_of_means".
-        top: components replaced because they rank high, and as many random ones (screened only).
+        top: how many of the best components must be found (screened only). alpha: the level of that (see `scoring.screened`).
         steps: points along the path (integrated only).
         seed: of the bootstrap and of what is drawn.
+        memory: bytes that the engine may hold beside the two models; half of what is free where None.
+        journal: a `Journal`, so that a killed run can be gone on with. The same call with the same folder gives the same bits.
         progress: called with a kind, gives a function called with (done, total).
 
     Returns: `Scores`.
 
-    Raises: KeyError, ValueError for unknown kinds or methods, bad inputs, a bad anchor, or gaps that are all near zero.
+    Raises: KeyError, ValueError for unknown kinds or methods, bad inputs, a bad anchor, or gaps that are all near zero;
+        MemoryError where not even one candidate fits.
 
     References: Sun et al., arXiv 2604.13694; the normaliser is ours.
 
@@ -76,44 +88,106 @@ def score(
         >>> found.values["head"].shape, found.effects["head"].shape
         ((3, 4), (4, 3, 4))
     """
-    _refuse_bad_options(pair, inputs, anchor, kinds, method, aggregate, top, steps, seed)
-    return score_with(
-        instrument.of_pair(pair, inputs, anchor),
-        kinds=tuple(kinds),
+    return score_each(
+        pair,
+        inputs,
+        (anchor,),
+        kinds=kinds,
         method=method,
-        layer=int(anchor.layer),
+        mode=mode,
         aggregate=aggregate,
-        options=Options(top, steps, seed, progress),
-    )
+        top=top,
+        alpha=alpha,
+        steps=steps,
+        seed=seed,
+        memory=memory,
+        journal=journal,
+        progress=progress,
+    )[0]
+
+
+def score_each(
+    pair: Pair,
+    inputs: Inputs,
+    wanted: Sequence[ReadOut],
+    *,
+    kinds: Sequence[str] = ("head", "neuron"),
+    method: str = "exact",
+    mode: str = "restoration",
+    aggregate: str = "mean_of_ratios",
+    top: int = 100,
+    alpha: float = 0.05,
+    steps: int = 16,
+    seed: int = 0,
+    memory: int | None = None,
+    journal: sweep.Journal = sweep.FORGETFUL,
+    progress: Callable[[str], sweep.Progress] = all_silent,
+) -> tuple[scores.Scores, ...]:
+    """`score` for several read-outs at once: one patched run serves them all.
+
+    Args: wanted: anchors, at any layers, and `NextToken`. Of several, the first one ranks where a method ranks (screened). The rest
+        as for `score`.
+
+    Returns: `Scores` for each read-out, in their order.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxpatch import testing
+        >>> anchors = [Anchor(layer=layer, direction=jnp.eye(16)[0]) for layer in (1, 2)]
+        >>> found = score_each(testing.tiny_pair(), testing.tiny_inputs(), anchors, kinds=("layer",))
+        >>> [int((scores.effects["layer"] != 0).any(0).sum()) for scores in found]
+        [2, 3]
+    """
+    options = Options(top, alpha, steps, aggregate, seed, progress)
+    _refuse_bad_options(pair, inputs, wanted, kinds, method, mode, options)
+    budget = default_budget(pair.base) if memory is None else memory
+    identity = _identity(pair, inputs, wanted, budget, kinds=tuple(kinds), method=method, mode=mode, options=options)
+    budget = int(journal.begin(identity)["budget"])
+    tool = instrument.of_pair(pair, inputs, wanted, mode=mode, budget=budget, journal=journal)
+    layers = [int(each.layer) if isinstance(each, Anchor) else pair.config.layers - 1 for each in wanted]
+    return scores_with(tool, kinds=tuple(kinds), method=method, layers=layers, options=options)
 
 
 def score_with(
-    tool: instrument.Instrument,
-    *,
-    kinds: tuple[str, ...],
-    method: str = "exact",
-    layer: int = -1,
-    aggregate: str = "mean_of_ratios",
-    options: Options = DEFAULTS,
+    tool: instrument.Instrument, *, kinds: tuple[str, ...], method: str = "exact", options: Options = DEFAULTS
 ) -> scores.Scores:
-    """`score` for anything that has an instrument: a toy, or any parameter tree (`instrument.of_effect`)."""
-    is_kept = scores.kept_inputs(tool.gap, tool.base)
+    """`score` for anything that has an instrument of one read-out: a toy, or any parameter tree (`instrument.of_effect`)."""
+    return scores_with(tool, kinds=kinds, method=method, layers=[-1], options=options)[0]
+
+
+def scores_with(
+    tool: instrument.Instrument, *, kinds: tuple[str, ...], method: str, layers: Sequence[int], options: Options
+) -> tuple[scores.Scores, ...]:
+    """The scores of each read-out of an instrument. layers: where each reads."""
+    rows = np.split(np.arange(len(tool.base)), tool.num_read_outs)
+    kept = [normalise.kept_inputs(tool.gap[own], tool.base[own]) for own in rows]
     answers = METHODS[method](tool, kinds, options)
-    ends = {k: scores.intervals(a.effects, tool.gap, is_kept, aggregate, options.seed) for k, a in answers.items()}
-    return scores.Scores(
-        values={k: scores.normalised(a.effects, tool.gap, is_kept, aggregate) for k, a in answers.items()},
-        effects={k: a.effects for k, a in answers.items()},
-        low={k: end[0] for k, end in ends.items()},
-        high={k: end[1] for k, end in ends.items()},
-        gap=tool.gap,
-        is_kept=is_kept,
-        ceilings=_ceilings(tool, kinds, is_kept, aggregate),
-        method=method,
-        aggregate=aggregate,
-        layer=layer,
-        partition=tool.partition,
-        screening={k: a.screening for k, a in answers.items() if a.screening is not None},
-    )
+    together = _ceilings(tool, kinds)
+    made = []
+    for own, is_kept, layer in zip(rows, kept, layers, strict=True):
+        gap, effects = tool.gap[own], {kind: answer.effects[own] for kind, answer in answers.items()}
+
+        def value(effect, gap=gap, is_kept=is_kept):
+            return normalise.normalised(effect, gap, is_kept, options.aggregate)
+
+        ends = {k: normalise.intervals(e, gap, is_kept, options.aggregate, options.seed) for k, e in effects.items()}
+        made.append(
+            scores.Scores(
+                values={kind: value(effect) for kind, effect in effects.items()},
+                effects=effects,
+                low={kind: end[0] for kind, end in ends.items()},
+                high={kind: end[1] for kind, end in ends.items()},
+                gap=gap,
+                is_kept=is_kept,
+                ceilings={name: float(value(patched[own] - tool.base[own])) for name, patched in together.items()},
+                method=method,
+                aggregate=options.aggregate,
+                layer=layer,
+                partition=tool.partition,
+                screening={kind: a.screening for kind, a in answers.items() if a.screening is not None},
+            )
+        )
+    return tuple(made)
 
 
 def validate(
@@ -183,33 +257,52 @@ def generate(pair: Pair, params: Params, inputs: Inputs, *, max_new: int = 64) -
     return writing.write(pair, params, inputs, max_new=max_new)
 
 
-def _ceilings(
-    tool: instrument.Instrument, kinds: tuple[str, ...], is_kept: np.ndarray, aggregate: str
-) -> dict[str, float]:
-    """What patching whole kinds, the paper's two kinds together, all that can be patched together, and everything recovers."""
+def _identity(pair: Pair, inputs: Inputs, wanted: Sequence[ReadOut], budget: int, **asked: Any) -> dict[str, str]:
+    """All that the numbers depend on, in words."""
+    device = next(iter(jax.tree.leaves(pair.base)[0].devices()))
+    options = asked.pop("options")._asdict()
+    del options["progress"]
+    read = {
+        f"{number}/{place}": leaf
+        for number, each in enumerate(wanted)
+        for place, leaf in enumerate(jax.tree.leaves(each))
+    }
+    about = [repr(jax.tree.structure(each)) for each in wanted]
+    return {
+        "base": fingerprint(pair.base),
+        "special": fingerprint(pair.special),
+        "prompts": fingerprint(inputs._asdict()),
+        "anchor": f"{fingerprint(read)} {about}",
+        "device": device.device_kind,
+        "jax": jax.__version__,
+        "budget": str(budget),
+        **{name: str(value) for name, value in (asked | options).items()},
+    }
+
+
+def _ceilings(tool: instrument.Instrument, kinds: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """F with whole kinds patched, the paper's two kinds together, all that can be patched together, and everything: [X] each."""
     wanted: dict[str, tuple[str, ...]] = {f"all {kind}": (kind,) for kind in kinds}
     if {"head", "neuron"} <= tool.partition.keys():
         wanted["head + neuron"] = ("head", "neuron")
     if len(together := components.disjoint(tool.partition, kinds)) > 1:
         wanted[" + ".join(together)] = together
     rows = np.arange(tool.base.shape[0])
-    recovered = {}
-    for name, together in wanted.items():
-        patched = tool.effect(components.gates(tool.partition, dict.fromkeys(together, "all")), rows)
-        recovered[name] = float(scores.normalised(np.asarray(patched) - tool.base, tool.gap, is_kept, aggregate))
-    return recovered | {"everything": float(scores.normalised(tool.gap, tool.gap, is_kept, aggregate))}
+    patched = {
+        name: np.asarray(tool.effect(components.gates(tool.partition, dict.fromkeys(together, "all")), rows))
+        for name, together in wanted.items()
+    }
+    return patched | {"everything": tool.special}
 
 
 def _refuse_bad_options(
     pair: Pair,
     inputs: Inputs,
-    anchor: Anchor,
+    wanted: Sequence[ReadOut],
     kinds: Sequence[str],
     method: str,
-    aggregate: str,
-    top: int,
-    steps: int,
-    seed: int,
+    mode: str,
+    options: Options,
 ) -> None:
     """Raises for all that can be refused before any work: KeyError where only kinds are unknown, else ValueError."""
     if isinstance(kinds, str) or not kinds:
@@ -219,19 +312,32 @@ def _refuse_bad_options(
         components.refuse_unknown(components.of_decoder(pair.base), kinds)
     except KeyError as error:
         unknown = [error.args[0]]
-    for check in (lambda: checked_inputs(inputs, pair.config), lambda: read_outs.checked(anchor, pair.config)):
+    checks: list[Callable[[], object]] = [lambda: checked_inputs(inputs, pair.config)]
+    try:
+        asked = read_outs.several(wanted)
+    except ValueError as error:
+        asked = ()
+        faults.append(str(error))
+    checks += [lambda each=each: read_outs.checked_for(inputs, each, pair.config) for each in asked]
+    for check in checks:
         try:
             check()
         except ValueError as error:
             faults.append(str(error))
+    if mode not in instrument.MODES:
+        faults.append(f"unknown mode {mode!r}; {paths.did_you_mean(mode, instrument.MODES)}")
     if method not in METHODS:
         faults.append(f"unknown method {method!r}; {paths.did_you_mean(method, METHODS)}")
-    if aggregate not in scores.AGGREGATES:
-        faults.append(f"unknown aggregate {aggregate!r}; {paths.did_you_mean(aggregate, scores.AGGREGATES)}")
-    if top < 1 or steps < 1:
-        faults.append(f"top and steps must be at least 1; got top={top}, steps={steps}.")
-    if seed < 0:
-        faults.append(f"seed must not be negative; got {seed}.")
+    if options.aggregate not in normalise.AGGREGATES:
+        faults.append(
+            f"unknown aggregate {options.aggregate!r}; {paths.did_you_mean(options.aggregate, normalise.AGGREGATES)}"
+        )
+    if options.top < 1 or options.steps < 1:
+        faults.append(f"top and steps must be at least 1; got top={options.top}, steps={options.steps}.")
+    if not 0 < options.alpha < 1:
+        faults.append(f"alpha must lie between 0 and 1; got {options.alpha}.")
+    if options.seed < 0:
+        faults.append(f"seed must not be negative; got {options.seed}.")
     if faults:
         raise ValueError("\n".join(unknown + faults))
     if unknown:

@@ -11,12 +11,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from jaxpatch import atomic, pipeline
+from jaxpatch import atomic, pipeline, resume
 from jaxpatch.measuring import anchors, inputs, prompt_sets, read_outs, tasks
 from jaxpatch.models import checkpoints, layers
 from jaxpatch.patching import blend, components
 from jaxpatch.reporting import figures, findings, manifest, report, tables
-from jaxpatch.scoring import METHODS, scores
+from jaxpatch.scoring import METHODS, normalise, scores
 from jaxpatch.trees import paths
 from jaxpatch.validating import controls
 
@@ -39,7 +39,8 @@ class Run:
         layer: read the anchor after this block (0-based); chosen where not given.
         kinds: of component: head, kv, neuron, attention, mlp, layer, matrix, norm, final_norm, embed, unembed.
         method: exact, screened, local_linear, first_order or integrated.
-        top: components replaced exactly because they rank high, and as many random ones (screened).
+        top: how many of the best components of each kind must be found (screened).
+        alpha: level at which they are (screened).
         steps: points along the path (integrated).
         read_out: of the anchor: projection, cosine or centred.
         contrast: of the anchor: instruction (special with - without) or models (special - base).
@@ -50,6 +51,7 @@ class Run:
         num_random: random orders averaged in the validation curves.
         max_new: tokens of an answer.
         validation: draw the restoration and knockout curves.
+        memory: GiB that the engine may hold beside the two models; half of what is free where not given.
         dtype: of the weights in memory: float32, bfloat16, float16 or float64.
         seed: of prompts, bootstrap and random controls.
         allow_longer_vocab: drop the rows that special's vocabulary has beyond base's.
@@ -63,7 +65,8 @@ class Run:
     layer: int | None = None
     kinds: tuple[str, ...] = ("head", "neuron")
     method: str = "screened"
-    top: int = 150
+    top: int = 100
+    alpha: float = 0.05
     steps: int = 16
     read_out: str = "projection"
     contrast: str = "instruction"
@@ -74,6 +77,7 @@ class Run:
     num_random: int = 3
     max_new: int = 96
     validation: bool = True
+    memory: float | None = None
     dtype: str = "float32"
     seed: int = 0
     allow_longer_vocab: bool = False
@@ -148,7 +152,7 @@ def run(options: Run, *, command: Sequence[str] = (), console: Console | None = 
             progress=part("layers tried"),
         )
         anchors.refuse_untrusted(info)
-    with clock.stage(f"score ({options.method})") as part:
+    with clock.stage(f"score ({options.method})") as part, resume.Journal(unfinished(options.out)) as journal:
         found = pipeline.score(
             pair,
             encoded["scoring"],
@@ -157,10 +161,15 @@ def run(options: Run, *, command: Sequence[str] = (), console: Console | None = 
             method=options.method,
             aggregate=options.aggregate,
             top=options.top,
+            alpha=options.alpha,
+            memory=None if options.memory is None else int(options.memory * 2**30),
             steps=options.steps,
             seed=options.seed,
+            journal=journal,
             progress=part,
         )
+    if journal.num_resumed:
+        console.print(f"{journal.num_resumed:,} components were known from an interrupted run")
     curves = ()
     if options.validation:
         with clock.stage("validate") as part:
@@ -195,8 +204,14 @@ def run(options: Run, *, command: Sequence[str] = (), console: Console | None = 
     )
     with clock.stage("write the results"):
         write(made, options.out, overwrite=options.overwrite)
+        journal.forget()
     console.print(tables.terminal(made))
     return options.out / "report.html"
+
+
+def unfinished(out: Path) -> Path:
+    """Where a run keeps what it has scored until its results are written."""
+    return out.with_name(f"{out.name}.unfinished")
 
 
 def write(made: findings.Findings, out: Path, *, overwrite: bool) -> None:
@@ -220,7 +235,7 @@ def refuse(options: Run) -> None:
     faults = []
     for name, known in (
         ("method", tuple(METHODS)),
-        ("aggregate", scores.AGGREGATES),
+        ("aggregate", normalise.AGGREGATES),
         ("read_out", read_outs.READ_OUTS),
         ("contrast", anchors.CONTRASTS),
         ("dtype", checkpoints.DTYPES),

@@ -8,7 +8,15 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import jaxtyping
 
-SHAPED = ("models.layers", "models.decoder", "models.generate", "measuring.local")
+SHAPED = (
+    "models.layers",
+    "models.prefix_tree",
+    "models.decoder",
+    "models.generate",
+    "measuring.downstream",
+    "measuring.local",
+    "measuring.slopes",
+)
 jaxtyping.install_import_hook([f"jaxpatch.{module}" for module in SHAPED], "beartype.beartype")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")

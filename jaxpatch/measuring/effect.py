@@ -1,12 +1,13 @@
 """The definition of an effect: patch the whole tree, run the model, read the anchor. Slow, plain, and the oracle of `local`."""
 
-import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
+from jaxpatch.measuring import read_outs
 from jaxpatch.measuring.inputs import Inputs
-from jaxpatch.measuring.read_outs import Anchor
+from jaxpatch.measuring.read_outs import Anchor, NextToken, ReadOut
 from jaxpatch.models import decoder
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.patching import blend, components
@@ -18,15 +19,8 @@ def up_to(params: Params, num_layers: int) -> Params:
     return {**params, "layers": jax.tree.map(lambda leaf: leaf[:num_layers], params["layers"])}
 
 
-def last_states(config: DecoderConfig, params: Params, inputs: Inputs, layer: int) -> jax.Array:
-    """Residual stream after block `layer` at the last token of each prompt: [B, D]."""
-    shallow = dataclasses.replace(config, layers=layer + 1)
-    states = decoder.apply(shallow, up_to(params, layer + 1), inputs.tokens, method="hidden")
-    return decoder.take(states, inputs.lengths - 1)[:, 0]
-
-
 def every_last_state(config: DecoderConfig, params: Params, inputs: Inputs) -> jax.Array:
-    """Residual stream after every block at the last token of each prompt: [L, B, D]."""
+    """Residual stream after every block at the last token of each prompt: [L, B, D]. The layers that `params` holds."""
     x = params["embed"]["kernel"][inputs.tokens]
     context = decoder.causal_context(config, x.shape[-2], x.dtype)
 
@@ -37,15 +31,31 @@ def every_last_state(config: DecoderConfig, params: Params, inputs: Inputs) -> j
     return jax.lax.scan(step, x, params["layers"])[1]
 
 
-def anchor_effect(
-    config: DecoderConfig, base: Params, special: Params, gates: Gates, inputs: Inputs, anchor: Anchor
+def reads(config: DecoderConfig, params: Params, inputs: Inputs, wanted: Sequence[ReadOut]) -> jax.Array:
+    """Read-outs of one model: [R, B]. Blocks that none of them needs are not run."""
+    states = every_last_state(config, up_to(params, read_outs.depth(config, wanted)), inputs)
+
+    def one(read_out: ReadOut) -> jax.Array:
+        if isinstance(read_out, NextToken):
+            return read_out.read(decoder.apply(config, params, states[-1], method="read_out"))
+        return read_out.read(states[read_out.layer])
+
+    return jnp.stack([one(read_out) for read_out in wanted])
+
+
+def last_logits(config: DecoderConfig, params: Params, inputs: Inputs) -> jax.Array:
+    """Next-token logits after each prompt: [B, V]."""
+    return decoder.apply(config, params, every_last_state(config, params, inputs)[-1], method="read_out")
+
+
+def patched_reads(
+    config: DecoderConfig, host: Params, donor: Params, gates: Gates, inputs: Inputs, wanted: Sequence[ReadOut]
 ) -> jax.Array:
-    """F_a of the patched model on each input: [B]. Layers above the anchor are never touched."""
-    depth = anchor.layer + 1
-    kinds = components.of_decoder(base)
+    """F of the patched model: [R, B]. Layers above what the read-outs need are never touched."""
+    depth = read_outs.depth(config, wanted)
+    kinds = components.of_decoder(host)
     shallow = {n: gate[:depth] if components.lookup(kinds, n).axes[0] == "layer" else gate for n, gate in gates.items()}
-    patched = blend.patch(up_to(base, depth), up_to(special, depth), shallow)
-    return anchor.read(last_states(config, patched, inputs, anchor.layer))
+    return reads(config, blend.patch(up_to(host, depth), up_to(donor, depth), shallow), inputs, wanted)
 
 
 def outcome(

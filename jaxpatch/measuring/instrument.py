@@ -1,7 +1,7 @@
 """The waist: all that scoring may ask of two models. Above this line nothing knows what a model is."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -9,22 +9,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpatch.measuring import effect, inputs, local, read_outs, sweep
+from jaxpatch.measuring.downstream import Models
+from jaxpatch.measuring.read_outs import ReadOut
+from jaxpatch.measuring.slopes import Cheap
+from jaxpatch.models import prefix_tree
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.patching import components
 from jaxpatch.shapes import Gates
 
+MODES = ("restoration", "knockout")
+
 
 class Instrument(NamedTuple):
-    """What can be read off a pair on a fixed set of inputs.
+    """What can be read off a pair. X are the readings: every prompt under every read-out, read-outs first.
 
     Attributes:
         partition: the kinds of component.
-        base, special: F_a of the two models, float [B].
-        effect: (gates, rows int [b]) -> F_a of the patched model on those inputs, [b]; differentiable. The definition. A
+        base, special: F of the two models, float [X].
+        effect: (gates, rows int [x]) -> F of the patched model for those readings, [x]; differentiable. The definition. A
             `Partial`, so that jit takes the models as arguments and not as constants of its program.
-        exact: (kind, indices [n, dims], progress) -> ``F_a(patched) - F_a(base)`` of single components, [n, B].
-        linear: kind -> local-exact, downstream-linear effects, [B, *shape].
-        reach: kind -> bool array, True for components that can matter (no higher than the anchor).
+        exact: (kind, indices [n, dims], progress) -> effects of single components, [n, X].
+        cheap: (kinds, progress) -> kind -> both linearisations, [X, *shape] each.
+        reach: kind -> bool array, True for components that can matter (no higher than what is read).
+        num_read_outs: how many blocks of prompts X is made of.
     """
 
     partition: components.Partition
@@ -32,41 +39,77 @@ class Instrument(NamedTuple):
     special: np.ndarray
     effect: jax.tree_util.Partial
     exact: Callable[[str, np.ndarray, sweep.Progress], np.ndarray]
-    linear: Callable[[str], np.ndarray]
+    cheap: Callable[[tuple[str, ...], sweep.Progress], Mapping[str, Cheap]]
     reach: Mapping[str, np.ndarray]
+    num_read_outs: int = 1
 
     @property
     def gap(self) -> np.ndarray:
-        """G(x) = F_a(special, x) - F_a(base, x): [B]."""
+        """G = F(special) - F(base): [X]."""
         return self.special - self.base
 
 
-def of_pair(pair: Pair, prompts: inputs.Inputs, anchor: read_outs.Anchor) -> Instrument:
-    """The instrument of two decoders, by the fast engine. Raises ValueError for bad inputs or a bad anchor."""
-    prompts, anchor = inputs.checked(prompts, pair.config), read_outs.checked(anchor, pair.config)
-    models = local.Models(pair.base, pair.special, prompts, anchor)
-    partition = components.of_decoder(pair.base)
-    reach = {name: _reach(name, kind, anchor.layer) for name, kind in partition.items()}
-    base, special = (np.asarray(_read(pair.config, params, prompts, anchor)) for params in (pair.base, pair.special))
+def of_pair(
+    pair: Pair,
+    prompts: inputs.Inputs,
+    wanted: ReadOut | Sequence[ReadOut],
+    *,
+    mode: str = "restoration",
+    budget: int | None = None,
+    journal: sweep.Journal = sweep.FORGETFUL,
+) -> Instrument:
+    """The instrument of two decoders, by the fast engine.
 
-    def linear(kind: str) -> np.ndarray:
-        shape = partition[kind].shape
-        out = np.zeros((prompts.tokens.shape[0], *shape), base.dtype)
+    Args:
+        wanted: an anchor, a `NextToken`, or several of them, read in the same pass.
+        mode: "restoration" puts special's components into base; an effect is ``F(patched) - F(base)``. "knockout" puts base's into
+            special; an effect is what is lost, ``F(special) - F(patched)``, so that gates keep their meaning.
+        budget: bytes that a sweep may hold beside the models; half of what is free where None.
+        journal: of its sweeps, so that they can be gone on with.
+
+    Raises: ValueError for bad inputs, a bad read-out or mode.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode {mode!r}; wanted one of {', '.join(MODES)}.")
+    config, prompts = pair.config, inputs.checked(prompts, pair.config)
+    asked = tuple(read_outs.checked_for(prompts, each, config) for each in read_outs.several(wanted))
+    asked = _referring(pair, prompts, asked)
+    host, donor = (pair.base, pair.special) if mode == "restoration" else (pair.special, pair.base)
+    sign = 1 if mode == "restoration" else -1
+    tree = prefix_tree.of_prompts(np.asarray(prompts.tokens), np.asarray(prompts.lengths))
+    models = Models(host, donor, prompts, tree, asked)
+    partition = components.of_decoder(pair.base)
+    base, special = (np.asarray(_reads(config, side, prompts, asked)).reshape(-1) for side in (pair.base, pair.special))
+    effect_fn = jax.tree_util.Partial(_effect_of(config, mode), models, jnp.asarray(base), jnp.asarray(special))
+    everything = np.arange(base.shape[0])
+
+    def exact(kind: str, indices: np.ndarray, progress: sweep.Progress) -> np.ndarray:
         if kind in local.LOCALS:
-            found = sweep.linear(pair.config, kind, models)
-            out[:, : anchor.layer + 1] = found.reshape(*found.shape[:2], *shape[1:])
-        elif kind == "embed":
-            out[:, 0] = np.asarray(_embed_slope(pair.config, models))
-        return out
+            found = sweep.exact(config, kind, models, indices, budget=budget, journal=journal, progress=progress)
+            return sign * found.reshape(len(indices), -1)
+        gates = [components.gates(partition, {kind: [index]}) for index in indices]
+        return np.stack([np.asarray(effect_fn(gate, everything)) - base for gate in gates])
+
+    def cheap(kinds: tuple[str, ...], progress: sweep.Progress) -> dict[str, Cheap]:
+        found = {}
+        inside = tuple(kind for kind in kinds if kind in local.LOCALS)
+        if inside:
+            passes = sweep.cheap(config, inside, models, budget=budget, progress=progress)
+            found = {kind: Cheap(*(sign * each for each in both)) for kind, both in passes.items()}
+        outside = {kind: jnp.zeros(partition[kind].shape) for kind in kinds if kind not in found}
+        slopes = gate_slopes(effect_fn, outside, base.shape[0]) if outside else {}
+        shaped = {kind: Cheap(*(_whole(each, partition[kind].shape) for each in both)) for kind, both in found.items()}
+        return shaped | {kind: Cheap(slope, slope) for kind, slope in slopes.items()}
 
     return Instrument(
         partition=partition,
         base=base,
         special=special,
-        effect=jax.tree_util.Partial(_effect_of(pair.config), models),
-        exact=lambda kind, indices, progress: sweep.exact(pair.config, kind, models, indices, progress=progress),
-        linear=linear,
-        reach=reach,
+        effect=effect_fn,
+        exact=exact,
+        cheap=cheap,
+        reach={name: _reach(name, kind, config, asked) for name, kind in partition.items()},
+        num_read_outs=len(asked),
     )
 
 
@@ -77,7 +120,7 @@ def of_effect(
 
     Args: effect_fn: (gates, rows int [b]) -> [b], differentiable, at 0 for all gates the base and at 1 the special model.
 
-    Exact effects come from one-hot gates, one by one; there is no local form, so `linear` raises.
+    Exact effects come from one-hot gates, one by one; there is no local form, so both linearisations are the gates' slopes.
 
     Example:
         >>> partition = {"part": components.Kind((3,), ("part",), ())}
@@ -97,51 +140,84 @@ def of_effect(
         progress(len(indices), len(indices))
         return out
 
-    def linear(kind: str) -> np.ndarray:
-        raise ValueError(f"no local form for {kind!r} here; use first_order, integrated or exact.")
+    partial = jax.tree_util.Partial(effect_fn)
+
+    def cheap(kinds: tuple[str, ...], progress: sweep.Progress) -> dict[str, Cheap]:
+        slopes = gate_slopes(partial, {kind: zeros[kind] for kind in kinds}, num_inputs, progress)
+        return {kind: Cheap(slope, slope) for kind, slope in slopes.items()}
 
     return Instrument(
         partition=partition,
         base=np.asarray(base),
         special=np.asarray(effect_fn(jax.tree.map(jnp.ones_like, zeros), rows)),
-        effect=jax.tree_util.Partial(effect_fn),
+        effect=partial,
         exact=exact,
-        linear=linear,
+        cheap=cheap,
         reach={name: np.ones(kind.shape, bool) for name, kind in partition.items()},
     )
 
 
-def _reach(name: str, kind: components.Kind, layer: int) -> np.ndarray:
+def gate_slopes(
+    effect_fn: jax.tree_util.Partial, at: Gates, num_readings: int, progress: sweep.Progress = sweep.silent
+) -> dict[str, np.ndarray]:
+    """Gradient of each reading in the gates, by the definition: kind -> [X, *shape]. One reading at a time, which bounds memory."""
+    found = []
+    for row in range(num_readings):
+        found.append(_slope(effect_fn, at, jnp.int32(row)))
+        progress(row + 1, num_readings)
+    return {kind: np.stack([np.asarray(slope[kind]) for slope in found]) for kind in at}
+
+
+@jax.jit
+def _slope(effect_fn: jax.tree_util.Partial, at: Gates, row: jax.Array) -> Gates:
+    return jax.grad(lambda gates: effect_fn(gates, row[None])[0])(at)
+
+
+def _referring(pair: Pair, prompts: inputs.Inputs, asked: tuple[ReadOut, ...]) -> tuple[ReadOut, ...]:
+    """Read-outs of the next token with special's own as what they refer to."""
+    if not any(isinstance(each, read_outs.NextToken) for each in asked):
+        return asked
+    logits = _logits(pair.config, pair.special, prompts)
+    return tuple(each.referring_to(logits) if isinstance(each, read_outs.NextToken) else each for each in asked)
+
+
+def _reach(name: str, kind: components.Kind, config, asked: tuple[ReadOut, ...]) -> np.ndarray:
     reach = np.zeros(kind.shape, bool)
     if kind.axes[0] == "layer":
-        reach[: layer + 1] = True
-    elif name == "embed":
+        reach[: read_outs.depth(config, asked)] = True
+    elif name == "embed" or any(isinstance(each, read_outs.NextToken) for each in asked):
         reach[:] = True
     return reach
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _read(config, params, prompts: inputs.Inputs, anchor: read_outs.Anchor) -> jax.Array:
-    return anchor.read(effect.last_states(config, params, prompts, anchor.layer))
+def _whole(effects: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Effects [X, A, n] of the lower blocks as [X, *shape] of all of them."""
+    out = np.zeros((effects.shape[0], *shape), effects.dtype)
+    out[:, : effects.shape[1]] = effects.reshape(*effects.shape[:2], *shape[1:])
+    return out
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _effect(config, models: local.Models, gates: Gates, rows: jax.Array) -> jax.Array:
-    return effect.anchor_effect(config, models.base, models.special, gates, models.inputs.rows(rows), models.anchor)
+def _reads(config, params, prompts: inputs.Inputs, asked: tuple[ReadOut, ...]) -> jax.Array:
+    return effect.reads(config, params, prompts, asked)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(config, params, prompts: inputs.Inputs) -> jax.Array:
+    return effect.last_logits(config, params, prompts)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _effect(config, mode: str, models: Models, base, special, gates: Gates, rows: jax.Array) -> jax.Array:
+    batch = models.tree.last.shape[0]
+    prompts, own = rows % batch, jnp.arange(rows.shape[0])
+    asked = tuple(each.rows(prompts) for each in models.read_outs)
+    found = effect.patched_reads(config, models.host, models.donor, gates, models.inputs.rows(prompts), asked)
+    read = found[rows // batch, own]
+    return read if mode == "restoration" else base[rows] + special[rows] - read
 
 
 @functools.cache
-def _effect_of(config) -> Callable[..., jax.Array]:
-    """One function a config, for jit to recognise."""
-    return functools.partial(_effect, config)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _embed_slope(config, models: local.Models) -> jax.Array:
-    """The embedding's change contracted with the gradient that arrives at the first block: [B]."""
-    states = local.trace(config, models)[1]
-    zeros = jax.tree.map(jnp.zeros_like, states)
-    slope = jax.grad(lambda taps: local.trace(config, models, taps)[0].sum())(zeros)
-    tokens = models.inputs.tokens
-    change = models.special["embed"]["kernel"][tokens] - models.base["embed"]["kernel"][tokens]
-    return jnp.einsum("btd,btd->b", change, slope.entering[0])
+def _effect_of(config, mode: str) -> Callable[..., jax.Array]:
+    """One function a config and mode, for jit to recognise."""
+    return functools.partial(_effect, config, mode)

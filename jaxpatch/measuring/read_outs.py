@@ -1,5 +1,7 @@
 """Read-outs: how far the control state is formed, and how far two next-token distributions are apart. All in float32 or wider."""
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -8,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxpatch.measuring.inputs import Inputs
 from jaxpatch.models import layers
 from jaxpatch.models.config import DecoderConfig
 
 READ_OUTS = ("projection", "cosine", "centred")
+NEXT_TOKEN = ("kl", "log_prob")
 
 
 @flax.struct.dataclass
@@ -32,6 +36,11 @@ class Anchor:
     read_out: str = flax.struct.field(pytree_node=False, default="projection")
     centre: Any = None
 
+    def rows(self, which: Any) -> "Anchor":
+        """For some of the prompts: an anchor is the same for all."""
+        del which
+        return self
+
     def read(self, state: Float[Array, "*lead D"]) -> Float[Array, "*lead"]:
         """F_a of residual states."""
         wide = layers.at_least_float32(state)
@@ -39,6 +48,88 @@ class Anchor:
             wide = wide - self.centre.astype(wide.dtype)
         along = jnp.einsum("...d,d->...", wide, self.direction.astype(wide.dtype), precision=layers.PRECISION)
         return along / jnp.linalg.norm(wide, axis=-1) if self.read_out == "cosine" else along
+
+
+@flax.struct.dataclass
+class NextToken:
+    """The model's own end as a read-out: its next-token distribution after each prompt.
+
+    read_out: "kl" ``-KL(special || patched)``, in nats, or "log_prob" ``log p(target)``. reference: special's log-probabilities [B, V],
+    or the targets, int [B]. Where it is not given it is taken from special: its distribution, or its most likely token. Like an
+    anchor it rises from base to special, so that scores mean the same: 0 nothing recovered, 1 everything.
+
+    Example:
+        >>> logits = jnp.log(jnp.array([[0.5, 0.5]]))
+        >>> NextToken("log_prob", jnp.array([1])).read(logits).round(4).tolist()
+        [-0.6931]
+    """
+
+    read_out: str = flax.struct.field(pytree_node=False, default="kl")
+    reference: Any = None
+
+    def rows(self, which: Any) -> "NextToken":
+        """For some of the prompts."""
+        return dataclasses.replace(self, reference=self.reference[which])
+
+    def read(self, logits: Float[Array, "*lead B V"]) -> Float[Array, "*lead B"]:
+        """F of next-token logits."""
+        log_q = jax.nn.log_softmax(layers.at_least_float32(logits))
+        if self.read_out == "log_prob":
+            targets = jnp.broadcast_to(self.reference[:, None], (*logits.shape[:-1], 1))
+            return jnp.take_along_axis(log_q, targets, axis=-1)[..., 0]
+        return -kl(self.reference, log_q)
+
+    def referring_to(self, special_logits: Float[Array, "B V"]) -> "NextToken":
+        """With special's reference where none was given."""
+        if self.reference is not None:
+            return self
+        if self.read_out == "log_prob":
+            return dataclasses.replace(self, reference=jnp.argmax(special_logits, axis=-1).astype(jnp.int32))
+        return dataclasses.replace(self, reference=jax.nn.log_softmax(layers.at_least_float32(special_logits)))
+
+
+ReadOut = Anchor | NextToken
+"""What maps a run of the model on each prompt to one number."""
+
+
+def depth(config: DecoderConfig, read_outs: Sequence[ReadOut]) -> int:
+    """Blocks that must run before all of these can be read."""
+    return max(config.layers if isinstance(r, NextToken) else r.layer + 1 for r in read_outs)
+
+
+def several(wanted: ReadOut | Sequence[ReadOut]) -> tuple[ReadOut, ...]:
+    """One read-out or some, as a tuple. Raises ValueError where there is none, or something else."""
+    asked = (wanted,) if isinstance(wanted, ReadOut) else tuple(wanted)
+    if not asked or not all(isinstance(each, ReadOut) for each in asked):
+        raise ValueError(f"read-outs: wanted an Anchor, a NextToken, or several; got {wanted!r}.")
+    return asked
+
+
+def checked_for(inputs: Inputs, read_out: ReadOut, config: DecoderConfig) -> ReadOut:
+    """A read-out for these inputs, its arrays on the device. Raises ValueError with every fault."""
+    if isinstance(read_out, NextToken):
+        return _checked_next_token(read_out, config, inputs.tokens.shape[0])
+    return checked(read_out, config)
+
+
+def _checked_next_token(read_out: NextToken, config: DecoderConfig, batch: int) -> NextToken:
+    if read_out.read_out not in NEXT_TOKEN:
+        raise ValueError(f"next token: read_out {read_out.read_out!r}; wanted one of {', '.join(NEXT_TOKEN)}.")
+    if read_out.reference is None:
+        return read_out
+    given = np.asarray(read_out.reference)
+    if read_out.read_out == "kl":
+        if given.shape != (batch, config.vocab):
+            raise ValueError(
+                f"next token: reference has shape {given.shape}; wanted log-probabilities {(batch, config.vocab)}."
+            )
+        return dataclasses.replace(read_out, reference=jnp.asarray(given))
+    is_token = np.issubdtype(given.dtype, np.integer) and given.shape == (batch,)
+    if not is_token or given.min() < 0 or given.max() >= config.vocab:
+        raise ValueError(
+            f"next token: reference is {given.dtype} {given.shape}; wanted one token id a prompt, ({batch},), 0 to {config.vocab - 1}."
+        )
+    return dataclasses.replace(read_out, reference=jnp.asarray(given, jnp.int32))
 
 
 def checked(anchor: Anchor, config: DecoderConfig) -> Anchor:
@@ -63,6 +154,12 @@ def checked(anchor: Anchor, config: DecoderConfig) -> Anchor:
     return Anchor(jnp.asarray(direction), int(anchor.layer), anchor.read_out, centre)
 
 
+def kl(log_p: Float[Array, "*#lead V"], log_q: Float[Array, "*#lead V"]) -> Float[Array, "*#lead"]:
+    """``KL(p || q)`` of log-probabilities, in nats."""
+    p = jnp.exp(log_p)
+    return jnp.sum(jnp.where(p > 0, p * (log_p - log_q), 0), axis=-1)
+
+
 def next_token_kl(special_logits: Float[Array, "*lead V"], logits: Float[Array, "*lead V"]) -> Float[Array, "*lead"]:
     """``KL(special || patched)`` of next-token distributions, in nats.
 
@@ -70,7 +167,4 @@ def next_token_kl(special_logits: Float[Array, "*lead V"], logits: Float[Array, 
         >>> float(next_token_kl(jnp.array([0.0, 0.0]), jnp.array([0.0, 0.0])))
         0.0
     """
-    log_p = jax.nn.log_softmax(layers.at_least_float32(special_logits))
-    log_q = jax.nn.log_softmax(layers.at_least_float32(logits))
-    p = jnp.exp(log_p)
-    return jnp.sum(jnp.where(p > 0, p * (log_p - log_q), 0), axis=-1)
+    return kl(*(jax.nn.log_softmax(layers.at_least_float32(each)) for each in (special_logits, logits)))

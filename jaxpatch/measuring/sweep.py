@@ -1,25 +1,41 @@
-"""The only batching: many candidates through the engine in bounded pieces, one compilation a kind."""
+"""The only batching: many candidates through the engine in bounded pieces, one compilation a kind.
+
+Candidates are sorted by layer and cut into full pieces; a piece that spans layers starts at its lowest. Numbers stay on the device: the
+host only sends pieces ahead, and fetches a span of them at a time.
+"""
 
 import functools
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpatch.measuring import local
+from jaxpatch.measuring import downstream, local, memory, read_outs, slopes
+from jaxpatch.measuring.downstream import Models, Trace
 from jaxpatch.models.config import DecoderConfig
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) after each piece."""
 
-TOKENS_PER_CHUNK = 4096
-"""Candidates x prompts x tokens that run together; enough to fill the matrix units of a few CPU cores."""
+SPAN = 16
+"""Pieces between two fetches."""
+AHEAD = 2
+"""Pieces sent to the device before an earlier one is waited for."""
 
-_block_effects = jax.jit(local.block_effects, static_argnums=(0, 1))
-_embed_effects = jax.jit(local.embed_effects, static_argnums=0)
-_linear_effects = jax.jit(local.linear_effects, static_argnums=(0, 1))
-_trace = jax.jit(local.trace, static_argnums=0)
+_trace = jax.jit(downstream.trace, static_argnums=(0, 4))
+_host_reads = jax.jit(downstream.host_reads, static_argnums=0)
+_cheap = jax.jit(slopes.cheap, static_argnums=(0, 1))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 8), donate_argnums=(4,))
+def _piece(config, kind, models, states, out, layers, indices, start, size, unreached):
+    """Effects of candidates start, ..., start + size - 1, written into `out`; and a token to wait for."""
+    layer, index = (jax.lax.dynamic_slice_in_dim(part, start, size) for part in (layers, indices))
+    found = local.effects(config, kind, models, states, layer, index, unreached)
+    return jax.lax.dynamic_update_slice_in_dim(out, found, start, 0), found[0, 0, 0]
 
 
 def silent(done: int, total: int) -> None:
@@ -27,48 +43,191 @@ def silent(done: int, total: int) -> None:
     del done, total
 
 
+class Swept(NamedTuple):
+    """How far one sweep is. effects: [n, R, B], in the order in which it goes; the first `done` are there. size: of its pieces."""
+
+    effects: np.ndarray
+    done: int
+    size: int
+
+
+class Journal(Protocol):
+    """Remembers what sweeps have done. `resume.Journal` keeps it on disk."""
+
+    def begin(self, identity: Mapping[str, str]) -> Mapping[str, str]:
+        """Called before the first sweep with all that the numbers depend on. Returns it with the budget to go by."""
+        ...
+
+    def recall(self, kind: str, num_candidates: int) -> Swept | None:
+        """What an earlier process did of the sweep that begins now."""
+        ...
+
+    def note(self, kind: str, swept: Swept) -> None:
+        """How far this sweep is; called whenever numbers have come from the device."""
+        ...
+
+
+class _Forgetful:
+    """The journal of those who keep none."""
+
+    def begin(self, identity: Mapping[str, str]) -> Mapping[str, str]:
+        return identity
+
+    def recall(self, kind: str, num_candidates: int) -> None:
+        del kind, num_candidates
+
+    def note(self, kind: str, swept: Swept) -> None:
+        del kind, swept
+
+
+FORGETFUL: Journal = _Forgetful()
+
+
 def exact(
     config: DecoderConfig,
     kind: str,
-    models: local.Models,
+    models: Models,
     indices: np.ndarray,
     *,
-    chunk_tokens: int = TOKENS_PER_CHUNK,
+    budget: int | None = None,
+    journal: Journal = FORGETFUL,
     progress: Progress = silent,
 ) -> np.ndarray:
-    """Effects of single-component patches, ``F_a(patched) - F_a(base)``.
+    """Effects of single-component patches, ``F(patched) - F(host)``.
 
     Args:
-        kind: a key of `local.LOCALS`, or "embed".
-        indices: int [n, 1 or 2], rows (layer,) or (layer, index), no layer above the anchor.
-        chunk_tokens: memory bound, in tokens of activations held at once.
+        kind: a key of `local.LOCALS`.
+        indices: int [n, 1 or 2], rows (layer,) or (layer, index), no layer above what the read-outs need.
+        budget: bytes that the sweep may hold beside the two models; half of what is free where None.
+        journal: where it is written down how far the sweep is. Gone on with from there, the numbers are the same to the last bit.
 
-    Returns: float32 (float64 for float64 models) [n, B], in the order of `indices`.
+    Returns: float32 (float64 for float64 models) [n, R, B], in the order of `indices`.
+
+    Raises: MemoryError where one candidate does not fit in the budget, or the device runs out with one.
     """
-    base, states = _trace(config, models)
-    if kind == "embed":
-        effects = np.asarray(_embed_effects(config, models) - base)
-        progress(1, 1)
-        return effects
-    batch, tokens = models.inputs.tokens.shape
-    widest = int(np.bincount(indices[:, 0]).max())
-    size = max(1, min(widest, chunk_tokens // (batch * tokens)))
-    size = -(-widest // -(-widest // size))
-    out = np.zeros((len(indices), batch), base.dtype)
-    done = 0
-    for layer in np.unique(indices[:, 0]):
-        rows = np.flatnonzero(indices[:, 0] == layer)
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            inside = indices[part, 1] if indices.shape[1] > 1 else np.zeros(len(part), int)
-            padded = jnp.asarray(np.resize(inside, size))
-            effects = _block_effects(config, kind, models, states, jnp.int32(layer), padded) - base
-            out[part] = np.asarray(effects)[: len(part)]
-            done += len(part)
-            progress(done, len(indices))
+    depth = read_outs.depth(config, models.read_outs)
+    budget = memory.default_budget(models.host) if budget is None else budget
+    room = memory.plan(config, models.tree, memory.itemsize_of(models.host), depth, budget, memory.fill_of(models.host))
+    order = np.argsort(indices[:, 0], kind="stable")
+    layers = indices[order, 0]
+    inside = indices[order, 1] if indices.shape[1] > 1 else np.zeros(len(order), int)
+    unreached = _host_reads(config, models)
+    size = _piece_size(len(order), room.candidates)
+    fresh = Swept(np.zeros((len(order), *unreached.shape), unreached.dtype), 0, size)
+    effects, done, size = journal.recall(kind, len(order)) or fresh
+    for states, which in _segments(config, models, room.blocks, depth, layers):
+        which = which[which >= done]
+        while len(which):
+            span, rest = np.split(which, [min(len(which), SPAN * size)])
+            at = layers[span], inside[span]
+
+            def step(pieces, before=done, size=size):
+                progress(min(before + pieces * size, len(order)), len(order))
+
+            try:
+                effects[span] = _span(config, kind, models, states, *at, size, unreached, step)
+            except jax.errors.JaxRuntimeError as error:
+                size = _smaller(size, error)
+                continue
+            done, which = done + len(span), rest
+            journal.note(kind, Swept(effects, done, size))
+    out = np.empty_like(effects)
+    out[order] = effects
     return out
 
 
-@functools.wraps(local.linear_effects)
-def linear(config: DecoderConfig, kind: str, models: local.Models) -> np.ndarray:
-    return np.asarray(_linear_effects(config, kind, models))
+def cheap(
+    config: DecoderConfig,
+    kinds: tuple[str, ...],
+    models: Models,
+    *,
+    budget: int | None = None,
+    progress: Progress = silent,
+) -> dict[str, slopes.Cheap]:
+    """Both linearisations of the effects of every component of some kinds, [R * B, A, n] each, A the blocks that are read.
+
+    As many prompts at once as the budget allows; one backward pass for each such group and read-out.
+    """
+    depth = read_outs.depth(config, models.read_outs)
+    budget = memory.default_budget(models.host) if budget is None else budget
+    batch, tokens = models.inputs.tokens.shape
+    each = memory.prompt_bytes(config, tokens, memory.itemsize_of(models.host), depth)
+    size = _even(batch, max(1, int(budget // each)))
+    starts = range(0, batch, size)
+    found: list[dict[str, slopes.Cheap]] = []
+    for read_out in models.read_outs:
+        parts = []
+        for start in starts:
+            rows = np.minimum(np.arange(start, start + size), batch - 1)
+            some = models._replace(inputs=models.inputs.rows(rows), read_outs=(read_out.rows(rows),))
+            parts.append(jax.tree.map(np.asarray, _cheap(config, kinds, some)))
+            progress(len(found) * len(starts) + len(parts), len(models.read_outs) * len(starts))
+        found.append(jax.tree.map(lambda *cut: np.concatenate(cut, axis=1)[:, :batch], *parts))
+    return jax.tree.map(lambda *every: np.concatenate([_all_blocks(one, depth) for one in every]), *found)
+
+
+def _all_blocks(effects: np.ndarray, depth: int) -> np.ndarray:
+    """Effects [A, B, n] of the blocks that one read-out needs, as [B, depth, n]."""
+    missing = depth - effects.shape[0]
+    return np.pad(np.moveaxis(effects, 0, 1), ((0, 0), (0, missing), (0, 0)))
+
+
+def _segments(
+    config: DecoderConfig, models: Models, length: int, depth: int, layers: np.ndarray
+) -> Iterator[tuple[Trace, np.ndarray]]:
+    """Runs of `length` blocks with the host's states in them, from the first block on, and which candidates (of sorted layers) lie
+    there. Blocks of the last run that lie beyond `depth` hold no candidate and are never read."""
+    x = downstream.embedded(models.host, models.tree)
+    for first in range(0, depth, length):
+        states = _trace(config, models, x, jnp.int32(first), length)
+        x = states.entering[-1]
+        which = np.flatnonzero((layers >= first) & (layers < first + length))
+        if len(which):
+            yield states, which
+
+
+def _even(number: int, most: int) -> int:
+    """Size of groups, none above `most`, that leaves the last one as full as the others."""
+    return -(-number // -(-number // min(number, most)))
+
+
+def _piece_size(number: int, most: int) -> int:
+    """Candidates in one piece: `most`, or where there are fewer the next power of two, so that few sizes are ever compiled.
+
+    >>> _piece_size(100, 6), _piece_size(5, 6), _piece_size(3, 6)
+    (6, 6, 4)
+    """
+    return min(most, 1 << (number - 1).bit_length())
+
+
+def _span(config, kind, models, states, layers, indices, size, unreached, step) -> np.ndarray:
+    """Effects of some candidates, piece by piece on the device and then fetched."""
+    pieces, room = -(-len(layers) // size), SPAN * size
+    padded = [jnp.asarray(np.pad(part, (0, room - len(part)), "edge"), jnp.int32) for part in (layers, indices)]
+    out = jnp.zeros((room, *unreached.shape), unreached.dtype)
+    sent = []
+    for piece in range(pieces):
+        start = jnp.int32(piece * size)
+        out, token = _piece(config, kind, models, states, out, *padded, start, size, unreached)
+        sent.append(token)
+        if piece >= AHEAD:
+            sent[piece - AHEAD].block_until_ready()
+            step(piece - AHEAD + 1)
+    fetched = np.asarray(out)[: len(layers)]
+    step(pieces)
+    return fetched
+
+
+def _smaller(size: int, error: Exception) -> int:
+    """Half as many candidates at once. Raises where that is no remedy."""
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        raise error
+    if size == 1:
+        raise MemoryError(
+            "the device runs out of memory with a single candidate; use fewer or shorter prompts, a narrower dtype, or a "
+            "device with more memory."
+        ) from error
+    warnings.warn(
+        f"the device ran out of memory with {size} candidates at once; going on with {size // 2}.", stacklevel=3
+    )
+    return size // 2

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxpatch.models import layers
+from jaxpatch.models import layers, prefix_tree
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.shapes import Params
 
@@ -28,6 +28,23 @@ class Context(NamedTuple):
     cos_sin: layers.CosSin
     mask: Bool[Array, "*lead T S"]
     slot: Int[Array, ""] | int = 0
+
+    def attend(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        """Head vectors before W_O."""
+        return layers.attend(q, k, v, self.mask)
+
+
+class TreeContext(NamedTuple):
+    """The same for the nodes of a prefix tree. ends: of the last tokens alone, which are the nodes `last`."""
+
+    cos_sin: layers.CosSin
+    inside: prefix_tree.Tiles
+    ends: prefix_tree.Tiles
+    last: Int[Array, " B"]
+
+    def attend(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        """Head vectors before W_O."""
+        return self.inside.attend(q, k, v)
 
 
 def take(x: Float[Array, "*lead B T D"], last: Int[Array, " B"]) -> Float[Array, "*lead B 1 D"]:
@@ -73,24 +90,34 @@ class Attention(nn.Module):
         self.v = Linear((c.width, *groups), groups if c.attention_bias else None)
         self.o = Linear((*heads, c.width), (c.width,) if c.attention_bias else None)
 
-    def __call__(self, x, context: Context, cache: Cache | None = None):
-        q = layers.rotate(layers.to_heads(x, self.q()), context.cos_sin)
-        k = layers.rotate(layers.to_heads(x, self.k()), context.cos_sin)
-        v = layers.to_heads(x, self.v())
-        if cache is not None:
+    def queries(self, x, cos_sin):
+        return layers.rotate(layers.to_heads(x, self.q()), cos_sin)
+
+    def keys(self, x, cos_sin):
+        return layers.rotate(layers.to_heads(x, self.k()), cos_sin)
+
+    def values(self, x):
+        return layers.to_heads(x, self.v())
+
+    def __call__(self, x, context: Context | TreeContext, cache: Cache | None = None):
+        k, v = self.keys(x, context.cos_sin), self.values(x)
+        if cache is not None and isinstance(context, Context):
             k = jax.lax.dynamic_update_slice_in_dim(cache.keys, k, context.slot, axis=-3)
             v = jax.lax.dynamic_update_slice_in_dim(cache.values, v, context.slot, axis=-3)
-        z = layers.attend(q, k, v, context.mask)
-        return layers.from_heads(z, self.o()), Cache(k, v)
+        z = context.attend(self.queries(x, context.cos_sin), k, v)
+        return self.write(z), Cache(k, v)
 
-    def at(self, x, context: Context, last):
-        """What is written at one position of each sequence. x: [..., B, T, D]; last: int [B] -> [..., B, 1, D]."""
-        k = layers.rotate(layers.to_heads(x, self.k()), context.cos_sin)
-        v = layers.to_heads(x, self.v())
-        cos, sin = context.cos_sin
-        cos_sin = cos[last][:, None], sin[last][:, None]
-        q = layers.rotate(layers.to_heads(take(x, last), self.q()), cos_sin)
-        return layers.from_heads(layers.attend(q, k, v, context.mask[last][:, None]), self.o())
+    def head_vectors(self, x, context: Context | TreeContext):
+        return context.attend(self.queries(x, context.cos_sin), self.keys(x, context.cos_sin), self.values(x))
+
+    def write(self, z):
+        return layers.from_heads(z, self.o())
+
+    def at_ends(self, x, context: TreeContext):
+        """What is written at the last token of each prompt. x: [..., M, D] -> [..., B, D]."""
+        cos_sin = tuple(part[context.last] for part in context.cos_sin)
+        q = self.queries(x[..., context.last, :], cos_sin)
+        return self.write(context.ends.attend(q, self.keys(x, context.cos_sin), self.values(x)))
 
 
 class Mlp(nn.Module):
@@ -104,8 +131,11 @@ class Mlp(nn.Module):
         self.up = Linear((c.width, c.neurons), (c.neurons,) if c.mlp_bias else None)
         self.down = Linear((c.neurons, c.width), (c.width,) if c.mlp_bias else None)
 
+    def write(self, activations):
+        return layers.dense(activations, self.down())
+
     def __call__(self, x):
-        return layers.dense(layers.neurons(x, {"gate": self.gate(), "up": self.up()}), self.down())
+        return self.write(layers.neurons(x, {"gate": self.gate(), "up": self.up()}))
 
 
 class Block(nn.Module):
@@ -125,18 +155,22 @@ class Block(nn.Module):
     def mlp_input(self, mid):
         return layers.rms_norm(mid, self.mlp_norm(), self.config.norm_eps)
 
-    def attention_half(self, x, context: Context, cache: Cache | None = None):
+    def head_vectors(self, x, context: Context | TreeContext):
+        """Before W_O."""
+        return self.attn.head_vectors(self.attention_input(x), context)
+
+    def attention_half(self, x, context: Context | TreeContext, cache: Cache | None = None):
         written, cache = self.attn(self.attention_input(x), context, cache)
         return x + written, cache
 
     def mlp_half(self, mid):
         return mid + self.mlp(self.mlp_input(mid))
 
-    def at(self, x, context: Context, last):
-        """The block's output at one position of each sequence; all the others only serve as keys and values."""
-        return self.mlp_half(take(x, last) + self.attn.at(self.attention_input(x), context, last))
+    def attention_at_ends(self, x, context: TreeContext):
+        """The middle of the block at the last token of each prompt: [..., B, D]. All other nodes only serve as keys and values."""
+        return x[..., context.last, :] + self.attn.at_ends(self.attention_input(x), context)
 
-    def __call__(self, x, context: Context, cache: Cache | None = None):
+    def __call__(self, x, context: Context | TreeContext, cache: Cache | None = None):
         mid, cache = self.attention_half(x, context, cache)
         return self.mlp_half(mid), cache
 
@@ -182,6 +216,12 @@ def causal_context(config: DecoderConfig, num_tokens: int, dtype: Any) -> Contex
     positions = jnp.arange(num_tokens)
     cos_sin = layers.rope(positions, config.head_width, config.rope_theta, dtype)
     return Context(cos_sin, positions[:, None] >= positions[None, :])
+
+
+def tree_context(config: DecoderConfig, tree: prefix_tree.PrefixTree, dtype: Any) -> TreeContext:
+    """The context of a prefix tree's nodes."""
+    cos_sin = layers.rope(tree.positions, config.head_width, config.rope_theta, dtype)
+    return TreeContext(cos_sin, tree.inside, tree.ends, tree.last)
 
 
 def apply(config: DecoderConfig, params: Params, *args: Any, method: str = "__call__") -> Any:

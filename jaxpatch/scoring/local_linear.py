@@ -12,5 +12,5 @@ def effects(instrument: Instrument, kinds: tuple[str, ...], options: Options) ->
     No error from the trilinear gate/up/down swap or from a saturated softmax inside the head (the failure that AtP*, arXiv
     2403.00745, repairs with its QK fix). Ours.
     """
-    del options
-    return {kind: Answer(instrument.linear(kind)) for kind in kinds}
+    found = instrument.cheap(kinds, options.progress("local linear"))
+    return {kind: Answer(found[kind].linear) for kind in kinds}

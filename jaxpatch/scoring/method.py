@@ -16,12 +16,15 @@ def all_silent(kind: str) -> Progress:
 
 
 class Options(NamedTuple):
-    """top: components truly replaced because the cheap score ranks them high, and as many again drawn at random (screened).
-    steps: points along the path (integrated). seed: of everything drawn. progress: kind -> a function called with (done, total).
+    """top: how many of the best components the answer must get right (screened). alpha: its level. steps: points along the path
+    (integrated). aggregate: how inputs are weighed, where a method ranks. seed: of everything drawn. progress: kind -> a function
+    called with (done, total).
     """
 
-    top: int = 150
+    top: int = 100
+    alpha: float = 0.05
     steps: int = 16
+    aggregate: str = "mean_of_ratios"
     seed: int = 0
     progress: Callable[[str], Progress] = all_silent
 
@@ -29,20 +32,46 @@ class Options(NamedTuple):
 DEFAULTS = Options()
 
 
-class Screening(NamedTuple):
-    """What screening did to one kind.
+class Round(NamedTuple):
+    """One step of a screen. replaced: components truly replaced so far. threshold: the k-th best score among them. quantile: of the
+    scaled residual, from which the bounds are made. contenders: unseen components whose bound is above the threshold."""
 
-    replaced: bool, the kind's shape: truly replaced. is_random: those of them that were drawn at random.
-    cheap, exact: the two scores of the replaced ones, [n], in the order of `np.argwhere(replaced)`; means of effects, not
-    normalised. spearman, sign, slope: agreement over the replaced: rank correlation, share of equal signs, least-squares slope of
-    exact on cheap through 0. top_overlap: share of the exact top tenth that is in the cheap top tenth, over the replaced.
-    residual: standard deviation of exact - cheap over the random ones, which stand for all that was not replaced.
+    replaced: int
+    threshold: float
+    quantile: float
+    contenders: int
+
+
+class Screening(NamedTuple):
+    """What screening did to one kind. Scores here are E_w.
+
+    Attributes:
+        replaced: bool, the kind's shape: truly replaced. is_random: those of them that were drawn for the calibration.
+        cheap, exact: the two scores of the replaced ones, [n], in the order of `np.argwhere(replaced)`.
+        top: k, how many of the best were to be found. alpha: the level.
+        threshold: the k-th best score that was found. bound: the largest upper bound of any component not replaced (-inf where
+            there is none); the screen ends when it is no higher than the threshold.
+        scale: what residuals are measured in: "constant", "disagreement" (of the two linearisations) or "size" (of the cheap score).
+        rounds: how the screen got there.
+        excess: share of the contenders whose exact score was above the bound that they were given.
+        is_trusted: whether the calibration speaks for the cheap score; if not, bounds are wide and more is replaced.
+        spearman, sign, slope: agreement over the replaced: rank correlation, share of equal signs, least-squares slope of exact on
+            cheap through 0. top_overlap: share of the exact top tenth that is in the cheap top tenth, over the replaced.
+        residual: standard deviation of exact - cheap over the random ones, which stand for all that was not replaced.
     """
 
     replaced: np.ndarray
     is_random: np.ndarray
     cheap: np.ndarray
     exact: np.ndarray
+    top: int
+    alpha: float
+    threshold: float
+    bound: float
+    scale: str
+    rounds: tuple[Round, ...]
+    excess: float
+    is_trusted: bool
     spearman: float
     sign: float
     slope: float

@@ -9,11 +9,6 @@ import pandas as pd
 from jaxpatch.patching.components import MATRICES, NORMS, SINGLE, Partition, lookup
 from jaxpatch.scoring.method import Screening
 
-AGGREGATES = ("mean_of_ratios", "ratio_of_means")
-SMALLEST_GAP = 0.05
-"""Of the median positive gap: an input whose gap is smaller, or not positive, is dropped and counted."""
-NUM_RESAMPLES = 1000
-
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
@@ -100,58 +95,3 @@ def component_name(kind: str, layer: int, index: int) -> str:
     if kind == "norm":
         return f"{NORMS[index]} {layer}"
     return f"{kind} {layer}" + (f".{index}" if index >= 0 else "")
-
-
-def kept_inputs(gap: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """Which inputs have a gap worth dividing by: bool [B].
-
-    Raises: ValueError where there is none: the anchor does not separate these two models here.
-    """
-    scale = np.abs(base).max() + np.abs(gap).max()
-    positive = gap[gap > 1e-5 * scale]
-    if positive.size == 0:
-        largest = gap[np.argmax(np.abs(gap))]
-        hint = "its direction may be reversed" if largest < -1e-5 * scale else "the two models read alike along it"
-        raise ValueError(
-            f"no input has a positive gap F(special) - F(base): the largest in size is {largest:.3g}, where F itself reaches "
-            f"{scale:.3g}. This anchor cannot be scored here: {hint}. Fit another (fit_anchor), or use other prompts."
-        )
-    return gap > max(SMALLEST_GAP * np.median(positive), 1e-5 * scale)
-
-
-def normalised(effects: np.ndarray, gap: np.ndarray, is_kept: np.ndarray, aggregate: str) -> np.ndarray:
-    """E_w out of effects [B, ...]: ``mean_x effect / G``, or ``mean_x effect / mean_x G``.
-
-    >>> normalised(np.array([[1.0], [4.0]]), np.array([2.0, 4.0]), np.array([True, True]), "mean_of_ratios").item()
-    0.75
-    """
-    if aggregate not in AGGREGATES:
-        raise ValueError(f"aggregate {aggregate!r}; wanted one of {', '.join(AGGREGATES)}.")
-    weights = _weights(np.full(is_kept.sum(), 1.0)[None], gap[is_kept], aggregate)[0]
-    return np.tensordot(weights, effects[is_kept], axes=1).astype(np.float32)
-
-
-def _weights(counts: np.ndarray, gap: np.ndarray, aggregate: str) -> np.ndarray:
-    """Weight of each kept input's effect, when each input counts that often. counts: [R, B]; returns [R, B]."""
-    if aggregate == "mean_of_ratios":
-        return counts / gap / counts.sum(axis=1, keepdims=True)
-    return counts / (counts @ gap)[:, None]
-
-
-def intervals(
-    effects: np.ndarray, gap: np.ndarray, is_kept: np.ndarray, aggregate: str, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """95 % percentile bootstrap over the kept inputs. effects: [B, ...]; returns two [...]; NaN with fewer than two inputs."""
-    num = int(is_kept.sum())
-    shape = effects.shape[1:]
-    if num < 2:
-        return np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
-    draw = np.random.default_rng(seed)
-    counts = draw.multinomial(num, np.full(num, 1 / num), size=NUM_RESAMPLES).astype(np.float32)
-    weights = _weights(counts, gap[is_kept].astype(np.float32), aggregate).astype(np.float32)
-    flat = effects[is_kept].reshape(num, -1).astype(np.float32)
-    ends = np.zeros((2, flat.shape[1]), np.float32)
-    touched = np.flatnonzero(flat.any(axis=0))
-    for part in np.array_split(touched, max(1, len(touched) // 4096)):
-        ends[:, part] = np.percentile(weights @ flat[:, part], (2.5, 97.5), axis=0)
-    return ends[0].reshape(shape), ends[1].reshape(shape)

@@ -1,74 +1,211 @@
-"""Screened: the cheap score ranks, the top part and a random sample are truly replaced, and their agreement is said."""
+"""Screened: the best k components with an error rate, replacing no more of them than that takes.
 
+A cheap score ranks; a random sample, truly replaced, shows by how much the cheap score may be too low; then components are replaced in
+the order of their upper bounds until no bound of an unseen one lies above the k-th best that was found. Residuals are
+``t = (exact - cheap) / scale``, bounds ``cheap + scale * q``, and q is the largest of three:
+
+* split-conformal (Vovk et al., Algorithmic Learning in a Random World, 2005): the ceil((n + 1)(1 - level))-th smallest t of a sample of
+  n. A further component exceeds its bound with probability at most `level`, if its t and the sample's are exchangeable. They are for a
+  component drawn at random from the same kind, because the sample is; nothing else is assumed of the cheap score;
+* the same quantile over the contenders replaced so far: near the threshold, where it matters, residuals may be larger;
+* what it takes to have found every component of the sample that belongs among the top.
+
+The first promises a bound for each unseen component, not for all of them at once: where the cheap score is good, few lie near enough to
+the threshold for that to matter. Where it is poor (residuals half as large as the spread of the exact scores, or more contenders above
+their bounds than alpha) the components that exceed their bounds *are* the top, and the sample is enlarged to n = N / (alpha k). Then
+the third rule alone bounds the expected number of missed ones, N / (n + 1), by alpha k, whatever the cheap score is worth: a random
+component that is missed would have to need a larger q than all n of the sample. Both say nothing of other prompts, nor of components
+that were chosen because they are special. The procedure is ours.
+"""
+
+import math
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
 
 from jaxpatch.measuring.instrument import Instrument
-from jaxpatch.scoring import exact, local_linear
-from jaxpatch.scoring.method import Answer, Options, Screening
+from jaxpatch.measuring.sweep import Progress
+from jaxpatch.scoring import normalise
+from jaxpatch.scoring.agreement import agreement
+from jaxpatch.scoring.method import Answer, Options, Round, Screening
+
+SAMPLE = 200
+"""Components drawn for the calibration."""
+LARGEST_RESIDUAL = 0.5
+"""Of the spread of exact scores: a cheap score that misses by more is not to be trusted."""
 
 
 def effects(instrument: Instrument, kinds: tuple[str, ...], options: Options) -> Mapping[str, Answer]:
-    """Exact effects of the top components by |local_linear| and of as many random ones; `local_linear` for the rest.
+    """Exact effects of the best `options.top` components and of all that might have been among them; `local_linear` for the rest.
 
-    Cheap rank, then true replacement, is known; the random sample, which shows what the rank may have missed, is ours.
+    Of several read-outs the first one ranks.
     """
     draw = np.random.default_rng(options.seed)
-    cheap = local_linear.effects(instrument, kinds, options)
-    return {kind: _one_kind(instrument, kind, cheap[kind].effects, draw, options) for kind in kinds}
+    cheap = instrument.cheap(kinds, options.progress("local linear"))
+    weights = _weights(instrument, options.aggregate)
+    answers = {}
+    for kind in kinds:
+        screen = _Screen(instrument, kind, weights, cheap[kind], draw, options)
+        answers[kind] = screen.run()
+        if not (said := answers[kind].screening).is_trusted:
+            warnings.warn(
+                f"{kind}: the cheap score is not to be trusted on this pair (residual {said.residual:.3g}, slope {said.slope:.3g}, "
+                f"{said.excess:.0%} of the contenders above their bound): {said.replaced.sum():,} of {instrument.reach[kind].sum():,} "
+                "were replaced. What was replaced is exact; the scores of the others are rough.",
+                stacklevel=2,
+            )
+    return answers
 
 
-def _one_kind(
-    instrument: Instrument, kind: str, cheap: np.ndarray, draw: np.random.Generator, options: Options
-) -> Answer:
-    reach = instrument.reach[kind]
-    size = np.abs(cheap.mean(axis=0))
-    order = np.argsort(-np.where(reach, size, -1), axis=None, kind="stable")[: reach.sum()]
-    top, rest = order[: options.top], order[options.top :]
-    sample = draw.choice(rest, min(options.top, len(rest)), replace=False) if len(rest) else rest
-    is_random = np.zeros(reach.shape, bool)
-    is_random.flat[sample] = True
-    replaced = is_random.copy()
-    replaced.flat[top] = True
-    true = exact.of_some(instrument, kind, replaced, options)
-    mixed = np.where(replaced, true, cheap)
-    return Answer(mixed, agreement(cheap.mean(axis=0), true.mean(axis=0), replaced, is_random))
+def _weights(instrument: Instrument, aggregate: str) -> np.ndarray:
+    """What each reading counts in the score that ranks: E_w of the first read-out."""
+    first = len(instrument.base) // instrument.num_read_outs
+    gap, base = instrument.gap[:first], instrument.base[:first]
+    out = np.zeros(len(instrument.base))
+    out[:first] = normalise.weights(gap, normalise.kept_inputs(gap, base), aggregate)
+    return out
 
 
-def agreement(cheap: np.ndarray, true: np.ndarray, replaced: np.ndarray, is_random: np.ndarray) -> Screening:
-    """How well the cheap score did where the exact one is known. cheap, true: mean effects, the kind's shape."""
-    a, b = cheap[replaced].astype(np.float64), true[replaced].astype(np.float64)
-    tenth = max(1, len(a) // 10)
-    best = [set(np.argsort(-np.abs(x), kind="stable")[:tenth].tolist()) for x in (a, b)] if len(a) else [set(), set()]
-    return Screening(
-        replaced=replaced,
-        is_random=is_random,
-        cheap=a,
-        exact=b,
-        spearman=spearman(a, b),
-        sign=float(np.mean(np.sign(a) == np.sign(b))) if len(a) else float("nan"),
-        slope=float(a @ b / (a @ a)) if a.any() else float("nan"),
-        top_overlap=len(best[0] & best[1]) / tenth,
-        residual=float((true - cheap)[is_random].std()) if is_random.any() else 0.0,
-    )
+class _Screen:
+    """The state of one kind's screen. Arrays over the components in reach, [N]."""
+
+    def __init__(self, instrument: Instrument, kind: str, weights: np.ndarray, cheap, draw, options: Options):
+        self.instrument, self.kind, self.weights, self.options = instrument, kind, weights, options
+        self.places = np.flatnonzero(instrument.reach[kind])
+        self.effects = cheap.linear.reshape(len(weights), -1).astype(instrument.base.dtype)
+        self.cheap = weights @ self.effects[:, self.places]
+        first_order = weights @ cheap.first_order.reshape(len(weights), -1)[:, self.places]
+        self.scales = _scales(self.cheap, first_order)
+        self.level = options.alpha / len(self.scales)
+        self.exact = np.full(len(self.places), np.nan)
+        self.drawn = draw.permutation(len(self.places))
+        self.num_drawn = min(len(self.places), max(SAMPLE, math.ceil(1 / self.level)))
+        self.num_contenders = self.num_exceeding = 0
+        self.rounds: list[Round] = []
+        self.progress = options.progress(kind)
+
+    @property
+    def sample(self) -> np.ndarray:
+        """The calibration sample; it grows at its end, so it is always a simple random one."""
+        return self.drawn[: self.num_drawn]
+
+    def run(self) -> Answer:
+        """The screen, from the sample to the last contender."""
+        best = np.argsort(-self.cheap, kind="stable")[: self.options.top]
+        self._replace(np.union1d(self.sample, best))
+        said = self._until_none_can_enter()
+        if not self._is_trusted():
+            enough = math.ceil(len(self.places) / (self.options.alpha * self.options.top))
+            self.num_drawn = min(len(self.places), max(self.num_drawn, enough))
+            self._replace(self.sample[np.isnan(self.exact[self.sample])])
+            said = self._until_none_can_enter()
+        return self._answer(*said)
+
+    def _until_none_can_enter(self) -> tuple[str, float]:
+        """Replace contenders, highest bound first. Returns the scale, and the highest bound of what stays unseen."""
+        while True:
+            name, quantile, bound = self._sharpest()
+            threshold, unseen = self._threshold(), np.isnan(self.exact)
+            contenders = np.flatnonzero(unseen & (bound > threshold))
+            self.rounds.append(Round(int((~unseen).sum()), threshold, quantile, len(contenders)))
+            if not len(contenders):
+                return name, float(bound[unseen].max()) if unseen.any() else -math.inf
+            chosen = contenders[np.argsort(-bound[contenders], kind="stable")][: self.options.top]
+            self._replace(chosen)
+            self.num_contenders += len(chosen)
+            self.num_exceeding += int((self.exact[chosen] > bound[chosen]).sum())
+
+    @property
+    def excess(self) -> float:
+        """Share of the contenders that exceeded their bounds."""
+        return self.num_exceeding / self.num_contenders if self.num_contenders else 0.0
+
+    def _is_trusted(self) -> bool:
+        true = self.exact[self.sample]
+        misses = np.sqrt(np.mean((true - self.cheap[self.sample]) ** 2)) if len(true) else 0.0
+        return (
+            bool(misses <= LARGEST_RESIDUAL * true.std() and self.excess <= self.options.alpha) if len(true) else True
+        )
+
+    def _replace(self, chosen: np.ndarray) -> None:
+        if not len(chosen):
+            return
+        done = int((~np.isnan(self.exact)).sum())
+        shape = self.instrument.reach[self.kind].shape
+        indices = np.stack(np.unravel_index(self.places[chosen], shape), axis=1)
+        found = self.instrument.exact(self.kind, indices, _after(self.progress, done))
+        self.effects[:, self.places[chosen]] = found.T
+        self.exact[chosen] = found @ self.weights
+
+    def _threshold(self) -> float:
+        seen = np.sort(self.exact[~np.isnan(self.exact)])[::-1]
+        return float(seen[min(self.options.top, len(seen)) - 1]) if len(seen) else -math.inf
+
+    def _sharpest(self) -> tuple[str, float, np.ndarray]:
+        """The scale that leaves the fewest contenders, with its quantile and bounds. Each has its share of alpha, so that
+        choosing costs nothing of the level."""
+        seen, threshold = ~np.isnan(self.exact), self._threshold()
+        near = seen.copy()
+        near[self.sample] = False
+        top = self.sample[self.exact[self.sample] > threshold]
+        made = []
+        for name, scale in self.scales.items():
+            residuals = (self.exact - self.cheap) / scale
+            quantile = upper_quantile(residuals[self.sample], self.level)
+            if near.sum() * self.level >= 1:
+                quantile = max(quantile, upper_quantile(residuals[near], self.level))
+            quantile = max(quantile, ((threshold - self.cheap[top]) / scale[top]).max(initial=-math.inf))
+            bound = self.cheap + scale * quantile
+            made.append((int((bound[~seen] > threshold).sum()), name, quantile, bound))
+        return min(made, key=lambda each: each[0])[1:]
+
+    def _answer(self, scale: str, bound: float) -> Answer:
+        seen = ~np.isnan(self.exact)
+        residual = (self.exact - self.cheap)[self.sample]
+        shape = self.instrument.reach[self.kind].shape
+        replaced, is_random = np.zeros(math.prod(shape), bool), np.zeros(math.prod(shape), bool)
+        replaced[self.places[seen]] = True
+        is_random[self.places[self.sample]] = True
+        said = Screening(
+            replaced=replaced.reshape(shape),
+            is_random=is_random.reshape(shape),
+            cheap=self.cheap[seen],
+            exact=self.exact[seen],
+            top=self.options.top,
+            alpha=self.options.alpha,
+            threshold=self._threshold(),
+            bound=bound,
+            scale=scale,
+            rounds=tuple(self.rounds),
+            excess=self.excess,
+            is_trusted=self._is_trusted(),
+            **agreement(self.cheap[seen], self.exact[seen])._asdict(),
+            residual=float(residual.std()) if len(residual) else 0.0,
+        )
+        return Answer(self.effects.reshape(-1, *shape), said)
 
 
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Rank correlation, ties at their mean rank; NaN for fewer than two values or no spread.
+def upper_quantile(values: np.ndarray, level: float) -> float:
+    """The split-conformal upper quantile: a further, exchangeable value exceeds it with probability at most `level`.
 
-    >>> round(spearman(np.array([1.0, 2.0, 3.0]), np.array([10.0, 30.0, 20.0])), 6)
-    0.5
+    >>> upper_quantile(np.arange(19.0), 0.05), upper_quantile(np.arange(18.0), 0.05)
+    (18.0, inf)
     """
-    if len(a) < 2:
-        return float("nan")
-    ranks = [_ranks(x) for x in (a, b)]
-    if any(np.ptp(r) == 0 for r in ranks):
-        return float("nan")
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+    rank = math.ceil((len(values) + 1) * (1 - level) - 1e-9)
+    return float(np.sort(values)[rank - 1]) if rank <= len(values) else math.inf
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return (ends - (counts - 1) / 2)[inverse]
+def _scales(linear: np.ndarray, first_order: np.ndarray) -> dict[str, np.ndarray]:
+    """What residuals may be measured in. Each but the constant grows where the cheap score is likely to be far off, and none is 0."""
+    scales = {"constant": np.ones(len(linear))}
+    for name, size in (("disagreement", np.abs(linear - first_order)), ("size", np.abs(linear))):
+        middle = np.median(size) if len(size) else 0.0
+        if middle > 0:
+            scales[name] = size + middle
+    return scales
+
+
+def _after(progress: Progress, before: int) -> Progress:
+    """The progress of one more batch."""
+    return lambda done, total: progress(before + done, before + total)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxpatch.measuring.outcomes import Outcome
-from jaxpatch.scoring import scores
+from jaxpatch.scoring import normalise
 from jaxpatch.shapes import Gates
 from jaxpatch.validating import controls
 
@@ -58,7 +58,7 @@ def draw(
         outcome_fn: (gates, mode) -> outcome: special's components into base, or base's into special.
         base: F_a(base), [B]. gap: G, [B].
     """
-    is_kept = scores.kept_inputs(gap, base)
+    is_kept = normalise.kept_inputs(gap, base)
     total, done, made = len(modes) * len(ks) * sum(map(len, orders.values())), 0, []
     for mode in modes:
         for name, several in orders.items():
@@ -72,7 +72,7 @@ def draw(
                     kl[column] += outcome.kl.mean() / len(several)
                     done += 1
                     progress(done, total)
-            recovery = scores.normalised(reads, gap, is_kept, aggregate)
-            low, high = scores.intervals(reads, gap, is_kept, aggregate, seed)
+            recovery = normalise.normalised(reads, gap, is_kept, aggregate)
+            low, high = normalise.intervals(reads, gap, is_kept, aggregate, seed)
             made.append(Curve(name, mode, ks, recovery, low, high, kl))
     return tuple(made)

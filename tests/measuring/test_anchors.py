@@ -26,7 +26,7 @@ def plain():
 
 
 def states(pair, params, inputs, layer):
-    return np.asarray(effect.last_states(pair.config, params, inputs, layer), np.float64)
+    return np.asarray(effect.every_last_state(pair.config, params, inputs)[layer], np.float64)
 
 
 def test_direction_is_the_normalised_mean_difference(pair, asked, plain):
@@ -68,7 +68,7 @@ def test_steering_adds_the_direction_before_the_next_block(pair, asked):
     np.testing.assert_allclose(read, read_0)
     assert float(jnp.abs(logits - logits_0).max()) > 0.1
     last = anchor_at(pair.config.layers - 1)
-    state = effect.last_states(pair.config, pair.base, asked, last.layer)
+    state = effect.every_last_state(pair.config, pair.base, asked)[last.layer]
     by_hand = np.asarray(state + push)
     _, pushed = effect.outcome(pair.config, pair.base, asked, last, push)
     scale = np.asarray(pair.base["final_norm"]["scale"])

@@ -25,9 +25,10 @@ def states():
 
 @pytest.mark.parametrize("layer", [0, 2])
 def test_last_states_after_any_block(states, layer):
-    shallow = jax.jit(effect.last_states, static_argnums=(0, 3))(CONFIG, PAIR.base, INPUTS, layer)
-    assert states.shape == (3, 4, 16) and shallow.shape == (4, 16)
-    np.testing.assert_allclose(shallow, states[layer], rtol=1e-5, atol=1e-5)
+    base = effect.up_to(PAIR.base, layer + 1)
+    shallow = jax.jit(effect.every_last_state, static_argnums=0)(CONFIG, base, INPUTS)
+    assert states.shape == (3, 4, 16) and shallow.shape == (layer + 1, 4, 16)
+    np.testing.assert_allclose(shallow, states[: layer + 1], rtol=1e-5, atol=1e-5)
 
 
 def test_last_state_leads_to_the_logits(states):
@@ -36,6 +37,28 @@ def test_last_state_leads_to_the_logits(states):
     last = jnp.take_along_axis(everywhere, (INPUTS.lengths - 1)[:, None, None], axis=1)[:, 0]
     logits = decoder.Decoder(CONFIG).apply({"params": PAIR.base}, states[-1], method="read_out")
     np.testing.assert_allclose(logits, last, rtol=1e-4, atol=1e-4)
+    alone = jax.jit(effect.last_logits, static_argnums=0)(CONFIG, PAIR.base, INPUTS)
+    np.testing.assert_allclose(alone, last, rtol=1e-4, atol=1e-4)
+
+
+def test_reads_are_those_of_each_read_out_alone(states):
+    """Anchors at any depth and next tokens, in the order asked for."""
+    targets = jnp.array([3, 1, 4, 1])
+    wanted = (anchor(2), read_outs.NextToken("log_prob", targets), anchor(0))
+    found = jax.jit(effect.reads, static_argnums=0)(CONFIG, PAIR.base, INPUTS, wanted)
+    logits = decoder.Decoder(CONFIG).apply({"params": PAIR.base}, states[-1], method="read_out")
+    log_probs = jax.nn.log_softmax(logits)[jnp.arange(4), targets]
+    np.testing.assert_allclose(found, [states[2, :, 0], log_probs, states[0, :, 0]], rtol=1e-4, atol=1e-5)
+
+
+def test_reads_never_run_a_block_that_nothing_reads():
+    """Not a number above the anchor changes nothing below it."""
+    broken = {**PAIR.base, "layers": jax.tree.map(lambda leaf: leaf.at[1:].set(np.nan), PAIR.base["layers"])}
+    run = jax.jit(effect.reads, static_argnums=0)
+    np.testing.assert_array_equal(
+        run(CONFIG, broken, INPUTS, (anchor(0),)), run(CONFIG, PAIR.base, INPUTS, (anchor(0),))
+    )
+    assert np.isnan(run(CONFIG, broken, INPUTS, (anchor(1),))).all()
 
 
 def test_up_to_keeps_the_first_blocks():
@@ -44,8 +67,11 @@ def test_up_to_keeps_the_first_blocks():
     assert shallow["embed"] is PAIR.base["embed"]
 
 
-def test_anchor_effect_at_both_ends(states):
-    run = jax.jit(lambda gates: effect.anchor_effect(CONFIG, PAIR.base, PAIR.special, gates, INPUTS, anchor()))
+def test_patched_reads_at_both_ends(states):
+    def run(gates):
+        return effect.patched_reads(CONFIG, PAIR.base, PAIR.special, gates, INPUTS, (anchor(),))[0]
+
+    run = jax.jit(run)
     np.testing.assert_allclose(run({}), states[1, :, 0], rtol=1e-5, atol=1e-5)
     everything = jp.gates(PAIR, {"layer": "all", "embed": "all"})
     special = jax.jit(effect.every_last_state, static_argnums=0)(CONFIG, PAIR.special, INPUTS)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from jaxpatch.models import checkpoints, decoder
+from jaxpatch.models import checkpoints, decoder, prefix_tree
 
 PROMPTS = ([3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5], [42])
 FILL = 7
@@ -64,17 +64,20 @@ def test_init_has_the_shapes_that_a_checkpoint_fills(folder):
     assert jax.tree.map(np.shape, made.params) == jax.tree.map(np.shape, dict(shapes))
 
 
-def test_block_at_one_position_is_the_block_there(tmp_path):
+def test_block_at_the_ends_is_the_block_there(tmp_path):
     made = checkpoints.load(hf.save(tmp_path), "float32")
-    tokens, last = jnp.asarray(hf.padded(PROMPTS)), jnp.asarray([len(p) - 1 for p in PROMPTS])
-    context = decoder.causal_context(made.config, tokens.shape[1], jnp.float32)
+    tokens, lengths = hf.padded(PROMPTS), np.array([len(p) for p in PROMPTS])
+    tree = prefix_tree.of_prompts(tokens, lengths)
+    on_tree = decoder.tree_context(made.config, tree, jnp.float32)
+    padded = decoder.causal_context(made.config, tokens.shape[1], jnp.float32)
     weights = {"params": jax.tree.map(lambda leaf: leaf[0], made.params["layers"])}
-    x = jnp.asarray(made.params["embed"]["kernel"])[tokens]
+    embed = jnp.asarray(made.params["embed"]["kernel"])
 
     @jax.jit
-    def both_ways(weights, x):
-        block = decoder.Block(made.config)
-        return block.apply(weights, x, context)[0], block.apply(weights, x, context, last, method="at")
+    def both_ways(weights):
+        block = decoder.Block(made.config).bind(weights)
+        mid = block.attention_at_ends(embed[tree.tokens], on_tree)
+        return block(embed[tokens], padded)[0], block.mlp_half(mid)
 
-    whole, alone = both_ways(weights, x)
-    np.testing.assert_allclose(alone, decoder.take(whole, last), atol=1e-5)
+    whole, alone = both_ways(weights)
+    np.testing.assert_allclose(alone, decoder.take(whole, jnp.asarray(lengths - 1))[:, 0], atol=1e-5)

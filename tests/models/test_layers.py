@@ -96,6 +96,44 @@ def test_query_heads_share_the_keys_of_their_group():
     np.testing.assert_allclose(shared, layers.attend(q, k.repeat(2, 1), v.repeat(2, 1), mask), atol=1e-6)
 
 
+def plain_attention(q, k, v, mask):
+    """``softmax(q k / sqrt(H)) v`` of each query head with its group's keys, as it is written."""
+    k, v = (part.repeat(q.shape[-2] // k.shape[-2], axis=-2) for part in (k, v))
+    logits = jnp.where(mask, jnp.einsum("tnh,snh->nts", q, k) / q.shape[-1] ** 0.5, -jnp.inf)
+    return jnp.einsum("nts,snh->tnh", jax.nn.softmax(logits), v)
+
+
+def test_attention_and_its_derivatives_are_those_of_the_formula():
+    """Logits of up to some hundreds, so that nothing but the largest of each row keeps the exponentials finite."""
+    with jax.enable_x64(True):
+        q, k, v, moves = (jnp.asarray(drawn(5, heads, 4, seed=seed)) for seed, heads in enumerate((6, 2, 2, 6)))
+        q, mask = 100 * q, jnp.tril(jnp.ones((5, 5), bool))
+        np.testing.assert_allclose(layers.attend(q, k, v, mask), plain_attention(q, k, v, mask), rtol=1e-12)
+        small = (q / 100, k, v)
+        found, wanted = (
+            jax.grad(lambda *at, f=f: (moves * f(*at, mask)).sum(), (0, 1, 2))(*small)
+            for f in (layers.attend, plain_attention)
+        )
+        for mine, theirs in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_attention_in_narrow_numbers_stays_in_range(dtype):
+    """2048 equal values of 64: their mean is 64, but their sum is beyond float16."""
+    q = jnp.zeros((1, 1, 4), dtype)
+    k, v = jnp.zeros((2048, 1, 4), dtype), jnp.full((2048, 1, 4), 64, dtype)
+    z = layers.attend(q, k, v, jnp.ones((1, 2048), bool))
+    assert z.dtype == dtype
+    np.testing.assert_allclose(z.astype(jnp.float32), 64, rtol=0.01)
+
+
+def test_a_neuron_is_silu_of_one_input_times_the_other():
+    gate, up = drawn(3), drawn(3, seed=1)
+    found = layers.gated(jnp.asarray(gate, jnp.float32), jnp.asarray(up, jnp.float32))
+    np.testing.assert_allclose(found, gate / (1 + np.exp(-gate)) * up, rtol=1e-5)
+
+
 def test_a_norm_of_narrow_numbers_is_computed_wide():
     x = jnp.full((4,), 3e4, jnp.float16)  # its square is beyond float16
     np.testing.assert_allclose(layers.rms_norm(x, jnp.ones(4, jnp.float16), 1e-6), 1, atol=1e-3)

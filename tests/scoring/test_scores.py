@@ -17,25 +17,25 @@ TWO = np.array([True, True])
 def test_mean_of_ratios_and_ratio_of_means():
     """Effects 1 of gap 2, and 4 of gap 4: ratios 1/2 and 1; sums 5 of 6."""
     effects, gap = np.array([[1.0], [4.0]]), np.array([2.0, 4.0])
-    assert scores.normalised(effects, gap, TWO, "mean_of_ratios").tolist() == [0.75]
-    assert scores.normalised(effects, gap, TWO, "ratio_of_means") == pytest.approx([5 / 6])
+    assert normalise.normalised(effects, gap, TWO, "mean_of_ratios").tolist() == [0.75]
+    assert normalise.normalised(effects, gap, TWO, "ratio_of_means") == pytest.approx([5 / 6])
     only_second = np.array([False, True])
-    for aggregate in scores.AGGREGATES:
-        assert scores.normalised(effects, gap, only_second, aggregate).tolist() == [1]
+    for aggregate in normalise.AGGREGATES:
+        assert normalise.normalised(effects, gap, only_second, aggregate).tolist() == [1]
     with pytest.raises(ValueError, match=r"aggregate 'median'; wanted one of mean_of_ratios"):
-        scores.normalised(effects, gap, TWO, "median")
+        normalise.normalised(effects, gap, TWO, "median")
 
 
 def test_shapes_are_kept():
     effects = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
-    assert scores.normalised(effects, np.ones(2), TWO, "mean_of_ratios").shape == (3, 5)
-    assert scores.normalised(effects, np.ones(2), TWO, "mean_of_ratios").dtype == np.float32
+    assert normalise.normalised(effects, np.ones(2), TWO, "mean_of_ratios").shape == (3, 5)
+    assert normalise.normalised(effects, np.ones(2), TWO, "mean_of_ratios").dtype == np.float32
 
 
 def test_small_and_negative_gaps_are_dropped():
     """Median of the positive gaps is 1, and a twentieth of it is the bar."""
     gap = np.array([1.0, 1.0, 2.0, 0.04, 0.06, -3.0, 0.0])
-    assert scores.kept_inputs(gap, np.zeros(7)).tolist() == [True, True, True, False, True, False, False]
+    assert normalise.kept_inputs(gap, np.zeros(7)).tolist() == [True, True, True, False, True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -48,29 +48,29 @@ def test_small_and_negative_gaps_are_dropped():
 )
 def test_no_gap_is_an_error_that_says_what_to_do(gap, base, hint):
     with pytest.raises(ValueError, match=f"no input has a positive gap.*{hint}.*Fit another.*use other prompts"):
-        scores.kept_inputs(np.array(gap), np.array(base))
+        normalise.kept_inputs(np.array(gap), np.array(base))
 
 
 def test_interval_of_two_inputs():
     """Resamples of two inputs: both the first (1/4), one of each (1/2), both the second (1/4); the 95 % ends are the outer two."""
     effects, gap = np.array([[0.0], [1.0]]), np.ones(2)
-    low, high = scores.intervals(effects, gap, TWO, "mean_of_ratios", seed=0)
+    low, high = normalise.intervals(effects, gap, TWO, "mean_of_ratios", seed=0)
     assert (low.tolist(), high.tolist()) == ([0], [1])
-    low, high = scores.intervals(np.array([[1.0], [0.0]]), np.array([1.0, 3.0]), TWO, "ratio_of_means", seed=0)
+    low, high = normalise.intervals(np.array([[1.0], [0.0]]), np.array([1.0, 3.0]), TWO, "ratio_of_means", seed=0)
     assert (low.tolist(), high.tolist()) == ([0], [1])
 
 
 def test_interval_of_equal_inputs_is_a_point():
     gap = np.array([1.0, 2.0, 4.0])
     effects = 0.5 * gap[:, None, None] * np.ones((1, 2, 3))
-    for aggregate in scores.AGGREGATES:
-        for end in scores.intervals(effects, gap, np.ones(3, bool), aggregate, seed=1):
+    for aggregate in normalise.AGGREGATES:
+        for end in normalise.intervals(effects, gap, np.ones(3, bool), aggregate, seed=1):
             np.testing.assert_allclose(end, np.full((2, 3), 0.5), rtol=1e-6)
 
 
 def test_interval_of_one_input_is_nan():
     for kept in ([True, False], [False, False]):
-        low, high = scores.intervals(np.ones((2, 3)), np.ones(2), np.array(kept), "mean_of_ratios", seed=0)
+        low, high = normalise.intervals(np.ones((2, 3)), np.ones(2), np.array(kept), "mean_of_ratios", seed=0)
         assert low.shape == (3,) and np.isnan(low).all() and np.isnan(high).all()
 
 
@@ -78,7 +78,7 @@ def test_interval_covers():
     """500 components whose 24 inputs have mean 0.3 and spread 1: a 95 % percentile bootstrap covers a little less than that."""
     draw = np.random.default_rng(0)
     effects = draw.normal(0.3, 1.0, (24, 500))
-    low, high = scores.intervals(effects, np.ones(24), np.ones(24, bool), "mean_of_ratios", seed=0)
+    low, high = normalise.intervals(effects, np.ones(24), np.ones(24, bool), "mean_of_ratios", seed=0)
     assert 0.90 < np.mean((low <= 0.3) & (high >= 0.3)) < 0.98
     width = 2 * 1.96 / 24**0.5
     np.testing.assert_allclose(np.mean(high - low), width, rtol=0.1)
@@ -87,8 +87,8 @@ def test_interval_covers():
 def test_interval_same_seed_same_bits():
     effects = np.random.default_rng(0).normal(size=(6, 4))
     args = effects, np.ones(6), np.ones(6, bool), "mean_of_ratios"
-    assert scores.intervals(*args, seed=5)[0].tobytes() == scores.intervals(*args, seed=5)[0].tobytes()
-    assert scores.intervals(*args, seed=5)[0].tobytes() != scores.intervals(*args, seed=6)[0].tobytes()
+    assert normalise.intervals(*args, seed=5)[0].tobytes() == normalise.intervals(*args, seed=5)[0].tobytes()
+    assert normalise.intervals(*args, seed=5)[0].tobytes() != normalise.intervals(*args, seed=6)[0].tobytes()
 
 
 @pytest.fixture(scope="module")

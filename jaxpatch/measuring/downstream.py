@@ -1,0 +1,140 @@
+"""What follows a change: the host's run, cached at every depth, and its blocks run on from anywhere for many candidates at once.
+
+Every block is two half-steps, attention (2 l) and MLP (2 l + 1). A candidate is a residual stream and the half-step at which it
+enters; until the loop has reached that half-step it waits. So one program serves all layers of all kinds, and candidates of different
+layers share a batch. Ours; the contract test holds it to `effect`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxpatch.measuring import read_outs
+from jaxpatch.measuring.inputs import Inputs
+from jaxpatch.measuring.read_outs import Anchor, NextToken, ReadOut
+from jaxpatch.models import decoder
+from jaxpatch.models.config import DecoderConfig
+from jaxpatch.models.prefix_tree import PrefixTree
+from jaxpatch.shapes import Params
+
+
+class Models(NamedTuple):
+    """The two models and what both read; the pytree that every engine function takes.
+
+    host: the model that is patched; donor: whose weights are put in. Restoration: base and special; knockout: special and base.
+    inputs, tree: the same prompts, padded and without repetition.
+    """
+
+    host: Params
+    donor: Params
+    inputs: Inputs
+    tree: PrefixTree
+    read_outs: tuple[ReadOut, ...]
+
+
+class Trace(NamedTuple):
+    """Some consecutive blocks of the host's run.
+
+    first: number of the first of them. entering: residual stream before each, and after the last. mid: between their halves.
+    """
+
+    first: Int[Array, ""]
+    entering: Float[Array, "A1 M D"]
+    mid: Float[Array, "A M D"]
+
+
+def layer_of(params: Params, layer: jax.Array | int) -> Params:
+    """The parameters of one block."""
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False), params["layers"])
+
+
+def context_of(config: DecoderConfig, models: Models) -> decoder.TreeContext:
+    """Of the models' prompts, in the models' dtype."""
+    return decoder.tree_context(config, models.tree, models.host["embed"]["kernel"].dtype)
+
+
+def embedded(params: Params, tree: PrefixTree) -> Float[Array, "M D"]:
+    """The stream entering the first block."""
+    return params["embed"]["kernel"][tree.tokens]
+
+
+def trace(
+    config: DecoderConfig, models: Models, x: Float[Array, "M D"], first: Int[Array, ""] | int, length: int
+) -> Trace:
+    """The host's run through blocks first, ..., first + length - 1. x: the stream entering the first; first: traced."""
+    context = context_of(config, models)
+
+    def step(x, layer):
+        block = decoder.Block(config).bind({"params": layer_of(models.host, layer)})
+        mid = block.attention_half(x, context)[0]
+        return block.mlp_half(mid), (x, mid)
+
+    after, (entering, mid) = jax.lax.scan(step, x, first + jnp.arange(length))
+    return Trace(jnp.asarray(first, jnp.int32), jnp.concatenate([entering, after[None]]), mid)
+
+
+def finish(
+    config: DecoderConfig,
+    models: Models,
+    x: Float[Array, "C M D"],
+    start: Int[Array, " C"],
+    unreached: Float[Array, "R B"],
+) -> Float[Array, "C R B"]:
+    """Read-outs after running the host's blocks from given states on.
+
+    Args:
+        x: streams; candidate c enters at half-step ``start[c]``: 2 l before block l, 2 l + 1 in its middle. start: traced.
+        unreached: the host's own read-outs, for those that lie below a candidate's start.
+
+    Only the last tokens go through the last block that any read-out needs.
+    """
+    context, reads = context_of(config, models), models.read_outs
+    top = read_outs.depth(config, reads) - 1
+    waits = start[:, None, None]
+
+    def block(layer):
+        return decoder.Block(config).bind({"params": layer_of(models.host, layer)})
+
+    def mlp(layer, x):
+        return jnp.where(waits <= 2 * layer + 1, block(layer).mlp_half(x), x)
+
+    def note(found, x, layer):
+        """The read-outs of the stream entering a block."""
+        last = x[..., context.last, :]
+        for row, read_out in enumerate(reads):
+            if isinstance(read_out, Anchor) and read_out.layer < top:
+                is_here = (read_out.layer == layer - 1) & (start <= 2 * layer)
+                found = found.at[:, row].set(jnp.where(is_here[:, None], read_out.read(last), found[:, row]))
+        return found
+
+    def step(layer, carry):
+        x, found = carry
+        found = note(found, x, layer)
+        attended = jnp.where(waits <= 2 * layer, block(layer).attention_half(x, context)[0], x)
+        return mlp(layer, attended), found
+
+    first = start.min()
+    begins_in_middle = (first % 2 == 1) & (first // 2 < top)
+    x = jax.lax.cond(begins_in_middle, lambda x: mlp(first // 2, x), lambda x: x, x)
+    found = jnp.broadcast_to(unreached, (x.shape[0], *unreached.shape))
+    x, found = jax.lax.fori_loop((first + 1) // 2, top, step, (x, found))
+    found = note(found, x, top)
+    highest, last = block(top), x[..., context.last, :]
+    last = jnp.where(waits <= 2 * top, highest.attention_at_ends(x, context), last)
+    last = jnp.where(waits <= 2 * top + 1, highest.mlp_half(last), last)
+    for row, read_out in enumerate(reads):
+        if isinstance(read_out, NextToken):
+            found = found.at[:, row].set(read_out.read(decoder.apply(config, models.host, last, method="read_out")))
+        elif read_out.layer == top:
+            found = found.at[:, row].set(read_out.read(last))
+    return found
+
+
+def host_reads(config: DecoderConfig, models: Models) -> Float[Array, "R B"]:
+    """The read-outs of the unpatched host."""
+    shape = len(models.read_outs), models.tree.last.shape[0]
+    dtype = jnp.promote_types(models.host["embed"]["kernel"].dtype, jnp.float32)
+    x = embedded(models.host, models.tree)
+    return finish(config, models, x[None], jnp.zeros(1, jnp.int32), jnp.zeros(shape, dtype))[0]

@@ -1,0 +1,99 @@
+"""How many candidates run together: enough to fill the machine, and no more than the memory holds.
+
+The estimate counts the arrays of the widest moment of a block. XLA reuses buffers, so it is an upper one; the tests hold it to what XLA
+itself says of the compiled program.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxpatch.models.config import DecoderConfig
+from jaxpatch.models.prefix_tree import PrefixTree
+from jaxpatch.shapes import Params
+
+FILL_CPU = 1536
+"""Nodes that fill the matrix units of a few CPU cores; more of them leave the caches and run slower."""
+FILL_ACCELERATOR = 65536
+SHARE = 0.5
+"""Of the memory that is free, what a sweep takes where no budget is given."""
+ENOUGH = 4
+"""Candidates for which states of more blocks give way."""
+SMALLEST_BUDGET = 64 * 2**20
+
+
+class Room(NamedTuple):
+    """What a sweep may hold at once. candidates: in one batch. blocks: of which the host's states are kept; the sweep goes up through
+    the model in runs of so many, each beginning where the one before it ended."""
+
+    candidates: int
+    blocks: int
+
+
+def plan(config: DecoderConfig, tree: PrefixTree, itemsize: int, depth: int, budget: int, fill: int) -> Room:
+    """Room within a budget of bytes, beside the two models' parameters.
+
+    Args: depth: blocks that the read-outs need. fill: nodes that fill the machine.
+
+    Raises: MemoryError where one candidate does not fit, saying what would.
+    """
+    num_nodes = tree.tokens.shape[0]
+    each, block = candidate_bytes(config, tree, itemsize), 2 * num_nodes * config.width * itemsize
+    if each + 2 * block > budget:
+        raise MemoryError(
+            f"a sweep needs at least {(each + 2 * block) / 2**20:.0f} MiB beside the models ({num_nodes} distinct token positions, "
+            f"width {config.width}); the budget is {budget / 2**20:.0f} MiB. Give more memory, or use fewer or shorter prompts."
+        )
+    most = max(1, fill // num_nodes)
+    blocks = max(1, min(depth, (budget - min(most, ENOUGH) * each) // block - 1))
+    return Room(candidates=max(1, min(most, (budget - (blocks + 1) * block) // each)), blocks=blocks)
+
+
+def candidate_bytes(config: DecoderConfig, tree: PrefixTree, itemsize: int) -> int:
+    """Bytes of one candidate's arrays at the widest moment of a block: its attention or its MLP."""
+    num_nodes, tiles = tree.tokens.shape[0], tree.inside
+    wide = max(itemsize, 4)
+    stream = 4 * num_nodes * config.width * itemsize
+    queries, keys = (math.prod(part.shape) * config.head_width * itemsize for part in (tiles.queries, tiles.keys))
+    logits = math.prod(tiles.mask.shape) * config.heads * (wide + wide)
+    attention = 2 * (config.heads * queries + 2 * config.kv_heads * keys) + logits + num_nodes * config.width * itemsize
+    mlp = num_nodes * (2 * config.neurons + config.width) * itemsize
+    return stream + max(attention, mlp)
+
+
+def prompt_bytes(config: DecoderConfig, tokens: int, itemsize: int, depth: int) -> int:
+    """Bytes that a backward pass with all its shares holds for one prompt."""
+    heads = config.heads * (4 * config.head_width + 3 * tokens)
+    return depth * tokens * (12 * config.width + 8 * config.neurons + heads) * itemsize
+
+
+def free_bytes(params: Params) -> int:
+    """Memory that is free where these parameters lie."""
+    device = next(iter(jax.tree.leaves(params)[0].devices()))
+    stats = device.memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    return _free_host_bytes()
+
+
+def _free_host_bytes() -> int:
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
+def default_budget(params: Params) -> int:
+    """Half of what is free."""
+    return max(SMALLEST_BUDGET, int(SHARE * free_bytes(params)))
+
+
+def fill_of(params: Params) -> int:
+    """Nodes that fill the device on which these parameters lie."""
+    return FILL_CPU if next(iter(jax.tree.leaves(params)[0].devices())).platform == "cpu" else FILL_ACCELERATOR
+
+
+def itemsize_of(params: Params) -> int:
+    """Bytes of one number of the stream."""
+    return np.dtype(params["embed"]["kernel"].dtype).itemsize

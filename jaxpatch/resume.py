@@ -1,0 +1,151 @@
+"""Shell: sweeps that survive. How far each sweep is, kept on disk with Orbax, whole or not at all."""
+
+import shutil
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxpatch.measuring.sweep import Swept
+
+PERIOD = 30.0
+"""Seconds between two savings."""
+
+
+class DifferentRunError(ValueError):
+    """What is to be gone on with was begun with something else."""
+
+
+class Journal:
+    """What the sweeps of one `score` have done, in a folder.
+
+    Sweeps are told apart by their order, which is the same each time: all that a method draws comes from its seed. So the same call
+    with the same folder goes on where a killed one was, and ends with the same numbers to the last bit.
+
+    Args:
+        folder: made with the first saving. period: seconds between two savings.
+
+    Raises: DifferentRunError, from `begin`, where the folder was begun by another pair, on other prompts or with other options.
+
+    Example:
+        >>> import tempfile, jax.numpy as jnp, jaxpatch as jp
+        >>> from jaxpatch import testing
+        >>> anchor = jp.Anchor(layer=1, direction=jnp.eye(16)[0])
+        >>> with Journal(tempfile.mkdtemp()) as journal:
+        ...     scores = jp.score(testing.tiny_pair(), testing.tiny_inputs(), anchor, kinds=("head",), journal=journal)
+    """
+
+    def __init__(self, folder: str | Path, *, period: float = PERIOD):
+        self.folder = Path(folder).expanduser().resolve()
+        self.period = period
+        self._sweeps: list[tuple[str, Swept]] = []
+        self._current = -1
+        self._identity: dict[str, str] = {}
+        self._saved_at = time.monotonic()
+        self._is_changed = False
+        self._manager: ocp.CheckpointManager | None = None
+        self.num_resumed = 0
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._is_changed:
+            self._try_to_save()
+        if self._manager is not None:
+            self._manager.close()
+
+    def begin(self, identity: Mapping[str, str]) -> dict[str, str]:
+        """Open the folder for a run that is known by these words.
+
+        Args: identity: name -> value. All must be what they were when the folder was begun, but for "budget", which is taken from
+            there.
+
+        Returns: the identity to go by. Raises: DifferentRunError naming all that differs.
+        """
+        self._identity = dict(identity)
+        if not self.folder.exists() or (step := self._opened().latest_step()) is None:
+            return self._identity
+        manager = self._opened()
+        about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+        before = about["identity"]
+        others = [
+            f"{name} (was {before.get(name, 'not there')}, is {identity.get(name, 'not there')})"
+            for name in sorted({*before, *identity} - {"budget"})
+            if before.get(name) != identity.get(name)
+        ]
+        if others:
+            raise DifferentRunError(
+                f"{self.folder} holds an unfinished run with other {', '.join(others)}. Run what it was begun with, or remove the "
+                "folder."
+            )
+        self._identity["budget"] = before["budget"]
+        arrays = manager.restore(step, args=ocp.args.Composite(effects=ocp.args.StandardRestore()))["effects"]
+        self._sweeps = [
+            (sweep["kind"], Swept(np.array(arrays[str(number)]), sweep["done"], sweep["size"]))
+            for number, sweep in enumerate(about["sweeps"])
+        ]
+        self.num_resumed = self.num_done
+        return self._identity
+
+    def _opened(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False)
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        return self._manager
+
+    def recall(self, kind: str, num_candidates: int) -> Swept | None:
+        """What was done of the sweep that begins now."""
+        self._current += 1
+        if self._current >= len(self._sweeps):
+            return None
+        known, swept = self._sweeps[self._current]
+        if (known, len(swept.effects)) != (kind, num_candidates):
+            raise DifferentRunError(
+                f"{self.folder}: sweep {self._current} was of {len(swept.effects)} {known}s, and is of {num_candidates} {kind}s now. "
+                "Remove the folder and start again."
+            )
+        return swept
+
+    def note(self, kind: str, swept: Swept) -> None:
+        """How far the current sweep is; saved when the period is over."""
+        self._sweeps[self._current :] = [(kind, swept)]
+        self._is_changed = True
+        if time.monotonic() - self._saved_at >= self.period:
+            self._try_to_save()
+
+    def _try_to_save(self) -> None:
+        """A full disk is no reason to lose what is in memory."""
+        try:
+            self.save()
+        except OSError as error:
+            self._saved_at = time.monotonic()
+            warnings.warn(f"the state of the sweep could not be saved in {self.folder}: {error}", stacklevel=3)
+
+    def save(self) -> None:
+        """Write everything down, now. Raises: OSError, for instance for a full disk."""
+        manager = self._opened()
+        about = {
+            "identity": self._identity,
+            "sweeps": [{"kind": kind, "done": swept.done, "size": swept.size} for kind, swept in self._sweeps],
+        }
+        effects = {str(number): swept.effects for number, (_, swept) in enumerate(self._sweeps)}
+        manager.save(
+            (manager.latest_step() or 0) + 1,
+            args=ocp.args.Composite(about=ocp.args.JsonSave(about), effects=ocp.args.StandardSave(effects)),
+        )
+        self._saved_at, self._is_changed = time.monotonic(), False
+
+    def forget(self) -> None:
+        """Remove the folder: the run is finished."""
+        self._is_changed = False
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def num_done(self) -> int:
+        """Components whose effects are known."""
+        return sum(swept.done for _, swept in self._sweeps)

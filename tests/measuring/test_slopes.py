@@ -1,0 +1,166 @@
+"""The cheap effects against their definitions: slopes of the patched model in its gates, and own changes times arriving gradients."""
+
+import math
+
+import engine_cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpatch import testing
+from jaxpatch.measuring import downstream, instrument, slopes, sweep
+from jaxpatch.measuring.read_outs import NextToken
+from jaxpatch.models import decoder
+from jaxpatch.patching import blend, components
+
+PAIR = testing.tiny_pair(testing.tiny_config(neurons=6, attention_bias=True, mlp_bias=True))
+CONFIG = PAIR.config
+KINDS = tuple(slopes.SHARES)
+INPUTS = engine_cases.inputs([[3, 1, 4, 1], [3, 1, 5], [9], [2, 6, 5, 3], [3, 1, 4]], fill=13)
+READ_OUTS = (
+    engine_cases.anchor(1, 3),
+    NextToken("kl"),
+    NextToken("log_prob", jnp.array([3, 1, 4, 1, 5])),
+)
+AT_MID = ("head", "kv")
+"""Kinds whose change is taken in the middle of their block; all others at its end."""
+SIGN = {"restoration": 1, "knockout": -1}
+
+
+@pytest.fixture(scope="module", params=instrument.MODES)
+def case(request):
+    """(mode, instrument, its cheap effects, the largest exact effect of a block on each read-out)."""
+    tool = instrument.of_pair(PAIR, INPUTS, READ_OUTS, mode=request.param)
+    exact = tool.exact("layer", np.arange(3)[:, None], sweep.silent)
+    return request.param, tool, tool.cheap(KINDS, sweep.silent), np.abs(exact).reshape(3, 3, 5).max((0, 2))
+
+
+def assert_close(found, wanted, scale, kind):
+    """Read-out by read-out, at 1e-5 of the largest of its kind; and where special is the host, -KL(special || patched) is at its
+    top, all its slopes are 0, and what is left is rounding of numbers of the size of the effects."""
+    for row, (mine, theirs) in enumerate(zip(found.reshape(3, -1), wanted.reshape(3, -1), strict=True)):
+        largest = np.abs(theirs).max()
+        is_flat = largest < 1e-5 * scale[row]
+        atol = 1e-5 * (scale[row] if is_flat else largest)
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=atol, err_msg=f"{kind}, read-out {row}")
+
+
+def test_first_order_is_the_slope_of_the_definition(case):
+    mode, tool, cheap, scale = case
+    zeros = {kind: jnp.zeros(tool.partition[kind].shape) for kind in KINDS}
+    wanted = instrument.gate_slopes(tool.effect, zeros, 3 * 5)
+    for kind in KINDS:
+        assert cheap[kind].first_order.shape == (15, *tool.partition[kind].shape)
+        assert_close(cheap[kind].first_order, wanted[kind], scale, kind)
+        is_flat = [np.abs(part).max() < 1e-4 * s for part, s in zip(wanted[kind].reshape(3, -1), scale, strict=True)]
+        assert is_flat == [False, mode == "knockout", False], kind
+        assert not cheap[kind].first_order[:5, 2].any(), "the first anchor reads after block 1"
+
+
+@jax.jit
+def arriving_gradients(models, nudges):
+    """The streams entering each block, and the gradient of each read-out in the stream at each half-step: [R, 6, B, T, D]."""
+    context = decoder.causal_context(CONFIG, INPUTS.tokens.shape[1], jnp.float32)
+
+    def run(nudges):
+        x, entering, after = models.host["embed"]["kernel"][models.inputs.tokens], [], []
+        for layer in range(3):
+            block = decoder.Block(CONFIG).bind({"params": downstream.layer_of(models.host, layer)})
+            entering.append(x)
+            mid = block.attention_half(x, context)[0] + nudges[2 * layer]
+            x = block.mlp_half(mid) + nudges[2 * layer + 1]
+            after.append(decoder.take(x, models.inputs.lengths - 1)[:, 0])
+        logits = decoder.apply(CONFIG, models.host, after[-1], method="read_out")
+        reads = [r.read(logits) if isinstance(r, NextToken) else r.read(after[r.layer]) for r in models.read_outs]
+        return jnp.stack(reads).sum(axis=1), jnp.stack(entering)
+
+    gradients, entering = jax.jacrev(run, has_aux=True)(nudges)
+    return entering, gradients
+
+
+@jax.jit
+def own_changes(models, layer, entering):
+    """What each component's patch alone changes where its kind is taken: kind -> [n, B, T, D]. On padded prompts."""
+    context = decoder.causal_context(CONFIG, entering.shape[1], entering.dtype)
+    host, donor = (downstream.layer_of(side, layer) for side in (models.host, models.donor))
+    partition = components.of_block(host)
+
+    def run(weights, is_mid):
+        block = decoder.Block(CONFIG).bind({"params": weights})
+        mid = block.attention_half(entering, context)[0]
+        return mid if is_mid else block.mlp_half(mid)
+
+    def of_kind(kind):
+        shape = partition[kind].shape
+        hot = jnp.eye(max(1, math.prod(shape))).reshape(-1, *shape)
+        is_mid = kind in AT_MID
+        patched = jax.vmap(lambda gate: run(blend.patch(host, donor, {kind: gate}, partition), is_mid))(hot)
+        return patched - run(host, is_mid)
+
+    return {kind: of_kind(kind) for kind in KINDS}
+
+
+def test_linear_is_the_own_change_times_the_arriving_gradient(case):
+    mode, _, cheap, scale = case
+    models = engine_cases.models(PAIR, INPUTS, READ_OUTS, mode)
+    entering, gradients = arriving_gradients(models, jnp.zeros((6, *INPUTS.tokens.shape, 16)))
+    changes = [own_changes(models, jnp.int32(layer), entering[layer]) for layer in range(3)]
+    for kind in KINDS:
+        wanted = [
+            np.einsum("nbtd,rbtd->rbn", changes[layer][kind], gradients[:, 2 * layer + (kind not in AT_MID)])
+            for layer in range(3)
+        ]
+        wanted = SIGN[mode] * np.stack(wanted, axis=2)
+        found = cheap[kind].linear.reshape(wanted.shape)
+        assert_close(found, wanted, scale, kind)
+        first_order = cheap[kind].first_order.reshape(wanted.shape)
+        assert not np.allclose(found, first_order, rtol=0, atol=1e-3), "the two differ"
+
+
+@pytest.mark.parametrize("per_pass", [1, 3])
+def test_passes_of_fewer_prompts_change_nothing(per_pass):
+    """Five prompts one by one, or three and two."""
+    models = engine_cases.models(PAIR, INPUTS, READ_OUTS[:2])
+    each, seen = sweep.memory.prompt_bytes(CONFIG, INPUTS.tokens.shape[1], 4, 3), []
+    whole = sweep.cheap(CONFIG, ("head", "neuron"), models)
+    parts = sweep.cheap(
+        CONFIG, ("head", "neuron"), models, budget=per_pass * each, progress=lambda *at: seen.append(at)
+    )
+    passes = 2 * math.ceil(5 / per_pass)
+    assert seen == [(done + 1, passes) for done in range(passes)]
+    for kind, number in (("head", 4), ("neuron", 6)):
+        for mine, wanted in zip(parts[kind], whole[kind], strict=True):
+            assert mine.shape == wanted.shape == (10, 3, number)
+            np.testing.assert_allclose(mine, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max(), err_msg=kind)
+
+
+def test_taps_give_the_gradient_that_arrives():
+    """A nudge at one place moves the read-out by slope times nudge; padding moves nothing."""
+    models = engine_cases.models(PAIR, INPUTS, engine_cases.anchor(1))
+    run = jax.jit(lambda taps: slopes.tapped(CONFIG, models, taps)[0].sum())
+    like = {"z": (4, 4), "mid": (16,), "neurons": (6,), "end": (16,)}
+    zeros = slopes.Places(**{name: jnp.zeros((2, 5, 4, *shape)) for name, shape in like.items()})
+    slope = jax.jit(jax.grad(run))(zeros)
+    for place, name in (
+        ((0, 0, 2, 1, 3), "z"),
+        ((1, 3, 3, 5), "mid"),
+        ((0, 1, 1, 4), "neurons"),
+        ((0, 0, 1, 2), "end"),
+    ):
+        ends = [run(zeros._replace(**{name: getattr(zeros, name).at[place].set(way * 1e-2)})) for way in (1, -1)]
+        np.testing.assert_allclose((ends[0] - ends[1]) / 2e-2, getattr(slope, name)[place], rtol=1e-2, atol=1e-3)
+        assert abs(getattr(slope, name)[place]) > 1e-3, "a place that matters"
+    padding = np.arange(4)[None] >= np.asarray(INPUTS.lengths)[:, None]
+    for part in slope:
+        assert not np.asarray(part)[:, padding].any(), "padding moves nothing"
+
+
+def test_tapped_with_nothing_is_the_hosts_run():
+    models = engine_cases.models(PAIR, INPUTS, READ_OUTS)
+    like = {"z": (4, 4), "mid": (16,), "neurons": (6,), "end": (16,)}
+    zeros = slopes.Places(**{name: jnp.zeros((3, 5, 4, *shape)) for name, shape in like.items()})
+    reads, (places, run) = jax.jit(slopes.tapped, static_argnums=0)(CONFIG, models, zeros)
+    wanted = np.asarray(engine_cases.reads(CONFIG, PAIR.base, INPUTS, models.read_outs))
+    np.testing.assert_allclose(reads, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    np.testing.assert_array_equal(places.end[:-1], run.entering[1:])
