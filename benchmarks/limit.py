@@ -70,7 +70,7 @@ def bare_products(config: DecoderConfig, dtype: np.dtype) -> tuple[Callable[[], 
 
     @jax.jit
     def multiplied(states: dict[int, jax.Array], kernels: list[jax.Array]) -> list[jax.Array]:
-        return [jnp.matmul(states[kernel.shape[0]], kernel, precision=layers.PRECISION) for kernel in kernels]
+        return [jnp.matmul(states[kernel.shape[0]], kernel, precision=layers.precision()) for kernel in kernels]
 
     return lambda: multiplied(states, kernels), sum(2 * ROWS * i * o for i, o in shapes)
 

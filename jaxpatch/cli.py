@@ -21,15 +21,19 @@ def main() -> None:
         jax.config.update("jax_enable_x64", True)
     try:
         page = run.run(options, command=["jaxpatch", *sys.argv[1:]])
-    except (ValueError, KeyError, IndexError, OSError, RuntimeError) as error:
+    except (ValueError, KeyError, IndexError, OSError, MemoryError, RuntimeError) as error:
         said = error.args[0] if isinstance(error, KeyError) and error.args else error
         errors.print(f"[red]jaxpatch:[/red] {type(error).__name__}:", end=" ")
         errors.print(str(said), markup=False)
         sys.exit(1)
     except KeyboardInterrupt:
-        errors.print(
-            f"\ninterrupted: nothing was written to {options.out}. The same command starts again.", markup=False
+        kept = run.unfinished(options.out.expanduser())
+        then = (
+            f"what was scored is kept in {kept}: the same command goes on."
+            if kept.exists()
+            else "the same command starts again."
         )
+        errors.print(f"\ninterrupted: nothing was written to {options.out}; {then}", markup=False)
         sys.exit(130)
     Console().print(f"report: {page.resolve()}", markup=False, soft_wrap=True)
 

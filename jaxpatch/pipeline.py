@@ -1,20 +1,22 @@
 """The conductor: one call per stage, in the order of the method. No arithmetic of its own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxpatch.measuring import instrument, outcomes, read_outs, sweep, writing
 from jaxpatch.measuring.inputs import Inputs
 from jaxpatch.measuring.inputs import checked as checked_inputs
 from jaxpatch.measuring.memory import default_budget
 from jaxpatch.measuring.read_outs import Anchor, ReadOut
+from jaxpatch.models import layers
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.patching import components
 from jaxpatch.scoring import METHODS, normalise, scores
-from jaxpatch.scoring.method import DEFAULTS, Options, all_silent
+from jaxpatch.scoring.method import DEFAULTS, Answer, Options, all_silent
 from jaxpatch.shapes import Gates, Params
 from jaxpatch.trees import paths
 from jaxpatch.trees.fingerprint import fingerprint
@@ -50,6 +52,7 @@ def score(
     steps: int = 16,
     seed: int = 0,
     memory: int | None = None,
+    mesh: Mesh | None = None,
     journal: sweep.Journal = sweep.FORGETFUL,
     progress: Callable[[str], sweep.Progress] = all_silent,
 ) -> scores.Scores:
@@ -70,6 +73,8 @@ def score(
         steps: points along the path (integrated only).
         seed: of the bootstrap and of what is drawn.
         memory: bytes that the engine may hold beside the two models; half of what is free where None.
+        mesh: devices that share exact sweeps: ``jax.make_mesh((4, 2), ("candidates", "model"))`` cuts each batch of candidates in four
+            and each block's heads and neurons in two. Among several processes each makes the same call and gets all the scores.
         journal: a `Journal`, so that a killed run can be gone on with. The same call with the same folder gives the same bits.
         progress: called with a kind, gives a function called with (done, total).
 
@@ -101,6 +106,7 @@ def score(
         steps=steps,
         seed=seed,
         memory=memory,
+        mesh=mesh,
         journal=journal,
         progress=progress,
     )[0]
@@ -120,6 +126,7 @@ def score_each(
     steps: int = 16,
     seed: int = 0,
     memory: int | None = None,
+    mesh: Mesh | None = None,
     journal: sweep.Journal = sweep.FORGETFUL,
     progress: Callable[[str], sweep.Progress] = all_silent,
 ) -> tuple[scores.Scores, ...]:
@@ -143,7 +150,7 @@ def score_each(
     budget = default_budget(pair.base) if memory is None else memory
     identity = _identity(pair, inputs, wanted, budget, kinds=tuple(kinds), method=method, mode=mode, options=options)
     budget = int(journal.begin(identity)["budget"])
-    tool = instrument.of_pair(pair, inputs, wanted, mode=mode, budget=budget, journal=journal)
+    tool = instrument.of_pair(pair, inputs, wanted, mode=mode, budget=budget, mesh=mesh, journal=journal)
     layers = [int(each.layer) if isinstance(each, Anchor) else pair.config.layers - 1 for each in wanted]
     return scores_with(tool, kinds=tuple(kinds), method=method, layers=layers, options=options)
 
@@ -163,6 +170,7 @@ def scores_with(
     kept = [normalise.kept_inputs(tool.gap[own], tool.base[own]) for own in rows]
     answers = METHODS[method](tool, kinds, options)
     together = _ceilings(tool, kinds)
+    apart = _noise(tool, answers, method)
     made = []
     for own, is_kept, layer in zip(rows, kept, layers, strict=True):
         gap, effects = tool.gap[own], {kind: answer.effects[own] for kind, answer in answers.items()}
@@ -180,6 +188,7 @@ def scores_with(
                 gap=gap,
                 is_kept=is_kept,
                 ceilings={name: float(value(patched[own] - tool.base[own])) for name, patched in together.items()},
+                noise={kind: float(np.abs(value(each[own])).max()) for kind, each in apart.items()},
                 method=method,
                 aggregate=options.aggregate,
                 layer=layer,
@@ -273,11 +282,34 @@ def _identity(pair: Pair, inputs: Inputs, wanted: Sequence[ReadOut], budget: int
         "special": fingerprint(pair.special),
         "prompts": fingerprint(inputs._asdict()),
         "anchor": f"{fingerprint(read)} {about}",
+        "precision": layers.precision(),
         "device": device.device_kind,
         "jax": jax.__version__,
         "budget": str(budget),
         **{name: str(value) for name, value in (asked | options).items()},
     }
+
+
+NUM_NOISE = 4
+"""Components of each kind on which the noise floor is measured."""
+
+
+def _noise(tool: instrument.Instrument, answers: Mapping[str, Answer], method: str) -> dict[str, np.ndarray]:
+    """Two correct computations of the same effects, by the engine and by the definition: how far they are apart, [X, n].
+
+    They do the same arithmetic in another order, so what lies between them is rounding. Nothing for kinds without an exact effect.
+    """
+    apart, rows = {}, np.arange(tool.base.shape[0])
+    for kind, answer in answers.items():
+        known = tool.reach[kind] if answer.screening is None else answer.screening.replaced
+        places = np.argwhere(known) if method in ("exact", "screened") else np.zeros((0, known.ndim), int)
+        some = places[np.linspace(0, len(places) - 1, min(NUM_NOISE, len(places))).astype(int)]
+        gates = [components.gates(tool.partition, {kind: [place]}) for place in some]
+        by_definition = [np.asarray(tool.effect(gate, rows)) - tool.base for gate in gates]
+        by_engine = [answer.effects[(slice(None), *place)] for place in some]
+        if len(some):
+            apart[kind] = np.stack(by_engine, axis=1) - np.stack(by_definition, axis=1)
+    return apart
 
 
 def _ceilings(tool: instrument.Instrument, kinds: tuple[str, ...]) -> dict[str, np.ndarray]:

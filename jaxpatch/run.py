@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -53,6 +54,7 @@ class Run:
         validation: draw the restoration and knockout curves.
         memory: GiB that the engine may hold beside the two models; half of what is free where not given.
         dtype: of the weights in memory: float32, bfloat16, float16 or float64.
+        precision: of float32 matrix products on an accelerator: highest (float32), high (TF32, or three passes of bfloat16), default.
         seed: of prompts, bootstrap and random controls.
         allow_longer_vocab: drop the rows that special's vocabulary has beyond base's.
         overwrite: replace the results of an earlier run at --out.
@@ -79,6 +81,7 @@ class Run:
     validation: bool = True
     memory: float | None = None
     dtype: str = "float32"
+    precision: str = "highest"
     seed: int = 0
     allow_longer_vocab: bool = False
     overwrite: bool = False
@@ -118,12 +121,20 @@ class Clock:
 def run(options: Run, *, command: Sequence[str] = (), console: Console | None = None) -> Path:
     """The whole method for one pair and one behaviour: anchor, scores, validation, samples, report.
 
-    Returns: the path of the report. Raises: ValueError, KeyError, OSError, each saying what to do; then nothing is written.
+    A run that is stopped while it scores keeps what it has in `unfinished`; the same options go on from there.
+
+    Returns: the path of the report. Raises: ValueError, KeyError, OSError, MemoryError, each saying what to do; then no results are
+        written.
     """
     console = Console() if console is None else console
     options = replace(options, out=options.out.expanduser())
-    clock = Clock(console)
     refuse(options)
+    with jax.default_matmul_precision(options.precision):
+        return _run(options, command, console)
+
+
+def _run(options: Run, command: Sequence[str], console: Console) -> Path:
+    clock = Clock(console)
     sets = _prompt_sets(options)
     with clock.stage("load the pair") as part:
         pair = checkpoints.load_pair(
@@ -196,7 +207,7 @@ def run(options: Run, *, command: Sequence[str] = (), console: Console | None = 
             command=list(command),
             seed=options.seed,
             dtype=options.dtype,
-            precision=layers.PRECISION.name,
+            precision=options.precision,
             files=pair.files,
             times=clock.times,
             options=asdict(options),
@@ -239,6 +250,7 @@ def refuse(options: Run) -> None:
         ("read_out", read_outs.READ_OUTS),
         ("contrast", anchors.CONTRASTS),
         ("dtype", checkpoints.DTYPES),
+        ("precision", layers.PRECISIONS),
     ):
         if (value := getattr(options, name)) not in known:
             faults.append(f"--{name.replace('_', '-')} {value!r}: {paths.did_you_mean(value, known)}")
@@ -252,10 +264,13 @@ def refuse(options: Run) -> None:
         ("steps", 1),
         ("seed", 0),
         ("layer", 0),
+        ("memory", 0.001),
     ):
         value = getattr(options, name)
         if value is not None and value < fewest:
             faults.append(f"--{name.replace('_', '-')} {value}: wanted at least {fewest}")
+    if not 0 < options.alpha < 1:
+        faults.append(f"--alpha {options.alpha}: wanted a level between 0 and 1")
     faults += [f"--kinds {k}: {paths.did_you_mean(k, components.KINDS)}" for k in _unknown_kinds(options.kinds)]
     if not options.kinds:
         faults.append("--kinds: wanted at least one")

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpatch.measuring import instrument
+from jaxpatch.measuring.slopes import Cheap
 from jaxpatch.patching.components import Kind
 from jaxpatch.scoring.method import Options
 
@@ -26,9 +27,7 @@ def linear() -> instrument.Instrument:
             total = total + (gates[kind] * weights).sum() if kind in gates else total
         return SIZES[rows] * total
 
-    slopes = {"part": np.asarray(PART), "head": np.asarray(HEAD)}
-    tool = instrument.of_effect(effect, PARTITION, 2)
-    return tool._replace(linear=lambda kind: np.stack([slopes[kind], 2 * slopes[kind]]))
+    return instrument.of_effect(effect, PARTITION, 2)
 
 
 def product() -> instrument.Instrument:
@@ -41,13 +40,24 @@ def product() -> instrument.Instrument:
     return instrument.of_effect(effect, {"part": PARTITION["part"]}, 2)
 
 
-def ladder(exact, cheap) -> instrument.Instrument:
-    """One kind, "part", whose exact and cheap effects (means over two inputs) are these numbers."""
-    exact, cheap = np.asarray(exact, np.float32), np.asarray(cheap, np.float32)
-    partition = {"part": Kind(exact.shape, ("part",), ())}
+def ladder(exact, cheap, first_order=None) -> instrument.Instrument:
+    """One kind, "part", whose scores are these numbers, exact and cheap; every gap is its input's size. Lists of lists: one list for
+    each of several read-outs."""
+    rows = [np.atleast_2d(np.asarray(each, float)) for each in (exact, cheap, cheap if first_order is None else first_order)]
+    true, linear, slopes = (np.concatenate([np.outer(SIZES, row) for row in each]).astype(np.float32) for each in rows)
+    partition = {"part": Kind(true.shape[1:], ("part",), ())}
 
-    def effect(gates, rows):
-        return SIZES[rows] / 1.5 * (gates["part"] * exact).sum()
+    def effect(gates, readings):
+        return (jnp.asarray(true)[readings] * gates["part"]).sum(axis=-1)
 
-    tool = instrument.of_effect(effect, partition, 2)
-    return tool._replace(linear=lambda kind: np.stack([cheap * 2 / 3, cheap * 4 / 3]))
+    def replaced(kind, indices, progress):
+        progress(len(indices), len(indices))
+        return true[:, indices[:, 0]].T
+
+    gap = np.tile(np.asarray(SIZES), len(rows[0]))
+    return instrument.of_effect(effect, partition, len(gap))._replace(
+        special=gap,
+        exact=replaced,
+        cheap=lambda kinds, progress: {kind: Cheap(linear, slopes) for kind in kinds},
+        num_read_outs=len(rows[0]),
+    )

@@ -11,6 +11,7 @@ from patching_bits import snapshot
 import jaxpatch as jp
 from jaxpatch import pipeline, testing
 from jaxpatch.measuring import effect
+from jaxpatch.measuring.read_outs import NextToken
 from jaxpatch.scoring import METHODS, scores
 
 PAIR, INPUTS = testing.tiny_pair(), testing.tiny_inputs()
@@ -28,12 +29,16 @@ ANCHOR = jp.Anchor(layer=1, direction=np.eye(16)[0])
         (dict(method="shapley"), ValueError, "Known: exact, first_order, local_linear, integrated, screened"),
         (dict(aggregate="mean"), ValueError, "unknown aggregate 'mean'.*mean_of_ratios, ratio_of_means"),
         (dict(top=0), ValueError, "top and steps must be at least 1; got top=0, steps=16"),
-        (dict(steps=-1), ValueError, "top and steps must be at least 1; got top=150, steps=-1"),
+        (dict(steps=-1), ValueError, "top and steps must be at least 1; got top=100, steps=-1"),
+        (dict(alpha=0.0), ValueError, "alpha must lie between 0 and 1; got 0.0"),
+        (dict(alpha=1), ValueError, "alpha must lie between 0 and 1; got 1"),
+        (dict(mode="knock-out"), ValueError, "unknown mode 'knock-out'; did you mean 'knockout'"),
+        (dict(mode="ablation"), ValueError, "restoration, knockout"),
         (dict(seed=-1), ValueError, "seed must not be negative; got -1"),
     ],
 )
 def test_bad_options_are_refused_before_any_work(monkeypatch, options, error, message):
-    monkeypatch.setattr(pipeline.instrument, "of_pair", lambda *args: pytest.fail("work was done"))
+    monkeypatch.setattr(pipeline.instrument, "of_pair", lambda *args, **kw: pytest.fail("work was done"))
     with pytest.raises(error, match=message):
         jp.score(PAIR, INPUTS, ANCHOR, **options)
 
@@ -41,8 +46,8 @@ def test_bad_options_are_refused_before_any_work(monkeypatch, options, error, me
 def test_all_faults_of_a_call_are_named_at_once():
     inputs, anchor = jp.Inputs([[1, 99]], [2]), jp.Anchor(layer=7, direction=np.eye(16)[0])
     with pytest.raises(ValueError) as caught:
-        jp.score(PAIR, inputs, anchor, kinds=("heads", "mpl"), method="exactly", seed=-1)
-    for words in ("'heads'", "'mpl'", "out of range", "blocks 0 to 2", "'exactly'", "seed must not"):
+        jp.score(PAIR, inputs, anchor, kinds=("heads", "mpl"), method="exactly", mode="on", alpha=2, seed=-1)
+    for words in ("'heads'", "'mpl'", "out of range", "blocks 0 to 2", "'exactly'", "'on'", "alpha must", "seed must not"):
         assert words in str(caught.value)
 
 
@@ -67,7 +72,7 @@ def test_kinds_that_share_no_parameter_are_validated_together():
     ],
 )
 def test_bad_inputs_and_anchors_are_refused_before_any_run(monkeypatch, inputs, anchor, message):
-    monkeypatch.setattr(pipeline.instrument, "_read", lambda *args: pytest.fail("a model ran"))
+    monkeypatch.setattr(pipeline.instrument, "_reads", lambda *args: pytest.fail("a model ran"))
     with pytest.raises(ValueError, match=message):
         jp.score(PAIR, inputs, anchor)
 
@@ -123,8 +128,8 @@ def test_ratio_of_means(found):
 def test_one_component_by_hand(found):
     """The definition in a notebook: patch, run, read, divide."""
     patched = jp.patch(PAIR.base, PAIR.special, jp.gates(PAIR, {"head": [(1, 1)]}))
-    run = jax.jit(effect.last_states, static_argnums=(0, 3))
-    states = [run(PAIR.config, params, INPUTS, 1)[:, 0] for params in (PAIR.base, patched)]
+    run = jax.jit(effect.every_last_state, static_argnums=0)
+    states = [run(PAIR.config, params, INPUTS)[1, :, 0] for params in (PAIR.base, patched)]
     ratio = np.asarray(states[1] - states[0]) / found.gap
     assert found.values["head"][1, 1] == pytest.approx(ratio[found.is_kept].mean(), rel=1e-3, abs=1e-5)
 
@@ -172,3 +177,87 @@ def test_validate_leaves_the_models_alone(found):
     curves = jp.validate(PAIR, INPUTS, ANCHOR, found, num_random=1)
     assert {curve.mode for curve in curves} == {"restoration", "knockout"}
     assert (snapshot(PAIR.base), snapshot(PAIR.special)) == before
+
+
+WANTED = (jp.Anchor(layer=0, direction=np.eye(16)[0]), NextToken("log_prob"), ANCHOR, NextToken("kl"))
+
+
+def flipped(read_out, mode):
+    """An anchor along which special lies above base on some prompt: only such a one can be scored."""
+    try:
+        jp.score(PAIR, INPUTS, read_out, kinds=("layer",), method="first_order", mode=mode)
+    except ValueError:
+        return read_out.replace(direction=-read_out.direction)
+    return read_out
+
+
+@pytest.mark.parametrize("mode", pipeline.instrument.MODES)
+@pytest.mark.parametrize("method", ["exact", "local_linear"])
+def test_score_each_is_score_of_each(method, mode):
+    """Read in one pass or in several: the same numbers, and the same words beside them."""
+    wanted = tuple(flipped(each, mode) if isinstance(each, jp.Anchor) else each for each in WANTED[1:])
+    kinds = ("head", "embed")
+    together = jp.score_each(PAIR, INPUTS, wanted, kinds=kinds, method=method, mode=mode)
+    assert [each.layer for each in together] == [2, 1, 2]
+    for read_out, mine in zip(wanted, together, strict=True):
+        alone = jp.score(PAIR, INPUTS, read_out, kinds=kinds, method=method, mode=mode)
+        assert (mine.layer, mine.method, mine.aggregate) == (alone.layer, alone.method, alone.aggregate)
+        assert (mine.is_kept == alone.is_kept).all()
+        np.testing.assert_allclose(mine.gap, alone.gap, rtol=1e-5, atol=1e-6)
+        reading = np.abs(alone.gap).max() + max(np.abs(effects).max() for effects in alone.effects.values())
+        for kind in kinds:
+            for field in ("effects", "values", "low", "high"):
+                found, there = getattr(mine, field)[kind], getattr(alone, field)[kind]
+                scale = reading if field == "effects" else reading / np.abs(alone.gap[alone.is_kept]).min()
+                np.testing.assert_allclose(found, there, rtol=0, atol=1e-6 * scale, err_msg=f"{kind} {field}")
+        assert mine.ceilings == pytest.approx(alone.ceilings, abs=1e-4)
+
+
+def test_several_read_outs_are_refused_like_one(monkeypatch):
+    monkeypatch.setattr(pipeline.instrument, "of_pair", lambda *args, **kw: pytest.fail("work was done"))
+    with pytest.raises(ValueError, match="read-outs: wanted an Anchor, a NextToken, or several"):
+        jp.score_each(PAIR, INPUTS, ())
+    with pytest.raises(ValueError) as caught:
+        jp.score_each(PAIR, INPUTS, (ANCHOR.replace(layer=7), NextToken("logits")))
+    for words in ("layer 7", "read_out 'logits'"):
+        assert words in str(caught.value)
+
+
+def test_knockout_of_all_that_special_is():
+    """Every block and the embedding of base in special: all is lost at once. Each block alone: by the definition."""
+    made = jp.score(PAIR, INPUTS, ANCHOR, kinds=("layer", "embed"), mode="knockout")
+    assert made.ceilings["layer + embed"] == pytest.approx(1, abs=1e-4)
+    assert made.ceilings["everything"] == pytest.approx(1)
+    run = jax.jit(effect.every_last_state, static_argnums=0)
+    special = run(PAIR.config, PAIR.special, INPUTS)[1, :, 0]
+    for layer in range(3):
+        without = jp.patch(PAIR.special, PAIR.base, jp.gates(PAIR, {"layer": [layer]}))
+        lost = np.asarray(special - run(PAIR.config, without, INPUTS)[1, :, 0])
+        by_hand = np.mean((lost / made.gap)[made.is_kept])
+        assert made.values["layer"][layer] == pytest.approx(by_hand, rel=1e-3, abs=1e-4)
+    assert made.values["layer"][2] == 0 and made.values["layer"][:2].any()
+    restored = jp.score(PAIR, INPUTS, ANCHOR, kinds=("layer",))
+    assert not np.allclose(restored.values["layer"], made.values["layer"], atol=1e-3), "the two modes are two questions"
+
+
+def test_next_token_scores_begin_at_base_and_end_at_special():
+    made = jp.score(PAIR, INPUTS, NextToken(), kinds=("layer", "embed", "final_norm", "unembed"))
+    assert made.ceilings["everything"] == pytest.approx(1)
+    assert made.ceilings["layer + embed + final_norm + unembed"] == pytest.approx(1, abs=1e-4)
+    assert (made.gap > 0).all() and made.is_kept.all(), "no distribution is nearer to special than special"
+
+
+def test_little_memory_gives_the_same_scores(found):
+    """Enough for a few candidates and one block at a time; and a sentence where it is not."""
+    again = jp.score(PAIR, INPUTS, ANCHOR, kinds=("head", "neuron"), memory=100_000)
+    for kind in ("head", "neuron"):
+        largest = np.abs(found.effects[kind]).max()
+        np.testing.assert_allclose(again.effects[kind], found.effects[kind], rtol=0, atol=2e-6 * largest)
+    with pytest.raises(MemoryError, match="Give more memory, or use fewer or shorter prompts"):
+        jp.score(PAIR, INPUTS, ANCHOR, memory=1000)
+
+
+def test_aggregate_is_an_option_of_the_screen_too():
+    made = jp.score(PAIR, INPUTS, ANCHOR, kinds=("head",), method="screened", aggregate="ratio_of_means")
+    said = made.screening["head"]
+    np.testing.assert_allclose(said.exact, made.values["head"][said.replaced], rtol=1e-4, atol=1e-6)

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from jaxpatch.measuring import effect, inputs, local, read_outs, sweep
+from jaxpatch.measuring import devices, effect, inputs, local, read_outs, sweep
 from jaxpatch.measuring.downstream import Models
 from jaxpatch.measuring.read_outs import ReadOut
 from jaxpatch.measuring.slopes import Cheap
@@ -56,6 +57,7 @@ def of_pair(
     *,
     mode: str = "restoration",
     budget: int | None = None,
+    mesh: Mesh | None = None,
     journal: sweep.Journal = sweep.FORGETFUL,
 ) -> Instrument:
     """The instrument of two decoders, by the fast engine.
@@ -65,6 +67,7 @@ def of_pair(
         mode: "restoration" puts special's components into base; an effect is ``F(patched) - F(base)``. "knockout" puts base's into
             special; an effect is what is lost, ``F(special) - F(patched)``, so that gates keep their meaning.
         budget: bytes that a sweep may hold beside the models; half of what is free where None.
+        mesh: devices that share exact sweeps, with axes "candidates", "model" or both.
         journal: of its sweeps, so that they can be gone on with.
 
     Raises: ValueError for bad inputs, a bad read-out or mode.
@@ -78,6 +81,8 @@ def of_pair(
     sign = 1 if mode == "restoration" else -1
     tree = prefix_tree.of_prompts(np.asarray(prompts.tokens), np.asarray(prompts.lengths))
     models = Models(host, donor, prompts, tree, asked)
+    mesh = None if mesh is None else devices.checked(mesh)
+    placed = models if mesh is None else devices.spread(models, mesh)
     partition = components.of_decoder(pair.base)
     base, special = (np.asarray(_reads(config, side, prompts, asked)).reshape(-1) for side in (pair.base, pair.special))
     effect_fn = jax.tree_util.Partial(_effect_of(config, mode), models, jnp.asarray(base), jnp.asarray(special))
@@ -85,7 +90,9 @@ def of_pair(
 
     def exact(kind: str, indices: np.ndarray, progress: sweep.Progress) -> np.ndarray:
         if kind in local.LOCALS:
-            found = sweep.exact(config, kind, models, indices, budget=budget, journal=journal, progress=progress)
+            found = sweep.exact(
+                config, kind, placed, indices, budget=budget, mesh=mesh, journal=journal, progress=progress
+            )
             return sign * found.reshape(len(indices), -1)
         gates = [components.gates(partition, {kind: [index]}) for index in indices]
         return np.stack([np.asarray(effect_fn(gate, everything)) - base for gate in gates])

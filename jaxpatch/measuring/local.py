@@ -30,7 +30,7 @@ class Local(NamedTuple):
 
 
 def _einsum(spec: str, *operands: jax.Array) -> jax.Array:
-    return jnp.einsum(spec, *operands, precision=layers.PRECISION)
+    return jnp.einsum(spec, *operands, precision=layers.precision())
 
 
 def _normed(config: DecoderConfig, x: jax.Array, scale: jax.Array) -> jax.Array:

@@ -46,7 +46,7 @@ class Anchor:
         wide = layers.at_least_float32(state)
         if self.read_out == "centred":
             wide = wide - self.centre.astype(wide.dtype)
-        along = jnp.einsum("...d,d->...", wide, self.direction.astype(wide.dtype), precision=layers.PRECISION)
+        along = jnp.einsum("...d,d->...", wide, self.direction.astype(wide.dtype), precision=layers.precision())
         return along / jnp.linalg.norm(wide, axis=-1) if self.read_out == "cosine" else along
 
 

@@ -93,7 +93,7 @@ Share = Callable[[DecoderConfig, decoder.Context, Layer], Cheap]
 
 
 def _einsum(spec: str, *operands: jax.Array) -> jax.Array:
-    return jnp.einsum(spec, *operands, precision=layers.PRECISION)
+    return jnp.einsum(spec, *operands, precision=layers.precision())
 
 
 def _head_share(config: DecoderConfig, context: decoder.Context, layer: Layer) -> Cheap:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from jaxpatch.measuring import downstream, local, memory, read_outs, slopes
+from jaxpatch.measuring import devices, downstream, local, memory, read_outs, slopes
 from jaxpatch.measuring.downstream import Models, Trace
 from jaxpatch.models.config import DecoderConfig
 
@@ -25,17 +25,25 @@ SPAN = 16
 AHEAD = 2
 """Pieces sent to the device before an earlier one is waited for."""
 
+_embedded = jax.jit(downstream.embedded)
 _trace = jax.jit(downstream.trace, static_argnums=(0, 4))
 _host_reads = jax.jit(downstream.host_reads, static_argnums=0)
 _cheap = jax.jit(slopes.cheap, static_argnums=(0, 1))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 8), donate_argnums=(4,))
-def _piece(config, kind, models, states, out, layers, indices, start, size, unreached):
+@functools.partial(jax.jit, static_argnums=(0, 1, 8, 10), donate_argnums=(4,))
+def _piece(config, kind, models, states, out, layers, indices, start, size, unreached, mesh):
     """Effects of candidates start, ..., start + size - 1, written into `out`; and a token to wait for."""
     layer, index = (jax.lax.dynamic_slice_in_dim(part, start, size) for part in (layers, indices))
+    if mesh is not None:
+        cut = devices.along_candidates(mesh)
+        layer, index = (jax.lax.with_sharding_constraint(part, cut) for part in (layer, index))
     found = local.effects(config, kind, models, states, layer, index, unreached)
-    return jax.lax.dynamic_update_slice_in_dim(out, found, start, 0), found[0, 0, 0]
+    out = jax.lax.dynamic_update_slice_in_dim(out, found, start, 0)
+    token = found[0, 0, 0]
+    if mesh is not None:
+        out, token = (jax.lax.with_sharding_constraint(part, devices.everywhere(mesh)) for part in (out, token))
+    return out, token
 
 
 def silent(done: int, total: int) -> None:
@@ -90,6 +98,7 @@ def exact(
     indices: np.ndarray,
     *,
     budget: int | None = None,
+    mesh: Mesh | None = None,
     journal: Journal = FORGETFUL,
     progress: Progress = silent,
 ) -> np.ndarray:
@@ -98,7 +107,8 @@ def exact(
     Args:
         kind: a key of `local.LOCALS`.
         indices: int [n, 1 or 2], rows (layer,) or (layer, index), no layer above what the read-outs need.
-        budget: bytes that the sweep may hold beside the two models; half of what is free where None.
+        budget: bytes that the sweep may hold beside the two models, on each device; half of what is free where None.
+        mesh: devices to share the work; `models` must lie there (`devices.spread`).
         journal: where it is written down how far the sweep is. Gone on with from there, the numbers are the same to the last bit.
 
     Returns: float32 (float64 for float64 models) [n, R, B], in the order of `indices`.
@@ -112,7 +122,7 @@ def exact(
     layers = indices[order, 0]
     inside = indices[order, 1] if indices.shape[1] > 1 else np.zeros(len(order), int)
     unreached = _host_reads(config, models)
-    size = _piece_size(len(order), room.candidates)
+    size = devices.width(mesh) * _piece_size(-(-len(order) // devices.width(mesh)), room.candidates)
     fresh = Swept(np.zeros((len(order), *unreached.shape), unreached.dtype), 0, size)
     effects, done, size = journal.recall(kind, len(order)) or fresh
     for states, which in _segments(config, models, room.blocks, depth, layers):
@@ -125,9 +135,9 @@ def exact(
                 progress(min(before + pieces * size, len(order)), len(order))
 
             try:
-                effects[span] = _span(config, kind, models, states, *at, size, unreached, step)
+                effects[span] = _span(config, kind, models, states, *at, size, unreached, mesh, step)
             except jax.errors.JaxRuntimeError as error:
-                size = _smaller(size, error)
+                size = _smaller(size, error, devices.width(mesh))
                 continue
             done, which = done + len(span), rest
             journal.note(kind, Swept(effects, done, size))
@@ -177,9 +187,9 @@ def _segments(
 ) -> Iterator[tuple[Trace, np.ndarray]]:
     """Runs of `length` blocks with the host's states in them, from the first block on, and which candidates (of sorted layers) lie
     there. Blocks of the last run that lie beyond `depth` hold no candidate and are never read."""
-    x = downstream.embedded(models.host, models.tree)
+    x = _embedded(models.host, models.tree)
     for first in range(0, depth, length):
-        states = _trace(config, models, x, jnp.int32(first), length)
+        states = _trace(config, models, x, np.int32(first), length)
         x = states.entering[-1]
         which = np.flatnonzero((layers >= first) & (layers < first + length))
         if len(which):
@@ -200,15 +210,17 @@ def _piece_size(number: int, most: int) -> int:
     return min(most, 1 << (number - 1).bit_length())
 
 
-def _span(config, kind, models, states, layers, indices, size, unreached, step) -> np.ndarray:
+def _span(config, kind, models, states, layers, indices, size, unreached, mesh, step) -> np.ndarray:
     """Effects of some candidates, piece by piece on the device and then fetched."""
     pieces, room = -(-len(layers) // size), SPAN * size
-    padded = [jnp.asarray(np.pad(part, (0, room - len(part)), "edge"), jnp.int32) for part in (layers, indices)]
-    out = jnp.zeros((room, *unreached.shape), unreached.dtype)
+    padded = [np.pad(part, (0, room - len(part)), "edge").astype(np.int32) for part in (layers, indices)]
+    out = np.zeros((room, *unreached.shape), unreached.dtype)
+    where = None if mesh is None else devices.everywhere(mesh)
+    out, *padded = (jax.device_put(part, where) for part in (out, *padded))
     sent = []
     for piece in range(pieces):
-        start = jnp.int32(piece * size)
-        out, token = _piece(config, kind, models, states, out, *padded, start, size, unreached)
+        start = np.int32(piece * size)
+        out, token = _piece(config, kind, models, states, out, *padded, start, size, unreached, mesh)
         sent.append(token)
         if piece >= AHEAD:
             sent[piece - AHEAD].block_until_ready()
@@ -218,16 +230,17 @@ def _span(config, kind, models, states, layers, indices, size, unreached, step) 
     return fetched
 
 
-def _smaller(size: int, error: Exception) -> int:
+def _smaller(size: int, error: Exception, fewest: int) -> int:
     """Half as many candidates at once. Raises where that is no remedy."""
     if "RESOURCE_EXHAUSTED" not in str(error):
         raise error
-    if size == 1:
+    if size <= fewest:
         raise MemoryError(
             "the device runs out of memory with a single candidate; use fewer or shorter prompts, a narrower dtype, or a "
             "device with more memory."
         ) from error
+    smaller = max(fewest, size // 2 // fewest * fewest)
     warnings.warn(
-        f"the device ran out of memory with {size} candidates at once; going on with {size // 2}.", stacklevel=3
+        f"the device ran out of memory with {size} candidates at once; going on with {smaller}.", stacklevel=3
     )
-    return size // 2
+    return smaller

@@ -204,8 +204,8 @@ class Decoder(nn.Module):
         """Logits of a residual stream. x: [..., D] -> [..., V]."""
         x = layers.rms_norm(x, self.final_norm(), self.config.norm_eps)
         if self.config.tied:
-            return jnp.einsum("...d,vd->...v", x, self.embed()["kernel"], precision=layers.PRECISION)
-        return jnp.einsum("...d,dv->...v", x, self.unembed()["kernel"], precision=layers.PRECISION)
+            return jnp.einsum("...d,vd->...v", x, self.embed()["kernel"], precision=layers.precision())
+        return jnp.einsum("...d,dv->...v", x, self.unembed()["kernel"], precision=layers.precision())
 
     def __call__(self, tokens):
         return self.read_out(self.hidden(tokens))

@@ -1,7 +1,7 @@
 """The arithmetic of one block, as pure functions of weights and states.
 
 Leading axes are free (`*lead`): one prompt, a batch, and candidates x prompts run the same code. The tests check every shape.
-Matrix products name their precision: on GPU and TPU JAX would otherwise multiply float32 in fewer bits.
+Matrix products name their precision (`precision`): on GPU and TPU JAX would otherwise multiply float32 in fewer bits.
 """
 
 import functools
@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
-PRECISION = jax.lax.Precision.HIGHEST
 PIECE = 768
 """Longest sum of products taken in one go; see `product`."""
 
@@ -21,6 +20,18 @@ CosSin = tuple[Float[Array, "*#lead T half"], Float[Array, "*#lead T half"]]
 """Of the rotary angles, one for each pair of a head's numbers; half is H / 2."""
 Weights = Mapping[str, jax.Array]
 """``{"kernel": ..., "bias": ...}``, where there is a bias."""
+
+
+PRECISIONS = ("highest", "high", "default")
+"""Of float32 products on an accelerator: float32 throughout, TF32 or three bfloat16 passes, or as fast as it goes."""
+
+
+def precision() -> str:
+    """How matrices are multiplied: as ``jax.default_matmul_precision`` says, and "highest" where nobody has set it.
+
+    It is a part of every compiled program: under another setting JAX compiles anew.
+    """
+    return jax.config.jax_default_matmul_precision or "highest"  # pyright: ignore[reportAttributeAccessIssue]  # made by jax as it runs
 
 
 def at_least_float32(x: Num[Array, "*any"]) -> Float[Array, "*any"]:
@@ -56,12 +67,12 @@ def _plus_bias(x: jax.Array, weights: Weights) -> jax.Array:
 
 def to_heads(x: Float[Array, "*lead T D"], weights: Weights) -> Float[Array, "*lead T N H"]:
     """Queries, keys or values. kernel: [D, N, H]."""
-    return _plus_bias(jnp.einsum("...td,dnh->...tnh", x, weights["kernel"], precision=PRECISION), weights)
+    return _plus_bias(jnp.einsum("...td,dnh->...tnh", x, weights["kernel"], precision=precision()), weights)
 
 
 def from_heads(z: Float[Array, "*lead T N H"], weights: Weights) -> Float[Array, "*lead T D"]:
     """The sum of what the heads write. kernel: [N, H, D]."""
-    return _plus_bias(jnp.einsum("...tnh,nhd->...td", z, weights["kernel"], precision=PRECISION), weights)
+    return _plus_bias(jnp.einsum("...tnh,nhd->...td", z, weights["kernel"], precision=precision()), weights)
 
 
 @jax.custom_jvp
@@ -80,7 +91,7 @@ def product(x: Float[Array, "*lead i"], kernel: Float[Array, "i o"]) -> Float[Ar
 
 
 def _matmul(x: jax.Array, kernel: jax.Array, dtype: Any = None) -> jax.Array:
-    return jnp.einsum("...i,io->...o", x, kernel, precision=PRECISION, preferred_element_type=dtype)
+    return jnp.einsum("...i,io->...o", x, kernel, precision=precision(), preferred_element_type=dtype)
 
 
 product.defjvps(lambda dx, _, x, kernel: _matmul(dx, kernel), lambda dkernel, _, x, kernel: _matmul(x, dkernel))
@@ -109,11 +120,11 @@ def attend(
     group = num_heads // num_groups
     grouped = jnp.moveaxis(q.reshape(*lead, num_tokens, num_groups, group, width), -4, -3)
     rows = grouped.reshape(*lead, num_groups, num_tokens * group, width) * width**-0.5
-    logits = jnp.einsum("...kqh,...ksh->...kqs", rows, jnp.swapaxes(k, -2, -3), precision=PRECISION)
+    logits = jnp.einsum("...kqh,...ksh->...kqs", rows, jnp.swapaxes(k, -2, -3), precision=precision())
     may_look = jnp.repeat(mask, group, axis=-2)[..., None, :, :]
     logits = jnp.where(may_look, at_least_float32(logits), -jnp.inf)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
-    z = jnp.einsum("...kqs,...ksh->...kqh", weights.astype(v.dtype), jnp.swapaxes(v, -2, -3), precision=PRECISION)
+    z = jnp.einsum("...kqs,...ksh->...kqh", weights.astype(v.dtype), jnp.swapaxes(v, -2, -3), precision=precision())
     z = (z / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
     z = z.reshape(*lead, num_groups, num_tokens, group, width)
     return jnp.moveaxis(z, -3, -4).reshape(*lead, num_tokens, num_heads, width)

@@ -167,7 +167,7 @@ def top_components(findings: Findings, count: int = NUM_TOP) -> Figure:
 
 @drawing.styled
 def agreement(findings: Findings) -> Figure:
-    """Cheap against exact effects of what was truly replaced, a panel a kind, with the identity line."""
+    """Cheap against exact scores of what was truly replaced, a panel a kind, with the identity line."""
     screened = findings.scores.screening
     num = len(screened)
     columns = min(num, 3)
@@ -190,7 +190,7 @@ def agreement(findings: Findings) -> Figure:
             color=colour,
             alpha=0.7,
             linewidth=0,
-            label="highest cheap scores",
+            label="highest bounds",
         )
         axes.scatter(
             found.cheap[is_random],
@@ -203,8 +203,8 @@ def agreement(findings: Findings) -> Figure:
         )
         axes.set(xlim=ends, ylim=ends, aspect="equal")
         axes.set_title(f"{wording.plural(kind)}: {len(found.exact):,} replaced")
-        axes.set_xlabel("cheap effect on the read-out F")
-        axes.set_ylabel("exact effect on F")
+        axes.set_xlabel("cheap score")
+        axes.set_ylabel("exact score")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.text(

@@ -4,8 +4,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from jaxpatch.measuring.anchors import AnchorInfo
 from jaxpatch.reporting import figures, page, stylesheet, wording
 from jaxpatch.reporting.findings import Findings, Sample
@@ -297,15 +295,17 @@ def _place(number: int) -> str:
 def _trust(findings: Findings, drawn: Mapping[str, str]) -> Html:
     found = findings.scores
     parts: list[Any] = [page.paragraph(line, kind="said") for line in wording.trust(findings)]
+    parts += [page.paragraph(wording.promise(kind, s)) for kind, s in found.screening.items()]
+    if found.noise:
+        parts.append(page.paragraph(f"Noise floor: {wording.noise(findings)}"))
     if "agreement" in drawn:
         told = "; ".join(f"{kind}: Spearman {wording.correlation(s.spearman)}" for kind, s in found.screening.items())
         parts += [
             page.figure(
                 drawn["agreement"],
-                f"Scatter of cheap against exact effects with the line on which both are equal. {told}.",
+                f"Scatter of cheap against exact scores with the line on which both are equal. {told}.",
                 "Each dot is a component that was scored both ways. On the dashed line the cheap score is exact. The "
-                "random ones (open) stand for all that were not replaced. Effects are in units of the read-out, not "
-                "yet divided by the gap.",
+                "random ones (open) stand for all that were not replaced. 1 is the whole gap.",
             ),
             _agreement_table(findings),
         ]
@@ -320,7 +320,6 @@ def _trust(findings: Findings, drawn: Mapping[str, str]) -> Html:
 
 def _agreement_table(findings: Findings) -> Html:
     found = findings.scores
-    gap = float(np.mean(found.gap[found.is_kept]))
     columns = (
         Column("kind"),
         *(
@@ -345,7 +344,7 @@ def _agreement_table(findings: Findings) -> Html:
             wording.percent(s.sign),
             wording.number(s.slope),
             wording.percent(s.top_overlap),
-            f"±{wording.number(100 * s.residual / gap)}{SPACE}%" if s.is_random.any() else DASH,
+            f"±{wording.number(100 * s.residual)}{SPACE}%" if s.is_random.any() else DASH,
         )
         for kind, s in found.screening.items()
     ]
@@ -354,7 +353,7 @@ def _agreement_table(findings: Findings) -> Html:
             page.table(columns, rows, "Agreement of cheap and exact"),
             page.paragraph(
                 "Slope: of exact on cheap through 0. Error of the rest: standard deviation of exact minus cheap over "
-                "the random ones, as a share of the mean gap.",
+                "the random ones, as a share of the gap.",
                 kind="lead",
             ),
         ]

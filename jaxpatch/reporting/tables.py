@@ -44,6 +44,9 @@ def terminal(findings: Findings) -> RenderableType:
     parts.append(_facts({wording.ceiling_name(name): wording.percent(share) for name, share in found.ceilings.items()}))
     parts += [Text(), _top(findings), Text()]
     parts += [Text(f"Cheap score: {line}") for line in wording.trust(findings)]
+    parts += [Text(wording.promise(kind, screening)) for kind, screening in found.screening.items()]
+    if found.noise:
+        parts.append(Text(f"Noise floor: {wording.noise(findings)}"))
     parts += [Text(line) for mode in ("restoration", "knockout") if (line := wording.stands(findings, mode))]
     if counts := wording.obeyed(findings):
         told = {name: f"{n} of {judged}" if judged else "not judged" for name, (n, judged) in counts.items()}

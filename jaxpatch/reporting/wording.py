@@ -28,7 +28,7 @@ METHODS = {
     "first_order": "first-order estimate, nothing replaced",
     "local_linear": "local-linear estimate, nothing replaced",
     "integrated": "integrated gradients, nothing replaced",
-    "screened": "local-linear screen, the top and a random sample truly replaced",
+    "screened": "local-linear screen; all that might be among the best truly replaced",
 }
 FEW, MANY = 0.1, 0.9
 """Recoveries between which a ranking can be told from its controls; outside, every order starts or ends alike."""
@@ -358,11 +358,11 @@ def agrees(kind: str, found: Screening) -> str:
     """One sentence on how far the cheap score of a kind can be trusted."""
     numbers = f"Spearman {correlation(found.spearman)}, equal signs {percent(found.sign)}, slope {number(found.slope)}"
     random = int(found.is_random.sum())
-    parts = f"{len(found.exact) - random:,} ranked high, {random:,} drawn at random"
-    count = f"{len(found.exact):,} {plural(kind)} were truly replaced ({parts})"
+    parts = f"{random:,} drawn at random, the others for their high bounds"
+    count = f"{len(found.exact):,} {plural(kind)} were truly replaced"
     if not len(found.exact):
         return f"No component of the kind “{kind}” can reach the anchor: their scores are 0 by construction."
-    if not random:
+    if found.bound == -math.inf:
         return f"{count}: all that can reach the anchor, so no score is an estimate. {numbers}."
     is_good = (
         found.spearman >= GOOD_SPEARMAN and found.sign >= GOOD_SIGN and GOOD_SLOPE[0] <= found.slope <= GOOD_SLOPE[1]
@@ -372,7 +372,23 @@ def agrees(kind: str, found: Screening) -> str:
         if is_good
         else "Trust only the replaced ones: for the others the cheap score is a hint."
     )
-    return f"{count}: {numbers}. {verdict}"
+    return f"{count} ({parts}): {numbers}. {verdict}"
+
+
+def promise(kind: str, screening: Screening) -> str:
+    """What is promised of the best components."""
+    if screening.bound == -math.inf:
+        return f"Best {plural(kind)}: all were replaced, so the order is exact."
+    best = f"The best {screening.top:,} {plural(kind)} reach down to a score of {percent(screening.threshold)}."
+    if screening.is_trusted:
+        return (
+            f"{best} No bound of any other lies above {percent(screening.bound)}; each of these bounds holds with probability "
+            f"{percent(1 - screening.alpha)}."
+        )
+    return (
+        f"{best} The cheap score is poor here, so the random sample was enlarged to {int(screening.is_random.sum()):,}: the expected "
+        f"number of better ones that were missed is at most {number(screening.alpha * screening.top)}."
+    )
 
 
 def trust(findings: Findings) -> list[str]:
@@ -389,6 +405,12 @@ def trust(findings: Findings) -> list[str]:
             "the method “screened” or “exact” before relying on single components."
         ]
     return [agrees(kind, part) for kind, part in found.screening.items()]
+
+
+def noise(findings: Findings) -> str:
+    """From where on exact scores differ by more than rounding."""
+    told = [f"{kind} ±{number(100 * floor)}{SPACE}%" for kind, floor in findings.scores.noise.items()]
+    return f"{listed(told)} of the gap: the engine against the definition, the same arithmetic in another order."
 
 
 def obeyed(findings: Findings) -> dict[str, tuple[int, int]]:

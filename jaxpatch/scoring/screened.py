@@ -48,7 +48,8 @@ def effects(instrument: Instrument, kinds: tuple[str, ...], options: Options) ->
     for kind in kinds:
         screen = _Screen(instrument, kind, weights, cheap[kind], draw, options)
         answers[kind] = screen.run()
-        if not (said := answers[kind].screening).is_trusted:
+        said = answers[kind].screening
+        if not said.is_trusted and said.bound > -math.inf:
             warnings.warn(
                 f"{kind}: the cheap score is not to be trusted on this pair (residual {said.residual:.3g}, slope {said.slope:.3g}, "
                 f"{said.excess:.0%} of the contenders above their bound): {said.replaced.sum():,} of {instrument.reach[kind].sum():,} "

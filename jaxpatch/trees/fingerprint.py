@@ -1,19 +1,19 @@
 """Whether two trees hold the same numbers, told from a few bytes: for recognising a model again, not against malice."""
 
-import functools
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpatch.shapes import Params
 from jaxpatch.trees import paths
 
 _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
-def fingerprint(tree: Params) -> str:
+def fingerprint(tree: Mapping[str, Any]) -> str:
     """Of paths, shapes, dtypes and every bit of every leaf; the sums run where the leaves lie.
 
     >>> one, two = ({"a": jnp.array([0.0, x])} for x in (1.0, 2.0))
@@ -26,7 +26,7 @@ def fingerprint(tree: Params) -> str:
     return digest.hexdigest()[:16]
 
 
-@functools.partial(jax.jit)
+@jax.jit
 def _sums(leaf: jax.Array) -> jax.Array:
     """Two sums of a leaf's bits, each bit pattern weighed by its place, modulo 2^32."""
     flat = leaf.reshape(-1)

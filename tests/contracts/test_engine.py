@@ -1,7 +1,9 @@
 """The fast engine against two slow oracles: a plain PyTorch loop over components, and the definition by tree surgery."""
 
+import dataclasses
 import itertools
 
+import engine_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,9 @@ import pytest
 import torch_oracle
 
 import jaxpatch as jp
-from jaxpatch.measuring import instrument
+from jaxpatch import testing
+from jaxpatch.measuring import instrument, sweep
+from jaxpatch.measuring.read_outs import NextToken
 from jaxpatch.patching import components
 from jaxpatch.scoring import METHODS
 from jaxpatch.scoring.method import Options
@@ -118,3 +122,57 @@ def test_engine_is_the_definition(pairs):
             slow[(slice(None), *index)] = np.asarray(tool.effect(gates, rows)) - tool.base
         largest = np.abs(slow).max()
         np.testing.assert_allclose(found[kind].effects, slow, rtol=0, atol=TOLERANCE * largest, err_msg=kind)
+
+
+ALL_KINDS = components.KINDS
+READ_OUTS = (
+    engine_cases.anchor(1, 3),
+    NextToken("kl"),
+    NextToken("log_prob"),
+    engine_cases.anchor(2, 7, read_out="centred", centre=jnp.linspace(-1, 1, 16, dtype=jnp.float32)),
+)
+STEM = [3, 1, 4, 1, 5, 9, 2, 6, 5]
+LONG_PREFIX = [[*STEM, 8, 9, 7], [*STEM, 3, 2], STEM[:4], [7, 7]]
+
+
+@pytest.mark.parametrize("mode", instrument.MODES)
+def test_every_read_out_is_the_definition_in_both_modes(mode):
+    """One-hot gates through the whole patched tree, all kinds, four read-outs in the same pass; no weights are tied."""
+    rows = LONG_PREFIX
+    pair = testing.tiny_pair(testing.tiny_config(neurons=6, **ALL_BIASES))
+    prompts = engine_cases.inputs(rows, fill=11)
+    tool = instrument.of_pair(pair, prompts, READ_OUTS, mode=mode)
+    readings, batch = np.arange(len(READ_OUTS) * len(rows)), len(rows)
+    assert tool.num_read_outs == len(READ_OUTS) and tool.base.shape == readings.shape
+    zeros = {kind: np.zeros(tool.partition[kind].shape, np.float32) for kind in ALL_KINDS}
+    np.testing.assert_allclose(tool.effect(zeros, readings), tool.base, rtol=1e-5, atol=1e-5)
+    for kind in ALL_KINDS:
+        indices = np.argwhere(np.ones(tool.partition[kind].shape))
+        found = tool.exact(kind, indices, sweep.silent)
+        hot = np.eye(len(indices), dtype=np.float32).reshape(-1, *tool.partition[kind].shape)
+        gates = [{**zeros, kind: gate} for gate in hot]
+        slow = np.stack([np.asarray(tool.effect(gate, readings)) for gate in gates]) - tool.base
+        assert found.shape == slow.shape
+        for number in range(len(READ_OUTS)):
+            own = slice(number * batch, (number + 1) * batch)
+            largest = np.abs(slow[:, own]).max()
+            atol = TOLERANCE * max(largest, np.abs(tool.gap[own]).max())
+            np.testing.assert_allclose(found[:, own], slow[:, own], rtol=0, atol=atol, err_msg=f"{kind}, {number}")
+            if number in (1, 2):
+                assert largest > 1e-3, f"{kind}: every kind can reach the next token"
+
+
+def test_knockout_is_restoration_with_the_models_swapped():
+    """What is lost of special is what is gained, with the other sign, by base's weights in special; gates mean the same."""
+    pair, prompts = testing.tiny_pair(), testing.tiny_inputs()
+    swapped = dataclasses.replace(pair, base=pair.special, special=pair.base)
+    knockout, mirror = (
+        instrument.of_pair(some, prompts, READ_OUTS[:1], mode=mode)
+        for some, mode in ((pair, "knockout"), (swapped, "restoration"))
+    )
+    indices = np.argwhere(np.ones((2, 4)))
+    lost = knockout.exact("head", indices, sweep.silent)
+    np.testing.assert_allclose(lost, -mirror.exact("head", indices, sweep.silent), rtol=0, atol=1e-6)
+    ends = {"layer": "all", "embed": "all"}
+    whole = knockout.effect(components.gates(knockout.partition, ends), np.arange(4))
+    np.testing.assert_allclose(whole, knockout.special, rtol=1e-5, atol=1e-5)

@@ -9,6 +9,7 @@ import scoring_toys
 import jaxpatch as jp
 from jaxpatch import testing
 from jaxpatch.measuring import instrument, sweep
+from jaxpatch.measuring.read_outs import NextToken
 
 PAIR, INPUTS = testing.tiny_pair(), testing.tiny_inputs()
 
@@ -35,8 +36,12 @@ def test_reach_is_all_that_an_anchor_sees(tool):
         "unembed": False,
         "final_norm": False,
     }
-    for kind in ("unembed", "final_norm"):
-        assert not tool.linear(kind).any() and tool.linear(kind).shape == (4, 1)
+    cheap = tool.cheap(("unembed", "final_norm"), sweep.silent)
+    for both in cheap.values():
+        assert not np.any(both.linear) and not np.any(both.first_order)
+        assert both.linear.shape == both.first_order.shape == (4, 1)
+    everywhere = instrument.of_pair(PAIR, INPUTS, [jp.Anchor(layer=0, direction=np.eye(16)[0]), NextToken()])
+    assert all(reach.all() for reach in everywhere.reach.values()), "the next token is behind everything"
 
 
 def test_kinds_out_of_reach_do_nothing_by_the_definition_either(tool):
@@ -51,14 +56,67 @@ def test_bad_prompts_and_anchors_are_refused():
         instrument.of_pair(PAIR, INPUTS, jp.Anchor(layer=3, direction=np.eye(16)[0]))
 
 
+    with pytest.raises(ValueError, match="mode 'ablation'; wanted one of restoration, knockout"):
+        instrument.of_pair(PAIR, INPUTS, jp.Anchor(layer=0, direction=np.eye(16)[0]), mode="ablation")
+    for nothing in ((), (3,), None):
+        with pytest.raises((ValueError, TypeError)):
+            instrument.of_pair(PAIR, INPUTS, nothing)
+
+
+def test_readings_are_prompts_under_each_read_out_in_turn():
+    anchors = [jp.Anchor(layer=layer, direction=np.eye(16)[axis]) for layer, axis in ((1, 0), (0, 3))]
+    both = instrument.of_pair(PAIR, INPUTS, anchors)
+    alone = [instrument.of_pair(PAIR, INPUTS, anchor) for anchor in anchors]
+    for name in ("base", "special", "gap"):
+        wanted = np.concatenate([getattr(tool, name) for tool in alone])
+        np.testing.assert_allclose(getattr(both, name), wanted, rtol=1e-5, atol=1e-6)
+    gates = jp.gates(PAIR, {"head": [(0, 1)]})
+    rows = np.array([6, 1, 0, 4])
+    wanted = np.concatenate([np.asarray(tool.effect(gates, np.arange(4))) for tool in alone])[rows]
+    np.testing.assert_allclose(both.effect(gates, rows), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_next_token_refers_to_special():
+    """Special is no distance from itself, and its own most likely token is the target; a given target is kept."""
+    given = np.array([5, 6, 7, 8])
+    wanted = [NextToken("kl"), NextToken("log_prob"), NextToken("log_prob", given)]
+    tool = instrument.of_pair(PAIR, INPUTS, wanted)
+    base, special = (read.reshape(3, 4) for read in (tool.base, tool.special))
+    last = np.asarray(INPUTS.lengths) - 1
+    p, q = (
+        np.asarray(jax.nn.log_softmax(PAIR.apply(side, INPUTS.tokens)[np.arange(4), last]))
+        for side in (PAIR.special, PAIR.base)
+    )
+    np.testing.assert_allclose(special[0], 0, atol=1e-6)
+    np.testing.assert_allclose(base[0], -(np.exp(p) * (p - q)).sum(-1), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(special[1], p.max(-1), rtol=1e-4)
+    np.testing.assert_allclose(base[1], q[np.arange(4), p.argmax(-1)], rtol=1e-4)
+    np.testing.assert_allclose(base[2], q[np.arange(4), given], rtol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "number"), [("head", 8), ("embed", 1)])
+def test_progress_reaches_the_total(tool, kind, number):
+    seen = []
+    tool.exact(kind, np.argwhere(tool.reach[kind]), lambda *at: seen.append(at))
+    done = [at[0] for at in seen]
+    assert done == sorted(set(done)) and seen[-1] == (number, number) and {at[1] for at in seen} == {number}
+
+
+@pytest.mark.parametrize("kinds", [("head",), ("embed",), ("head", "embed")])
+def test_progress_of_cheap_effects_reaches_its_total(tool, kinds):
+    seen = []
+    tool.cheap(kinds, lambda *at: seen.append(at))
+    assert seen and seen[-1][0] == seen[-1][1]
+
+
 def test_of_effect_by_hand():
     toy = scoring_toys.product()
     assert toy.base.tolist() == [0, 0] and toy.gap.tolist() == [5, 10]
     seen = []
     assert toy.exact("part", np.array([[1], [0]]), lambda *at: seen.append(at)).tolist() == [[0, 0], [2, 4]]
     assert seen == [(2, 2)]
-    with pytest.raises(ValueError, match="no local form for 'part' here; use first_order, integrated or exact"):
-        toy.linear("part")
+    cheap = toy.cheap(("part",), sweep.silent)["part"]
+    assert cheap.linear.tolist() == cheap.first_order.tolist() == [[2, 0, 0], [4, 0, 0]], "the slopes of its gates"
 
 
 def test_of_effect_serves_any_flax_parameters():

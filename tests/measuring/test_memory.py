@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxpatch import testing
-from jaxpatch.measuring import downstream, memory, sweep
+from jaxpatch.measuring import memory, read_outs, sweep
 
 TINY = testing.tiny_config()
 MEDIUM = testing.tiny_config(width=128, neurons=512, heads=8, kv_heads=4, head_width=16)
@@ -97,27 +97,51 @@ def compiled_as_users_have_it():
     jax.config.update("jax_disable_most_optimizations", kept)
 
 
-def bytes_of_pieces(kind, config, rows, sizes=(4, 12)) -> float:
-    """What XLA sets aside for each further candidate."""
-    pair = testing.tiny_pair(config)
-    models = engine_cases.models(pair, engine_cases.inputs(ROWS[rows]), engine_cases.anchor(2, width=config.width))
-    x = downstream.embedded(models.host, models.tree)
-    states = sweep._trace(config, models, x, jnp.int32(0), 3)
-    batch = len(ROWS[rows])
-    set_aside = []
-    for size in sizes:
-        many = jnp.zeros(size, jnp.int32)
-        args = jnp.zeros((size, 1, batch)), many, many, jnp.int32(0)
-        lowered = sweep._piece.lower(config, kind, models, states, *args, size, jnp.zeros((1, batch)))
-        set_aside.append(lowered.compile().memory_analysis().temp_size_in_bytes)
-    return (set_aside[1] - set_aside[0]) / (sizes[1] - sizes[0])
+class Compiled(Exception):
+    """Raised in place of the first piece, with what XLA sets aside for it."""
 
 
-@pytest.mark.parametrize("kind", ["head", "neuron"])
-@pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("config", [TINY, MEDIUM], ids=["tiny", "medium"])
-def test_a_candidate_costs_what_xla_says(compiled_as_users_have_it, kind, rows, config):
+@pytest.fixture
+def bytes_of_candidate(compiled_as_users_have_it, monkeypatch):
+    """What XLA sets aside for each further candidate of a batch."""
+    monkeypatch.setattr(memory, "FILL_CPU", 10**9)
+    real = sweep._piece
+
+    def compiled(*args):
+        raise Compiled(real.lower(*args).compile().memory_analysis().temp_size_in_bytes)
+
+    monkeypatch.setattr(sweep, "_piece", compiled)
+
+    def measure(kind, config, rows, read_out):
+        models = engine_cases.models(testing.tiny_pair(config), engine_cases.inputs(ROWS[rows]), read_out)
+        set_aside = []
+        for size in (4, 16):
+            with pytest.raises(Compiled) as caught:
+                sweep.exact(config, kind, models, np.zeros((size, 2), int), budget=2**40)
+            set_aside.append(caught.value.args[0])
+        return (set_aside[1] - set_aside[0]) / 12
+
+    return measure
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "rows"),
+    [
+        (TINY, "head", "apart"),
+        (MEDIUM, "neuron", "apart"),
+        (MEDIUM, "kv", "sharing"),
+    ],
+)
+def test_a_candidate_costs_what_xla_says(bytes_of_candidate, config, kind, rows):
+    """Never more than was said, and not so little that a batch is a quarter of what it could be."""
     said = memory.candidate_bytes(config, tree(rows), 4)
-    found = bytes_of_pieces(kind, config, rows)
-    print(f"RATIO {kind} {rows} width {config.width}: XLA {found:.0f}, said {said}, {found / said:.2f}")
-    assert said / 4 <= found <= said
+    found = bytes_of_candidate(kind, config, rows, engine_cases.anchor(2, width=config.width))
+    assert said / 4 <= found <= said, f"XLA {found:.0f}, said {said}: {found / said:.2f}"
+
+
+def test_a_read_out_of_a_large_vocabulary_is_counted_too(bytes_of_candidate):
+    """Six prompts of 20000 logits each are more than the six prompts' streams."""
+    config = testing.tiny_config(vocab=20_000)
+    said = memory.candidate_bytes(config, tree("sharing"), 4)
+    found = bytes_of_candidate("head", config, "sharing", read_outs.NextToken("kl"))
+    assert said / 4 <= found <= said, f"XLA {found:.0f}, said {said}: {found / said:.2f}"

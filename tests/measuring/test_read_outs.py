@@ -93,3 +93,66 @@ def test_kl_with_a_token_that_special_never_writes():
     """0 ln 0 is 0."""
     p, q = jnp.array([0.0, -jnp.inf]), jnp.log(jnp.array([0.5, 0.5]))
     np.testing.assert_allclose(read_outs.next_token_kl(p, q), np.log(2), rtol=1e-6)
+
+
+LOGITS = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]))
+
+
+def test_next_token_by_hand():
+    """log p of tokens 1 and 2: ln 1/4 and ln 0.8; -KL(special || p) with special even: ln(1/3) averaged against ln p."""
+    read = read_outs.NextToken("log_prob", jnp.array([1, 2])).read(LOGITS)
+    np.testing.assert_allclose(read, np.log([0.25, 0.8]), rtol=1e-5)
+    even = jnp.full((2, 3), jnp.log(1 / 3))
+    by_hand = -(np.log(1 / 3) - np.asarray(LOGITS).mean(-1))
+    np.testing.assert_allclose(read_outs.NextToken("kl", even).read(LOGITS), by_hand, rtol=1e-4)
+    np.testing.assert_allclose(read_outs.NextToken("kl", LOGITS).read(LOGITS + 3), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("read_out", read_outs.NEXT_TOKEN)
+def test_next_token_of_many_candidates_and_of_some_prompts(read_out):
+    made = read_outs.NextToken(read_out).referring_to(LOGITS[::-1])
+    many = jnp.stack([LOGITS, 2 * LOGITS, LOGITS[::-1]])
+    read = made.read(many)
+    assert read.shape == (3, 2) and read.dtype == jnp.float32
+    for row, logits in zip(read, many, strict=True):
+        np.testing.assert_allclose(row, made.read(logits), rtol=1e-6)
+    np.testing.assert_allclose(made.rows(np.array([1])).read(LOGITS[1:]), read[0, 1:], rtol=1e-6)
+    assert made.read(LOGITS.astype(jnp.bfloat16)).dtype == jnp.float32
+
+
+def test_next_token_refers_to_special_where_nothing_is_given():
+    assert read_outs.NextToken("log_prob").referring_to(LOGITS).reference.tolist() == [0, 2]
+    given = read_outs.NextToken("log_prob", jnp.array([1, 1]))
+    assert given.referring_to(LOGITS).reference.tolist() == [1, 1]
+    np.testing.assert_allclose(jnp.exp(read_outs.NextToken("kl").referring_to(LOGITS).reference).sum(-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("read_out", "message"),
+    [
+        (read_outs.NextToken("logit"), "read_out 'logit'; wanted one of kl, log_prob"),
+        (read_outs.NextToken("kl", np.zeros((2, 3))), r"reference has shape \(2, 3\); wanted log-probabilities \(2, 61\)"),
+        (read_outs.NextToken("log_prob", np.array([1.0, 2.0])), r"reference is float64 \(2,\); wanted one token id a prompt"),
+        (read_outs.NextToken("log_prob", np.array([1])), r"reference is int64 \(1,\)"),
+        (read_outs.NextToken("log_prob", np.array([1, 61])), "wanted one token id a prompt, .*0 to 60"),
+        (read_outs.NextToken("log_prob", np.array([-1, 1])), "0 to 60"),
+        (jp.Anchor(layer=4, direction=[0.0, 1.0]), "anchor: layer 4"),
+    ],
+)
+def test_a_bad_read_out_is_refused(read_out, message):
+    with pytest.raises(ValueError, match=message):
+        read_outs.checked_for(testing.tiny_inputs(batch=2), read_out, CONFIG)
+
+
+def test_depth_is_that_of_the_deepest():
+    anchors = [jp.Anchor(layer=layer, direction=[0.0, 1.0]) for layer in (0, 1)]
+    assert read_outs.depth(CONFIG, anchors) == 2 and read_outs.depth(CONFIG, anchors[:1]) == 1
+    assert read_outs.depth(CONFIG, [*anchors, read_outs.NextToken()]) == 3
+
+
+def test_several_are_a_tuple_of_read_outs():
+    one = jp.Anchor(layer=0, direction=[0.0, 1.0])
+    assert read_outs.several(one) == (one,) and len(read_outs.several([one, read_outs.NextToken()])) == 2
+    for wrong in ([], [one, "kl"]):
+        with pytest.raises(ValueError, match="read-outs: wanted an Anchor, a NextToken, or several; got"):
+            read_outs.several(wrong)

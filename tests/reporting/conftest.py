@@ -1,6 +1,7 @@
 """Small findings, truly scored."""
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,6 +12,7 @@ import jaxpatch as jp
 from jaxpatch import testing
 from jaxpatch.reporting import figures
 from jaxpatch.reporting.findings import Findings, Sample
+from jaxpatch.scoring import screened as screen
 
 SAMPLES = (
     Sample("Describe owls.", "base", "Owls are birds.", False),
@@ -44,8 +46,14 @@ def exact(scored) -> Findings:
 
 @pytest.fixture(scope="session")
 def screened(scored, exact) -> Findings:
+    """A screen that leaves some heads unseen: a small sample, and a level that is met with few."""
     pair, prompts, anchor, _ = scored
-    return exact._replace(scores=jp.score(pair, prompts, anchor, kinds=("head",), method="screened", top=4))
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setattr(screen, "SAMPLE", 3)
+        warnings.simplefilter("ignore")
+        found = jp.score(pair, prompts, anchor, kinds=("head",), method="screened", top=2, alpha=0.9)
+    assert not found.screening["head"].replaced[: anchor.layer + 1].all()
+    return exact._replace(scores=found)
 
 
 @pytest.fixture(scope="session")

@@ -164,10 +164,28 @@ def test_trust_depends_on_the_method(exact, screened):
     assert "nothing was replaced" in wording.trust(first)[0]
     lines = wording.trust(screened)
     heads = screened.scores.screening["head"]
-    assert len(lines) == 1 and lines[0].startswith(f"{len(heads.exact)} heads were truly replaced (4 ranked high")
+    drawn = int(heads.is_random.sum())
+    assert len(lines) == 1 and lines[0].startswith(
+        f"{len(heads.exact)} heads were truly replaced ({drawn} drawn at random"
+    )
     bad = heads._replace(spearman=0.2)
     assert "Trust only the replaced ones" in wording.agrees("head", bad)
     assert "Trust only the replaced ones" in wording.agrees("head", heads._replace(slope=float("nan")))
+
+
+def test_what_is_promised_of_the_best(screened):
+    heads = screened.scores.screening["head"]
+    trusted = heads._replace(is_trusted=True, bound=0.01, threshold=0.02, top=7, alpha=0.1)
+    said = wording.promise("head", trusted)
+    assert said.startswith("The best 7 heads reach down to a score of 2.0") and "holds with probability 90" in said
+    poor = wording.promise("head", trusted._replace(is_trusted=False))
+    assert "poor here" in poor and "at most 0.7" in poor
+    assert "the order is exact" in wording.promise("head", trusted._replace(bound=float("-inf")))
+
+
+def test_the_noise_floor_is_told_for_each_kind(exact):
+    told = wording.noise(exact._replace(scores=dataclasses.replace(exact.scores, noise={"head": 1e-4, "neuron": 2e-6})))
+    assert told.startswith("head ±0.01") and "neuron ±0.0002" in told
 
 
 def test_dropped_prompts_are_counted_and_named(exact):

@@ -18,7 +18,7 @@ def test_by_hand():
     found = first_order.effects(scoring_toys.product(), ("part",), scoring_toys.options())["part"].effects
     assert found.tolist() == [[2, 0, 0], [4, 0, 0]]
     at = {"part": jnp.array([0.0, 0.5, 1.0])}
-    assert first_order.slopes(scoring_toys.product(), at)["part"].tolist() == [[2, 3, 1.5], [4, 6, 3]]
+    assert instrument.gate_slopes(scoring_toys.product().effect, at, 2)["part"].tolist() == [[2, 3, 1.5], [4, 6, 3]]
 
 
 def test_is_torch_autograd(tmp_path):
@@ -62,9 +62,9 @@ def test_slopes_compile_once_for_all_points():
     """A step along the path is a call of one program, and its models are arguments of it, not constants in it."""
     pair, rows = testing.tiny_pair(), testing.tiny_inputs()
     tool = instrument.of_pair(pair, rows, jp.Anchor(layer=1, direction=np.eye(16)[0]))
-    start = first_order._slope._cache_size()
+    start = instrument._slope._cache_size()
     for at in (0.0, 0.5, 1.0):
-        first_order.slopes(tool, {"neuron": jnp.full((3, 24), at, jnp.float32)})
+        instrument.gate_slopes(tool.effect, {"neuron": jnp.full((3, 24), at, jnp.float32)}, 4)
     again = instrument.of_pair(testing.tiny_pair(seed=1), rows, jp.Anchor(layer=1, direction=np.eye(16)[1]))
-    first_order.slopes(again, {"neuron": jnp.zeros((3, 24))})
-    assert first_order._slope._cache_size() <= start + 1
+    instrument.gate_slopes(again.effect, {"neuron": jnp.zeros((3, 24))}, 4)
+    assert instrument._slope._cache_size() <= start + 1

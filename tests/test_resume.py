@@ -1,0 +1,192 @@
+"""A sweep that is stopped anywhere goes on where it was, and ends with the same bits; what was begun with something else is refused."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import jaxpatch as jp
+from jaxpatch import resume, testing
+from jaxpatch.measuring import memory, sweep
+
+CONFIG = testing.tiny_config(neurons=96)
+PAIR, INPUTS = testing.tiny_pair(CONFIG), testing.tiny_inputs(CONFIG)
+ANCHOR = jp.Anchor(layer=2, direction=np.float32(np.eye(16)[0]))
+KINDS = ("neuron", "head")
+
+
+@pytest.fixture(autouse=True)
+def many_spans(monkeypatch):
+    monkeypatch.setattr(memory, "FILL_CPU", 100)
+    monkeypatch.setattr(sweep, "SPAN", 3)
+
+
+def scored(journal=sweep.FORGETFUL, **changes):
+    asked = {"kinds": KINDS, "method": "exact", "top": 10} | changes
+    return jp.score(PAIR, INPUTS, ANCHOR, journal=journal, **asked)
+
+
+def bits(scores):
+    return b"".join(scores.effects[kind].tobytes() for kind in KINDS)
+
+
+class Stopped(BaseException):
+    """What a kill looks like from inside."""
+
+
+def stopping_after(calls):
+    """A progress that stops the run at its so-many-th call."""
+    left = [calls]
+
+    def step(done, total):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Stopped
+
+    return lambda kind: step
+
+
+@pytest.mark.parametrize("method", ["exact", "screened"])
+def test_stopped_anywhere_and_gone_on_with_the_bits_are_the_same(tmp_path, method):
+    whole = bits(scored(method=method))
+    draw = random.Random(0)
+    resumed = []
+    for number in range(10):
+        folder = tmp_path / str(number)
+        with pytest.raises(Stopped), resume.Journal(folder, period=0) as journal:
+            scored(journal, method=method, progress=stopping_after(draw.randrange(2, 40)))
+        with resume.Journal(folder) as journal:
+            assert bits(scored(journal, method=method)) == whole
+        resumed.append(journal.num_resumed)
+    assert max(resumed) > 0 and len(set(resumed)) > 3, "it was stopped at different places, after some work"
+
+
+def test_stopped_again_and_again_it_still_ends(tmp_path):
+    whole, stops = bits(scored()), 0
+    while True:
+        try:
+            with resume.Journal(tmp_path / "state", period=0) as journal:
+                found = scored(journal, progress=stopping_after(9))
+            break
+        except Stopped:
+            stops += 1
+    assert stops > 3 and bits(found) == whole
+
+
+def test_a_finished_run_is_only_read(tmp_path, monkeypatch):
+    with resume.Journal(tmp_path / "state") as journal:
+        whole = bits(scored(journal))
+    monkeypatch.setattr(sweep, "_span", None)
+    with resume.Journal(tmp_path / "state") as journal:
+        assert bits(scored(journal)) == whole
+    journal.forget()
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("special", dict(pair=testing.tiny_pair(CONFIG, change=0.2))),
+        ("base", dict(pair=testing.tiny_pair(CONFIG, seed=1))),
+        ("prompts", dict(inputs=testing.tiny_inputs(CONFIG, seed=1))),
+        ("anchor", dict(anchor=jp.Anchor(layer=1, direction=np.float32(np.eye(16)[0])))),
+        ("anchor", dict(anchor=jp.Anchor(layer=2, direction=np.float32(np.eye(16)[1])))),
+        ("kinds", dict(kinds=("head",))),
+        ("method", dict(method="screened")),
+        ("seed", dict(seed=1)),
+        ("mode", dict(mode="knockout")),
+    ],
+)
+def test_another_run_is_refused_by_name(tmp_path, name, change):
+    with resume.Journal(tmp_path / "state") as journal:
+        scored(journal)
+    asked = {"pair": PAIR, "inputs": INPUTS, "anchor": ANCHOR, "kinds": KINDS} | change
+    with (
+        pytest.raises(jp.DifferentRunError, match=f"other .*{name} .was .*remove the folder"),
+        jp.Journal(tmp_path / "state") as journal,
+    ):
+        jp.score(journal=journal, **asked)
+
+
+def test_the_budget_is_the_one_it_was_begun_with(tmp_path):
+    with resume.Journal(tmp_path / "state") as journal:
+        scored(journal, memory=10**8)
+    assert resume.Journal(tmp_path / "state").begin({**journal._identity, "budget": "5"})["budget"] == str(10**8)
+
+
+def test_a_full_disk_costs_the_state_and_not_the_sweep(tmp_path, monkeypatch):
+    def full(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(resume.Journal, "save", full)
+    with (
+        pytest.warns(UserWarning, match="could not be saved in .*No space left"),
+        resume.Journal(tmp_path / "state", period=0) as journal,
+    ):
+        assert bits(scored(journal)) == bits(scored())
+
+
+KILLED = """
+import hashlib, sys
+from jaxpatch import resume
+from jaxpatch.measuring import memory, sweep
+import test_resume
+memory.FILL_CPU, sweep.SPAN = 100, 3
+print("started", flush=True)
+with resume.Journal(sys.argv[1], period=0.01) as journal:
+    found = test_resume.scored(journal)
+print(hashlib.sha256(test_resume.bits(found)).hexdigest(), journal.num_resumed)
+"""
+
+
+def started(folder):
+    """The same sweep in a process of its own, which is past its imports."""
+    here = os.pathsep.join([os.path.dirname(__file__), os.getcwd()])
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(folder)],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": here},
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "started\n"
+    return process
+
+
+def ended(process):
+    """The digest of its numbers, and how many it knew when it began."""
+    digest, known = process.communicate()[0].split()
+    assert process.returncode == 0
+    return digest, int(known)
+
+
+def killed(tmp_path, times):
+    """Kill at random moments of the time that a whole run takes. Returns how much was known when each was gone on with."""
+    began = time.monotonic()
+    whole, known = ended(started(tmp_path / "whole"))
+    lasts = time.monotonic() - began
+    assert known == 0
+    draw, resumed = random.Random(1), []
+    for number in range(times):
+        process = started(tmp_path / str(number))
+        time.sleep(draw.uniform(0, lasts))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        digest, known = ended(started(tmp_path / str(number)))
+        assert digest == whole
+        resumed.append(known)
+    return resumed
+
+
+def test_kill_9_loses_nothing(tmp_path):
+    killed(tmp_path, 1)
+
+
+@pytest.mark.slow
+def test_kill_9_at_twenty_random_moments(tmp_path):
+    known = killed(tmp_path, 20)
+    assert sum(each > 0 for each in known) > 3, "some were killed in the middle of the sweep"
