@@ -6,13 +6,13 @@ import jax
 import tyro
 from rich.console import Console
 
-from jaxpatch import run
+from jaxpatch import plan, run
 
 
 def main() -> None:
-    """``jaxpatch run ...``; exit status 0 done, 1 refused or failed, 2 bad usage, 130 interrupted."""
+    """``jaxpatch run ...`` or ``jaxpatch plan ...``; exit status 0 done, 1 refused or failed, 2 bad usage, 130 interrupted."""
     options = tyro.extras.subcommand_cli_from_dict(
-        {"run": run.Run},
+        {"run": run.Run, "plan": plan.Plan},
         prog="jaxpatch",
         description="Find which parameters carry a behaviour: Weight Patching in JAX.",
     )
@@ -20,13 +20,19 @@ def main() -> None:
     if options.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     try:
-        page = run.run(options, command=["jaxpatch", *sys.argv[1:]])
+        if isinstance(options, plan.Plan):
+            plan.plan(options)
+        else:
+            page = run.run(options, command=["jaxpatch", *sys.argv[1:]])
+            Console().print(f"report: {page.resolve()}", markup=False, soft_wrap=True)
     except (ValueError, KeyError, IndexError, OSError, MemoryError, RuntimeError) as error:
         said = error.args[0] if isinstance(error, KeyError) and error.args else error
         errors.print(f"[red]jaxpatch:[/red] {type(error).__name__}:", end=" ")
         errors.print(str(said), markup=False)
         sys.exit(1)
     except KeyboardInterrupt:
+        if isinstance(options, plan.Plan):
+            sys.exit(130)
         kept = run.unfinished(options.out.expanduser())
         then = (
             f"what was scored is kept in {kept}: the same command goes on."
@@ -35,7 +41,6 @@ def main() -> None:
         )
         errors.print(f"\ninterrupted: nothing was written to {options.out}; {then}", markup=False)
         sys.exit(130)
-    Console().print(f"report: {page.resolve()}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,9 @@ def product() -> instrument.Instrument:
 def ladder(exact, cheap, first_order=None) -> instrument.Instrument:
     """One kind, "part", whose scores are these numbers, exact and cheap; every gap is its input's size. Lists of lists: one list for
     each of several read-outs."""
-    rows = [np.atleast_2d(np.asarray(each, float)) for each in (exact, cheap, cheap if first_order is None else first_order)]
+    rows = [
+        np.atleast_2d(np.asarray(each, float)) for each in (exact, cheap, cheap if first_order is None else first_order)
+    ]
     true, linear, slopes = (np.concatenate([np.outer(SIZES, row) for row in each]).astype(np.float32) for each in rows)
     partition = {"part": Kind(true.shape[1:], ("part",), ())}
 

@@ -117,7 +117,7 @@ def load_pair(
         raise ValueError("dtype='float64' needs jax.config.update('jax_enable_x64', True) before anything else runs.")
     if faults := location_faults(base=base, special=special):
         raise FileNotFoundError("\n".join(faults))
-    base_path, special_path = _local(base), _local(special)
+    base_path, special_path = local(base), local(special)
     if lora.is_adapter(base_path):
         raise ValueError(
             f"{base_path} is an adapter; only special can be one. Give the model it was trained on as base."
@@ -125,7 +125,7 @@ def load_pair(
     one, two = _both(base_path, special_path, dtype, progress)
     one, two = _same_vocabulary(one, two, allow_longer_vocab)
     one, two = _same_tying(one, two)
-    faults = _config_faults(one.config, two.config) or compare.structure_faults(one.params, two.params)
+    faults = config_faults(one.config, two.config) or compare.structure_faults(one.params, two.params)
     if faults:
         raise ValueError(
             f"base {base_path} and special {special_path} are not of one architecture:\n"
@@ -182,16 +182,8 @@ def _refuse_non_finite(path: Path, checkpoint: Checkpoint, dtype: str) -> None:
 def load(path: Path, dtype: str) -> Checkpoint:
     """Read one checkpoint into a parameter tree of numpy arrays. Raises CheckpointError."""
     source = gguf_file.read(path) if path.suffix == ".gguf" else sources.directory(path)
-    model_type = source.raw_config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise CheckpointError(
-            path, [f"model_type {model_type!r} is not supported. {paths.did_you_mean(str(model_type), FAMILIES)}"]
-        )
-    family = FAMILIES[model_type]
-    try:
-        config = family.read_config(source.raw_config)
-    except ValueError as error:
-        raise CheckpointError(path, str(error).split("; ")) from None
+    config = config_of(path, source.raw_config)
+    family = FAMILIES[config.family]
     rules = family.rules(config)
     shapes = {n: s for n, s in source.shapes.items() if not n.endswith(family.ignored_tensors)}
     faults = []
@@ -206,6 +198,19 @@ def load(path: Path, dtype: str) -> Checkpoint:
     read = Checkpoint(config, paths.unflatten(leaves), source.raw_config, source.tokenizer, source.files)
     _refuse_non_finite(path, read, dtype)
     return read
+
+
+def config_of(path: Path, raw_config: Mapping[str, Any]) -> DecoderConfig:
+    """What a config.json says. Raises CheckpointError with everything in it that is not supported."""
+    model_type = raw_config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise CheckpointError(
+            path, [f"model_type {model_type!r} is not supported. {paths.did_you_mean(str(model_type), FAMILIES)}"]
+        )
+    try:
+        return FAMILIES[model_type].read_config(raw_config)
+    except ValueError as error:
+        raise CheckpointError(path, str(error).split("; ")) from None
 
 
 def location_faults(**names: str | Path) -> list[str]:
@@ -225,7 +230,11 @@ def location_faults(**names: str | Path) -> list[str]:
     return faults
 
 
-def _local(name: str | Path) -> Path:
+WITHOUT_WEIGHTS = ("*.json", "*.model", "*.jinja")
+"""Files of a hub model that say what it is and how it reads text."""
+
+
+def local(name: str | Path, *, weights: bool = True) -> Path:
     """A path as it stands; else a hub id, fetched without pickles. Raises FileNotFoundError where the hub has none."""
     path = Path(name).expanduser()
     if path.exists():
@@ -233,7 +242,7 @@ def _local(name: str | Path) -> Path:
     import huggingface_hub
 
     try:
-        wanted = ["*.json", "*.safetensors", "*.model", "*.jinja"]
+        wanted = [*WITHOUT_WEIGHTS, "*.safetensors"] if weights else [*WITHOUT_WEIGHTS]
         return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=wanted))
     except Exception as error:
         raise FileNotFoundError(
@@ -281,7 +290,8 @@ def _same_tying(one: Checkpoint, two: Checkpoint) -> tuple[Checkpoint, Checkpoin
     return untied(one), untied(two)
 
 
-def _config_faults(one: DecoderConfig, two: DecoderConfig) -> list[str]:
+def config_faults(one: DecoderConfig, two: DecoderConfig) -> list[str]:
+    """Where base and special are of different architectures."""
     a, b = vars(one), vars(two)
     return [
         f"{name}: base has {a[name]!r}, special has {b[name]!r}"

@@ -41,7 +41,7 @@ def merge(
     """
     settings_file, weights_file = files(path)
     settings = sources.read_json(settings_file)
-    faults = _setting_faults(settings)
+    faults = setting_faults(settings)
     if not weights_file.exists():
         faults.append(f"no {weights_file.name} (pickled adapters are refused: they can run code when opened)")
         raise sources.CheckpointError(path, faults)
@@ -74,7 +74,7 @@ def merge(
     return paths.unflatten(flat)
 
 
-def _setting_faults(settings: Mapping[str, Any]) -> list[str]:
+def setting_faults(settings: Mapping[str, Any]) -> list[str]:
     """Every setting that changes what the adapter computes and is not supported."""
     read = {"r", "lora_alpha", "use_rslora", "target_modules", "layers_to_transform", "exclude_modules"}
     faults = [

@@ -104,10 +104,15 @@ def directory(path: Path) -> Source:
     shapes, read = safetensors_of(files)
     if faults := [f"{index.name} lists {name}, which no shard holds" for name in listed if name not in shapes]:
         raise CheckpointError(path, faults)
-    has_tokenizer = any((path / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
-    make = (lambda: tokenizer_of(path)) if has_tokenizer else None
     tokenizer_files = (path / name for name in TOKENIZER_FILES)
-    return Source(read_json(config), shapes, read, (config, *files, *filter(Path.exists, tokenizer_files)), make)
+    used = (config, *files, *filter(Path.exists, tokenizer_files))
+    return Source(read_json(config), shapes, read, used, tokenizer_fn(path))
+
+
+def tokenizer_fn(path: Path) -> Callable[[], Any] | None:
+    """What makes the tokenizer of a model directory, or None where it has none."""
+    has_tokenizer = any((path / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
+    return (lambda: tokenizer_of(path)) if has_tokenizer else None
 
 
 def tokenizer_of(path: Path) -> Any:

@@ -95,18 +95,18 @@ class Held(NamedTuple):
 @functools.cache
 def partition_of(config: DecoderConfig) -> components.Partition:
     """The kinds of component of a model of these shapes."""
-    return components.of_decoder(_abstract(config))
+    return components.of_decoder(abstract(config))
 
 
 @functools.cache
-def _abstract(config: DecoderConfig) -> Params:
+def abstract(config: DecoderConfig) -> Params:
     """The shapes of one model's parameters, without the numbers."""
     return jax.eval_shape(functools.partial(decoder.init, config), jax.random.key(0))
 
 
 def _numbers(config: DecoderConfig, under: str = "") -> int:
     """Of one model's parameters whose path begins so."""
-    leaves = paths.flatten(_abstract(config)).items()
+    leaves = paths.flatten(abstract(config)).items()
     return sum(math.prod(leaf.shape) for path, leaf in leaves if path.startswith(under))
 
 
@@ -139,7 +139,7 @@ def bills(job: Job, kinds: Sequence[str], room: Room, *, top: int, alpha: float,
     outside = [kind for kind in kinds if kind not in inside]
     linear = {CHEAP: cheap(job, inside)} if inside else {}
     linear |= {SLOPES: slopes(job, outside, job.num_prompts)} if outside else {}
-    counts, sample = candidates(job, kinds), max(screened.SAMPLE, math.ceil(NUM_SCALES / alpha))
+    counts = candidates(job, kinds)
 
     def sweeps(most: float) -> Bill:
         swept = {kind: exact(job, kind, spread(int(min(counts[kind], most)), job.depth), room) for kind in inside}
@@ -148,11 +148,16 @@ def bills(job: Job, kinds: Sequence[str], room: Room, *, top: int, alpha: float,
 
     return {
         "exact": sweeps(math.inf),
-        "screened": _together(linear, sweeps(sample + top)),
+        "screened": _together(linear, sweeps(smallest_sample(alpha) + top)),
         "local_linear": linear,
         "first_order": linear,
         "integrated": {SLOPES: slopes(job, kinds, steps * job.num_prompts)},
     }
+
+
+def smallest_sample(alpha: float) -> int:
+    """Candidates of a kind that a screen draws at random, if the cheap score is good."""
+    return max(screened.SAMPLE, math.ceil(NUM_SCALES / alpha))
 
 
 def _together(one: Bill, two: Bill) -> Bill:

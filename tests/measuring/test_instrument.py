@@ -55,7 +55,6 @@ def test_bad_prompts_and_anchors_are_refused():
     with pytest.raises(ValueError, match="anchor: layer 3"):
         instrument.of_pair(PAIR, INPUTS, jp.Anchor(layer=3, direction=np.eye(16)[0]))
 
-
     with pytest.raises(ValueError, match="mode 'ablation'; wanted one of restoration, knockout"):
         instrument.of_pair(PAIR, INPUTS, jp.Anchor(layer=0, direction=np.eye(16)[0]), mode="ablation")
     for nothing in ((), (3,), None):

@@ -131,8 +131,14 @@ def test_next_token_refers_to_special_where_nothing_is_given():
     ("read_out", "message"),
     [
         (read_outs.NextToken("logit"), "read_out 'logit'; wanted one of kl, log_prob"),
-        (read_outs.NextToken("kl", np.zeros((2, 3))), r"reference has shape \(2, 3\); wanted log-probabilities \(2, 61\)"),
-        (read_outs.NextToken("log_prob", np.array([1.0, 2.0])), r"reference is float64 \(2,\); wanted one token id a prompt"),
+        (
+            read_outs.NextToken("kl", np.zeros((2, 3))),
+            r"reference has shape \(2, 3\); wanted log-probabilities \(2, 61\)",
+        ),
+        (
+            read_outs.NextToken("log_prob", np.array([1.0, 2.0])),
+            r"reference is float64 \(2,\); wanted one token id a prompt",
+        ),
         (read_outs.NextToken("log_prob", np.array([1])), r"reference is int64 \(1,\)"),
         (read_outs.NextToken("log_prob", np.array([1, 61])), "wanted one token id a prompt, .*0 to 60"),
         (read_outs.NextToken("log_prob", np.array([-1, 1])), "0 to 60"),

@@ -139,7 +139,8 @@ def test_a_device_out_of_memory_takes_fewer_at_once(monkeypatch, whole):
         found = sweep.exact(CONFIG, "head", MODELS, HEADS)
     assert_same(found, whole)
     assert [str(warning.message) for warning in said] == [
-        f"the device ran out of memory with {size} candidates at once; going on with {size // 2}." for size in (16, 8, 4)
+        f"the device ran out of memory with {size} candidates at once; going on with {size // 2}."
+        for size in (16, 8, 4)
     ]
     assert sizes == [16, 8, 4] + [2] * 6
 

@@ -97,7 +97,9 @@ def test_nothing_unseen_may_be_above_the_threshold_at_the_end(seed):
 
 def test_a_smaller_alpha_replaces_at_least_as_many():
     for seed in range(5):
-        replaced = [quietly(ladder(seed), alpha=alpha, seed=seed).screening.replaced.sum() for alpha in (0.3, 0.1, 0.03)]
+        replaced = [
+            quietly(ladder(seed), alpha=alpha, seed=seed).screening.replaced.sum() for alpha in (0.3, 0.1, 0.03)
+        ]
         assert replaced == sorted(replaced) and replaced[0] < replaced[-1]
 
 

@@ -1,0 +1,110 @@
+"""Several devices, and several processes, give the scores of one."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from jaxpatch import testing
+from jaxpatch.measuring import devices
+from jaxpatch.trees import paths
+
+COMPARE = """
+import dataclasses, sys
+import jax
+import numpy as np
+if len(sys.argv) > 3:
+    jax.distributed.initialize(sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+import jaxpatch as jp
+from jaxpatch import testing
+pair, prompts = testing.tiny_pair(), testing.tiny_inputs()
+if jax.config.jax_enable_x64:
+    wide = [jax.tree.map(lambda leaf: leaf.astype("float64"), side) for side in (pair.base, pair.special)]
+    pair = dataclasses.replace(pair, base=wide[0], special=wide[1])
+anchor = jp.Anchor(layer=2, direction=np.float32(np.eye(16)[0]))
+mesh = jax.make_mesh((int(sys.argv[1]), int(sys.argv[2])), ("candidates", "model"))
+kinds = ("head", "neuron", "kv", "layer")
+one, many = (jp.score(pair, prompts, anchor, kinds=kinds, mesh=each) for each in (None, mesh))
+for kind in kinds:
+    print("apart", np.abs(one.effects[kind] - many.effects[kind]).max() / np.abs(one.effects[kind]).max())
+    print("scores apart", np.abs(one.values[kind] - many.values[kind]).max())
+print("devices", len(jax.devices()))
+"""
+
+
+def processes(shape, number, others=(), *, is_wide=False):
+    """The same command in so many processes; each sees its share of the devices. Returns what they print."""
+    here = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={shape[0] * shape[1] // number}",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_X64": str(int(is_wide)),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    commands = [
+        [sys.executable, "-c", COMPARE, *map(str, shape), *others, *([str(n)] if others else [])] for n in range(number)
+    ]
+    started = [
+        subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=here) for c in commands
+    ]
+    said = []
+    for process in started:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        said.append(out)
+    return said
+
+
+def check(said, num_devices, tolerance):
+    """Scores within 1e-6 of the gap; effects within the tolerance, of the largest."""
+    scores, effects = (
+        [float(number) for number in re.findall(rf"^{name} (\S+)", said, re.M)] for name in ("scores apart", "apart")
+    )
+    assert len(scores) == len(effects) == 4
+    assert max(scores) <= 1e-6 and max(effects) <= tolerance
+    assert f"devices {num_devices}" in said
+
+
+@pytest.mark.parametrize(("shape", "is_wide", "tolerance"), [((8, 1), False, 3e-6), ((4, 2), True, 1e-12)])
+def test_eight_devices_give_the_scores_of_one(shape, is_wide, tolerance):
+    """In float32 a sum over devices is rounded in another order; in float64 nothing is left of that."""
+    check(processes(shape, 1, is_wide=is_wide)[0], 8, tolerance)
+
+
+def test_two_processes_give_the_scores_of_one():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    for said in processes((2, 2), 2, (address, "2"), is_wide=True):
+        check(said, 4, 1e-12)
+
+
+def test_every_matrix_of_a_block_is_cut_and_nothing_else():
+    flat: Mapping = paths.flatten(testing.tiny_pair(testing.tiny_config(attention_bias=True, mlp_bias=True)).base)
+    kept = {path for path in flat if path not in devices.CUT_AXIS}
+    assert set(devices.CUT_AXIS) <= set(flat)
+    assert kept == {
+        "embed/kernel",
+        "unembed/kernel",
+        "final_norm/scale",
+        "layers/attn_norm/scale",
+        "layers/mlp_norm/scale",
+        "layers/attn/o/bias",
+        "layers/mlp/down/bias",
+    }
+    sizes = {4, 2, 24}
+    assert all(flat[path].shape[axis] in sizes for path, axis in devices.CUT_AXIS.items())
+
+
+def test_unknown_axes_are_refused():
+    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+    with pytest.raises(
+        ValueError, match=r"unknown axes data; wanted 'candidates', 'model' or both\. Make it with jax.make_mesh"
+    ):
+        devices.checked(mesh)
