@@ -7,9 +7,10 @@ The floors, from the bottom; each imports only what stands before it:
     patching           components and THE definition of a patch
     measuring          tasks, anchors, effects: the definition, and the engine that computes it fast
     scoring            one number per component, five ways
+    planning           what a run will cost, from two configs
     validating         restoration and knockout against controls
     reporting          tables, figures, one HTML page, the manifest
-    pipeline, run, cli the conductor and the command line
+    pipeline, run, plan, cli    the conductor and the command line
 """
 
 from jaxpatch.measuring.anchors import AnchorInfo, fit_anchor

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from jaxpatch.measuring import inputs, memory, prompt_sets, tasks
 from jaxpatch.models import checkpoints, layers, outlines, prefix_tree
@@ -203,7 +203,7 @@ def _show(
     budget: int,
     paces: Mapping[str, machines.Pace],
 ) -> None:
-    job, room, config = planned.job, planned.room, planned.job.config
+    job, config = planned.job, planned.job.config
     machine = machines.MACHINES.get(options.device)
     console.print(
         f"{config.layers} blocks of width {config.width}, {config.heads} heads in {config.kv_heads} groups and {config.neurons} "
@@ -233,8 +233,7 @@ def _show(
 
 
 def _memory_table(planned: Planned, free: int, budget: int) -> Table:
-    table = Table("memory", "GiB", title_justify="left")
-    table.columns[1].justify = "right"
+    table = Table("memory", Column("GiB", justify="right"))
     held, room = planned.held, planned.room
     for label, size in (
         ("parameters of both models, at most", planned.job.parameter_bytes),
@@ -244,31 +243,33 @@ def _memory_table(planned: Planned, free: int, budget: int) -> Table:
         ("budget beside the parameters", budget),
         ("there is", free),
     ):
-        table.add_row(label, f"{size / 2**30:,.3g}")
+        table.add_row(label, _short(size / 2**30))
     return table
 
 
 def _work_table(planned: Planned, kinds: tuple[str, ...]) -> Table:
-    table = Table("kind", "candidates", "GFLOP a patch", "TFLOP for all, exact")
+    numbers = (Column(name, justify="right") for name in ("candidates", "GFLOP a patch", "TFLOP for all, exact"))
+    table = Table("kind", *numbers)
     counts = cost.candidates(planned.job, kinds)
     for kind in kinds:
         flops = sum(work.flops for work in planned.bills["exact"][kind].values())
-        each = f"{flops / counts[kind] / 1e9:,.3g}" if counts[kind] else "-"
-        table.add_row(kind, f"{counts[kind]:,}", each, f"{flops / 1e12:,.3g}")
-    for column in table.columns[1:]:
-        column.justify = "right"
+        each = _short(flops / counts[kind] / 1e9) if counts[kind] else "-"
+        table.add_row(kind, f"{counts[kind]:,}", each, _short(flops / 1e12))
     return table
 
 
 def _time_table(planned: Planned, kinds: tuple[str, ...], machine: str) -> Table:
     names = (*kinds, TOGETHER) if len(kinds) > 1 else kinds
-    table = Table(f"time on {machine}", *names)
+    table = Table(f"time on {machine}", *(Column(name, justify="right") for name in names))
     for method, times in planned.seconds.items():
         at_least = "at least " if method == "screened" else ""
         table.add_row(method, *(at_least + duration(times[name]) for name in names))
-    for column in table.columns[1:]:
-        column.justify = "right"
     return table
+
+
+def _short(number: float) -> str:
+    """Three digits that count, and no exponent."""
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
 
 
 def duration(seconds: float) -> str:

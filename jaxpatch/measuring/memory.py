@@ -21,7 +21,11 @@ SHARE = 0.5
 """Of the memory that is free, what a sweep takes where no budget is given."""
 ENOUGH = 4
 """Candidates for which states of more blocks give way."""
-SMALLEST_BUDGET = 64 * 2**20
+IN_FLIGHT = 2
+"""Pieces whose arrays exist at once: one that runs and one that is ready."""
+WEIGHT_COPIES = 2
+"""Of one block's matrices, that a running piece has cut out of the stack."""
+SMALLEST_BUDGET = 256 * 2**20
 
 
 class Room(NamedTuple):
@@ -40,15 +44,16 @@ def plan(config: DecoderConfig, tree: PrefixTree, itemsize: int, depth: int, bud
     Raises: MemoryError where one candidate does not fit, saying what would.
     """
     num_nodes = tree.tokens.shape[0]
-    each, block = candidate_bytes(config, tree, itemsize), 2 * num_nodes * config.width * itemsize
-    if each + 2 * block > budget:
+    each, block = IN_FLIGHT * candidate_bytes(config, tree, itemsize), 2 * num_nodes * config.width * itemsize
+    fixed = IN_FLIGHT * WEIGHT_COPIES * block_bytes(config, itemsize)
+    if fixed + each + 2 * block > budget:
         raise MemoryError(
-            f"a sweep needs at least {(each + 2 * block) / 2**20:.0f} MiB beside the models ({num_nodes} distinct token positions, "
+            f"a sweep needs at least {(fixed + each + 2 * block) / 2**20:.0f} MiB beside the models ({num_nodes} distinct token positions, "
             f"width {config.width}); the budget is {budget / 2**20:.0f} MiB. Give more memory, or use fewer or shorter prompts."
         )
-    most = max(1, fill // num_nodes)
-    blocks = max(1, min(depth, (budget - min(most, ENOUGH) * each) // block - 1))
-    return Room(candidates=max(1, min(most, (budget - (blocks + 1) * block) // each)), blocks=blocks)
+    most, left = max(1, fill // num_nodes), budget - fixed
+    blocks = max(1, min(depth, (left - min(most, ENOUGH) * each) // block - 1))
+    return Room(candidates=max(1, min(most, (left - (blocks + 1) * block) // each)), blocks=blocks)
 
 
 def candidate_bytes(config: DecoderConfig, tree: PrefixTree, itemsize: int) -> int:
@@ -61,6 +66,12 @@ def candidate_bytes(config: DecoderConfig, tree: PrefixTree, itemsize: int) -> i
     attention = 2 * (config.heads * queries + 2 * config.kv_heads * keys) + logits + num_nodes * config.width * itemsize
     mlp = num_nodes * (2 * config.neurons + config.width) * itemsize
     return stream + max(attention, mlp)
+
+
+def block_bytes(config: DecoderConfig, itemsize: int) -> int:
+    """Bytes of one block's matrices."""
+    attention = 2 * config.width * config.head_width * (config.heads + config.kv_heads)
+    return (attention + 3 * config.width * config.neurons) * itemsize
 
 
 def prompt_bytes(config: DecoderConfig, tokens: int, itemsize: int, depth: int) -> int:

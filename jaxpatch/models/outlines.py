@@ -61,5 +61,7 @@ def _model(path: Path) -> Outline:
         return Outline(checkpoints.config_of(path, source.raw_config), source.tokenizer)
     config = path / "config.json"
     if not config.exists():
-        raise checkpoints.CheckpointError(path, ["no config.json; wanted a model directory, an adapter, or a .gguf file"])
+        raise checkpoints.CheckpointError(
+            path, ["no config.json; wanted a model directory, an adapter, or a .gguf file"]
+        )
     return Outline(checkpoints.config_of(path, sources.read_json(config)), sources.tokenizer_fn(path))

@@ -21,8 +21,8 @@ from jaxpatch.planning.machines import Pace
 from jaxpatch.trees import paths
 
 BLOCKS = 4
-"""Of the model that runs: the candidates' own, two that follow whole, and the anchor's."""
-PIECES = 2
+"""Up to the anchor of the model that runs: the candidates' own, two that follow whole, and the anchor's."""
+PIECES = 1
 """In each sweep."""
 SECONDS = 2.0
 FEWEST_ROUNDS = 3
@@ -104,14 +104,16 @@ def _pace(long: cost.Work, short: cost.Work, long_seconds: float, short_seconds:
 
 
 def _random_pair(job: cost.Job, prompts: Inputs, dtype: str, seed: int) -> tuple[Pair, Inputs]:
-    """A few blocks of the shapes, with no more of a vocabulary than the prompts use."""
+    """A few blocks of the shapes and one above the anchor, with no more of a vocabulary than the prompts use."""
     ids, tokens = np.unique(np.asarray(prompts.tokens), return_inverse=True)
-    config = dataclasses.replace(job.config, layers=BLOCKS, vocab=len(ids))
+    config = dataclasses.replace(job.config, layers=BLOCKS + 1, vocab=len(ids))
     noise = STD * np.random.default_rng(seed).standard_normal(2**16).astype(np.float32)
 
     def drawn(change: float) -> Any:
         leaves = paths.flatten(cost.abstract(config)).items()
-        return paths.unflatten({path: jnp.asarray(change * np.resize(noise, leaf.shape), dtype) for path, leaf in leaves})
+        return paths.unflatten(
+            {path: jnp.asarray(change * np.resize(noise, leaf.shape), dtype) for path, leaf in leaves}
+        )
 
     relabelled = Inputs(jnp.asarray(tokens.reshape(prompts.tokens.shape), jnp.int32), prompts.lengths)
     return Pair(base=drawn(1.0), special=drawn(1.01), config=config), relabelled

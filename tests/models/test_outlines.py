@@ -1,0 +1,75 @@
+"""What is known of a pair before weights are read, and what is refused already then."""
+
+import json
+
+import pytest
+
+from jaxpatch import testing
+from jaxpatch.models import checkpoints, outlines
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two directories with everything but weights."""
+    made = testing.tiny_checkpoints(tmp_path)
+    for folder in made:
+        (folder / "model.safetensors").unlink()
+    return made
+
+
+def change(folder, **fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def adapter(folder, **fields):
+    folder.mkdir()
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]} | fields
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_an_outline_needs_no_weights(folders, tmp_path_factory):
+    found = outlines.read(*folders)
+    whole = testing.tiny_checkpoints(tmp_path_factory.mktemp("whole"))
+    assert found.config == checkpoints.load_pair(*whole).config
+    assert found.tokenizer is not None and found.tokenizer()("owl")["input_ids"]
+
+
+def test_without_a_tokenizer(folders):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folders[0] / name).unlink()
+    assert outlines.read(*folders).tokenizer is None
+
+
+def test_an_adapter_has_the_architecture_of_its_base(folders, tmp_path):
+    assert outlines.read(folders[0], adapter(tmp_path / "adapter")).config == outlines.read(*folders).config
+
+
+def test_where_one_model_is_tied_the_pair_is_not(folders):
+    change(folders[0], tie_word_embeddings=True)
+    assert not outlines.read(*folders).config.tied
+    change(folders[1], tie_word_embeddings=True)
+    assert outlines.read(*folders).config.tied
+
+
+def test_other_architectures_are_refused_with_all_that_differs(folders):
+    change(folders[1], num_hidden_layers=5, intermediate_size=32)
+    with pytest.raises(ValueError, match=r"(?s)not of one architecture.*layers: base has 3, special has 5.*neurons: "):
+        outlines.read(*folders)
+
+
+def test_the_faults_of_both_are_named_at_once(folders, tmp_path):
+    change(folders[0], hidden_act="gelu")
+    with pytest.raises(checkpoints.CheckpointError, match=r"(?s)hidden_act = 'gelu'.*use_dora = True"):
+        outlines.read(folders[0], adapter(tmp_path / "adapter", use_dora=True))
+
+
+def test_what_is_no_model(folders, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"(?s)base no/such/base.*special no/such/special"):
+        outlines.read("no/such/base", "no/such/special")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(checkpoints.CheckpointError, match=r"no config\.json"):
+        outlines.read(tmp_path / "empty", folders[1])
+    with pytest.raises(ValueError, match="only special can be one"):
+        outlines.read(adapter(tmp_path / "adapter"), folders[1])
