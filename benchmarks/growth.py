@@ -24,6 +24,8 @@ from jaxpatch.reporting import drawing
 
 KIND = "neuron"
 HEAD_WIDTH, NEURONS_PER_WIDTH = 32, 3
+SECONDS = (0.1, 0.2, 0.5, 1, 2)
+"""Marks of the figure."""
 
 
 class Shape(NamedTuple):
@@ -127,7 +129,8 @@ def drawn(groups: Mapping[str, list[timing.Timed]], ratios: Mapping[str, list[ti
         axes.errorbar(AXES[axis], middle, ends, fmt=marker, color=colour, label="measured")
         axes.set_xscale("log")
         axes.set_yscale("log")
-        axes.set_xticks(AXES[axis], [str(value) for value in AXES[axis]])
+        axes.set_xticks(AXES[axis], [str(value) for value in AXES[axis]], rotation=45)
+        axes.set_yticks(SECONDS, [f"{value:g}" for value in SECONDS])
         axes.minorticks_off()
         axes.set_xlabel(axis)
         drawing.grid(axes, "both")

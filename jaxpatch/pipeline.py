@@ -280,7 +280,7 @@ def _identity(pair: Pair, inputs: Inputs, wanted: Sequence[ReadOut], budget: int
     return {
         "base": fingerprint(pair.base),
         "special": fingerprint(pair.special),
-        "prompts": fingerprint(inputs._asdict()),
+        "prompts": fingerprint(checked_inputs(inputs, pair.config)._asdict()),
         "anchor": f"{fingerprint(read)} {about}",
         "precision": layers.precision(),
         "device": device.device_kind,

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxpatch as jp
-from jaxpatch.measuring import effect, read_outs
+from jaxpatch.measuring import effect, memory, read_outs
 from jaxpatch.measuring.downstream import Models
 from jaxpatch.measuring.read_outs import Anchor, NextToken, ReadOut
 from jaxpatch.models import prefix_tree
 from jaxpatch.models.checkpoints import Pair
+from jaxpatch.models.config import DecoderConfig
 
 reads = jax.jit(effect.reads, static_argnums=0)
 last_logits = jax.jit(effect.last_logits, static_argnums=0)
@@ -53,3 +54,12 @@ def models(pair: Pair, prompts: jp.Inputs, wanted: ReadOut | Sequence[ReadOut], 
     asked = tuple(r.referring_to(logits) if isinstance(r, NextToken) else r for r in read_outs.several(wanted))
     host, donor = (pair.base, pair.special) if mode == "restoration" else (pair.special, pair.base)
     return Models(host, donor, prompts, tree_of(prompts), asked)
+
+
+def budget(config: DecoderConfig, tree: prefix_tree.PrefixTree, candidates: int, blocks: int, itemsize: int = 4) -> int:
+    """Bytes of so many candidates in each piece in flight, of the weights that pieces cut out, and of so many blocks' streams beside
+    the one that leads to them."""
+    block = 2 * tree.tokens.shape[0] * config.width * itemsize
+    weights = memory.WEIGHT_COPIES * memory.block_bytes(config, itemsize)
+    piece = candidates * memory.candidate_bytes(config, tree, itemsize) + weights
+    return memory.IN_FLIGHT * piece + (blocks + 1) * block

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxpatch.measuring import read_outs
@@ -71,7 +72,7 @@ def trace(
         mid = block.attention_half(x, context)[0]
         return block.mlp_half(mid), (x, mid)
 
-    after, (entering, mid) = jax.lax.scan(step, x, first + jnp.arange(length))
+    after, (entering, mid) = jax.lax.scan(step, x, first + jnp.arange(length, dtype=jnp.int32))
     return Trace(jnp.asarray(first, jnp.int32), jnp.concatenate([entering, after[None]]), mid)
 
 
@@ -135,6 +136,6 @@ def finish(
 def host_reads(config: DecoderConfig, models: Models) -> Float[Array, "R B"]:
     """The read-outs of the unpatched host."""
     shape = len(models.read_outs), models.tree.last.shape[0]
-    dtype = jnp.promote_types(models.host["embed"]["kernel"].dtype, jnp.float32)
+    dtype = np.promote_types(models.host["embed"]["kernel"].dtype, jnp.float32)
     x = embedded(models.host, models.tree)
     return finish(config, models, x[None], jnp.zeros(1, jnp.int32), jnp.zeros(shape, dtype))[0]

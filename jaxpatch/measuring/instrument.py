@@ -94,8 +94,12 @@ def of_pair(
                 config, kind, placed, indices, budget=budget, mesh=mesh, journal=journal, progress=progress
             )
             return sign * found.reshape(len(indices), -1)
-        gates = [components.gates(partition, {kind: [index]}) for index in indices]
-        return np.stack([np.asarray(effect_fn(gate, everything)) - base for gate in gates])
+        found = []
+        for index in indices:
+            gate = components.gates(partition, {kind: [index]})
+            found.append(np.asarray(effect_fn(gate, everything)) - base)
+            progress(len(found), len(indices))
+        return np.stack(found)
 
     def cheap(kinds: tuple[str, ...], progress: sweep.Progress) -> dict[str, Cheap]:
         found = {}
@@ -104,7 +108,7 @@ def of_pair(
             passes = sweep.cheap(config, inside, models, budget=budget, progress=progress)
             found = {kind: Cheap(*(sign * each for each in both)) for kind, both in passes.items()}
         outside = {kind: jnp.zeros(partition[kind].shape) for kind in kinds if kind not in found}
-        slopes = gate_slopes(effect_fn, outside, base.shape[0]) if outside else {}
+        slopes = gate_slopes(effect_fn, outside, base.shape[0], progress) if outside else {}
         shaped = {kind: Cheap(*(_whole(each, partition[kind].shape) for each in both)) for kind, both in found.items()}
         return shaped | {kind: Cheap(slope, slope) for kind, slope in slopes.items()}
 

@@ -57,15 +57,18 @@ def plan(config: DecoderConfig, tree: PrefixTree, itemsize: int, depth: int, bud
 
 
 def candidate_bytes(config: DecoderConfig, tree: PrefixTree, itemsize: int) -> int:
-    """Bytes of one candidate's arrays at the widest moment of a block: its attention or its MLP."""
+    """Bytes of one candidate's arrays at the widest moment: attention, an MLP, or the logits of a next-token read-out."""
     num_nodes, tiles = tree.tokens.shape[0], tree.inside
     wide = max(itemsize, 4)
     stream = 4 * num_nodes * config.width * itemsize
     queries, keys = (math.prod(part.shape) * config.head_width * itemsize for part in (tiles.queries, tiles.keys))
-    logits = math.prod(tiles.mask.shape) * config.heads * (wide + wide)
-    attention = 2 * (config.heads * queries + 2 * config.kv_heads * keys) + logits + num_nodes * config.width * itemsize
+    weights = math.prod(tiles.mask.shape) * config.heads * (wide + wide)
+    attention = (
+        2 * (config.heads * queries + 2 * config.kv_heads * keys) + weights + num_nodes * config.width * itemsize
+    )
     mlp = num_nodes * (2 * config.neurons + config.width) * itemsize
-    return stream + max(attention, mlp)
+    logits = tree.last.shape[0] * config.vocab * wide
+    return stream + max(attention, mlp, logits)
 
 
 def block_bytes(config: DecoderConfig, itemsize: int) -> int:

@@ -60,8 +60,8 @@ class NextToken:
 
     Example:
         >>> logits = jnp.log(jnp.array([[0.5, 0.5]]))
-        >>> NextToken("log_prob", jnp.array([1])).read(logits).round(4).tolist()
-        [-0.6931]
+        >>> round(NextToken("log_prob", jnp.array([1])).read(logits).item(), 4)
+        -0.6931
     """
 
     read_out: str = flax.struct.field(pytree_node=False, default="kl")

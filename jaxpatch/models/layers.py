@@ -124,7 +124,13 @@ def attend(
     may_look = jnp.repeat(mask, group, axis=-2)[..., None, :, :]
     logits = jnp.where(may_look, at_least_float32(logits), -jnp.inf)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
-    z = jnp.einsum("...kqs,...ksh->...kqh", weights.astype(v.dtype), jnp.swapaxes(v, -2, -3), precision=precision())
+    z = jnp.einsum(
+        "...kqs,...ksh->...kqh",
+        weights.astype(v.dtype),
+        jnp.swapaxes(v, -2, -3),
+        precision=precision(),
+        preferred_element_type=weights.dtype,
+    )
     z = (z / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
     z = z.reshape(*lead, num_groups, num_tokens, group, width)
     return jnp.moveaxis(z, -3, -4).reshape(*lead, num_tokens, num_heads, width)

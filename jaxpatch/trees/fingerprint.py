@@ -22,7 +22,8 @@ def fingerprint(tree: Mapping[str, Any]) -> str:
     """
     digest = hashlib.sha256()
     for path, leaf in sorted(paths.flatten(tree).items()):
-        digest.update(f"{path} {leaf.shape} {leaf.dtype} {np.asarray(_sums(jnp.asarray(leaf))).tolist()}\n".encode())
+        leaf = jnp.asarray(leaf)
+        digest.update(f"{path} {leaf.shape} {leaf.dtype} {np.asarray(_sums(leaf)).tolist()}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -23,36 +23,27 @@ def tree(rows="sharing"):
     return engine_cases.tree_of(engine_cases.inputs(ROWS[rows]))
 
 
-def held(room, config, tree, itemsize=4) -> int:
-    """Bytes of a room: its candidates, and the streams of its blocks and of the one that leads there."""
-    block = 2 * tree.tokens.shape[0] * config.width * itemsize
-    return room.candidates * memory.candidate_bytes(config, tree, itemsize) + (room.blocks + 1) * block
+def held(config, prompts, room) -> int:
+    return engine_cases.budget(config, prompts, *room)
 
 
 @pytest.mark.parametrize("config", [TINY, MEDIUM], ids=["tiny", "medium"])
 def test_a_plan_is_within_its_budget_and_more_gives_no_less(config):
     prompts = tree()
-    each = memory.candidate_bytes(config, prompts, 4)
-    block = 2 * prompts.tokens.shape[0] * config.width * 4
-    before = memory.Room(0, 0)
-    for budget in np.geomspace(each + 2 * block, 400 * each, 60).astype(int):
+    least, before = held(config, prompts, (1, 1)), memory.Room(0, 0)
+    for budget in np.geomspace(least, held(config, prompts, (400, 30)), 60).astype(int):
         room = memory.plan(config, prompts, 4, 30, int(budget), fill=10**9)
-        assert room.candidates >= 1 and 1 <= room.blocks <= 30 and held(room, config, prompts) <= budget
+        assert room.candidates >= 1 and 1 <= room.blocks <= 30 and held(config, prompts, room) <= budget
         if room.blocks < 30:
-            assert held(room._replace(blocks=room.blocks + 1), config, prompts) > budget or (
-                room.candidates <= memory.ENOUGH
-            ), "room for one more block is used"
+            assert room.candidates <= memory.ENOUGH, "what a few candidates leave goes to blocks"
         assert room.blocks >= before.blocks, "more memory, no fewer blocks"
         before = room
     assert before.blocks == 30 and before.candidates > 300
 
 
-def test_blocks_give_way_before_a_few_candidates():
-    prompts = tree()
-    each, block = memory.candidate_bytes(MEDIUM, prompts, 4), 2 * prompts.tokens.shape[0] * 128 * 4
-    assert memory.plan(MEDIUM, prompts, 4, 30, 4 * each + 11 * block, 10**9) == (4, 10)
-    assert memory.plan(MEDIUM, prompts, 4, 30, 4 * each + 40 * block, 10**9).blocks == 30
-    assert memory.plan(MEDIUM, prompts, 4, 30, 2 * each + 2 * block, 10**9) == (2, 1)
+@pytest.mark.parametrize("room", [(4, 10), (4, 30), (2, 1), (1, 1), (77, 30)])
+def test_blocks_give_way_before_a_few_candidates(room):
+    assert memory.plan(MEDIUM, tree(), 4, 30, held(MEDIUM, tree(), room), fill=10**9) == room
 
 
 def test_no_more_candidates_than_fill_the_machine():
@@ -62,16 +53,13 @@ def test_no_more_candidates_than_fill_the_machine():
 
 
 def test_too_little_memory_says_what_would_do():
-    prompts = tree()
-    least = memory.candidate_bytes(MEDIUM, prompts, 4) + 4 * prompts.tokens.shape[0] * 128 * 4
-    assert memory.plan(MEDIUM, prompts, 4, 30, least, fill=10**9) == (1, 1)
-    nodes = prompts.tokens.shape[0]
+    least = held(MEDIUM, tree(), (1, 1))
     said = (
-        rf"at least {least / MIB:.0f} MiB beside the models \({nodes} distinct token positions, width 128\); "
+        rf"at least {least / MIB:.0f} MiB beside the models \({tree().tokens.shape[0]} distinct token positions, width 128\); "
         rf"the budget is {(least - 1) / MIB:.0f} MiB. Give more memory, or use fewer or shorter prompts"
     )
     with pytest.raises(MemoryError, match=said):
-        memory.plan(MEDIUM, prompts, 4, 30, least - 1, fill=10**9)
+        memory.plan(MEDIUM, tree(), 4, 30, least - 1, fill=10**9)
 
 
 def test_default_budget_is_a_share_of_what_is_free(monkeypatch):

@@ -20,10 +20,11 @@ READ_OUTS = (engine_cases.anchor(2), engine_cases.anchor(0, 1), NextToken("kl"))
 MODELS = engine_cases.models(PAIR, INPUTS, READ_OUTS)
 HEADS = np.argwhere(np.ones((3, 4)))
 NEURONS = np.argwhere(np.ones((3, 24)))
-EACH = memory.candidate_bytes(CONFIG, MODELS.tree, 4)
-BLOCK = 2 * MODELS.tree.tokens.shape[0] * CONFIG.width * 4
-"""Of the streams before a block and in its middle."""
 FILL = memory.FILL_CPU // MODELS.tree.tokens.shape[0]
+
+
+def budget(candidates: int, blocks: int) -> int:
+    return engine_cases.budget(CONFIG, MODELS.tree, candidates, blocks)
 
 
 @pytest.fixture(scope="module")
@@ -49,21 +50,18 @@ def test_one_trace_for_all_layers_and_both_directions(monkeypatch):
 
 
 def test_one_trace_for_all_segments_and_pieces():
-    config, budget = testing.tiny_config(context=62), 2 * EACH + 2 * BLOCK
+    config = testing.tiny_config(context=62)
     before = sweep._piece._cache_size(), sweep._trace._cache_size()
-    sweep.exact(config, "head", MODELS, HEADS, budget=budget)
+    sweep.exact(config, "head", MODELS, HEADS, budget=budget(2, 1))
     assert (sweep._piece._cache_size(), sweep._trace._cache_size()) == (before[0] + 1, before[1] + 1)
 
 
-@pytest.mark.parametrize(
-    ("budget", "room"),
-    [(EACH + 2 * BLOCK, (1, 1)), (3 * EACH + 2 * BLOCK, (3, 1)), (4 * EACH + 3 * BLOCK, (4, 2)), (2**40, (FILL, 3))],
-)
-def test_any_budget_gives_the_same_numbers(whole, budget, room):
+@pytest.mark.parametrize("room", [(1, 1), (3, 1), (4, 2), (FILL, 3)])
+def test_any_budget_gives_the_same_numbers(whole, room):
     """Candidates one by one with one block at a time, and all at once with every block, and between."""
-    assert memory.plan(CONFIG, MODELS.tree, 4, 3, budget, memory.FILL_CPU) == room
+    assert memory.plan(CONFIG, MODELS.tree, 4, 3, budget(*room), memory.FILL_CPU) == room
     seen = []
-    parts = sweep.exact(CONFIG, "head", MODELS, HEADS, budget=budget, progress=lambda *at: seen.append(at))
+    parts = sweep.exact(CONFIG, "head", MODELS, HEADS, budget=budget(*room), progress=lambda *at: seen.append(at))
     assert_same(parts, whole)
     done = [at[0] for at in seen]
     assert done == sorted(set(done)) and seen[-1] == (12, 12) and {at[1] for at in seen} == {12}
@@ -75,8 +73,9 @@ def test_any_budget_gives_the_same_numbers_in_float64(kind):
         sides = (jax.tree.map(lambda leaf: leaf.astype(jnp.float64), side) for side in (PAIR.base, PAIR.special))
         pair = dataclasses.replace(PAIR, **dict(zip(("base", "special"), sides, strict=True)))
         models = engine_cases.models(pair, INPUTS, READ_OUTS)
-        each, indices = memory.candidate_bytes(CONFIG, models.tree, 8), HEADS[::-1]
-        found = [sweep.exact(CONFIG, kind, models, indices, budget=b) for b in (each + 4 * BLOCK, 3 * each + 4 * BLOCK)]
+        indices = HEADS[::-1]
+        rooms = [engine_cases.budget(CONFIG, models.tree, *room, itemsize=8) for room in ((1, 1), (3, 3))]
+        found = [sweep.exact(CONFIG, kind, models, indices, budget=room) for room in rooms]
         wanted = sweep.exact(CONFIG, kind, models, indices)
     assert wanted.dtype == np.float64
     for parts in found:
@@ -85,25 +84,24 @@ def test_any_budget_gives_the_same_numbers_in_float64(kind):
 
 def test_too_little_memory_for_one_candidate_is_refused():
     with pytest.raises(MemoryError, match="use fewer or shorter prompts"):
-        sweep.exact(CONFIG, "head", MODELS, HEADS, budget=EACH)
+        sweep.exact(CONFIG, "head", MODELS, HEADS, budget=budget(1, 1) - 1)
 
 
-@pytest.mark.parametrize("budget", [None, 2 * EACH + 2 * BLOCK])
-def test_order_and_repetition_change_nothing(whole, budget):
+@pytest.mark.parametrize("most", [None, budget(2, 1)])
+def test_order_and_repetition_change_nothing(whole, most):
     for rows in (slice(None, None, -1), [5, 0, 11, 6], [7, 7, 0, 7], [10]):
-        assert_same(sweep.exact(CONFIG, "head", MODELS, HEADS[rows], budget=budget), whole[rows])
+        assert_same(sweep.exact(CONFIG, "head", MODELS, HEADS[rows], budget=most), whole[rows])
 
 
 def test_more_pieces_than_are_fetched_at_once(monkeypatch):
     """72 neurons one by one, many of them between two fetches; and heads in spans of two pieces of three."""
-    alone = sweep.exact(CONFIG, "neuron", MODELS, NEURONS, budget=EACH + 4 * BLOCK)
+    alone = sweep.exact(CONFIG, "neuron", MODELS, NEURONS, budget=budget(1, 3))
     assert len(NEURONS) > sweep.SPAN
     assert_same(alone, sweep.exact(CONFIG, "neuron", MODELS, NEURONS))
     heads = sweep.exact(CONFIG, "head", MODELS, HEADS)
     monkeypatch.setattr(sweep, "SPAN", 2)
     seen = []
-    budget = 3 * EACH + 2 * BLOCK
-    found = sweep.exact(CONFIG, "head", MODELS, HEADS[1:], budget=budget, progress=lambda *at: seen.append(at))
+    found = sweep.exact(CONFIG, "head", MODELS, HEADS[1:], budget=budget(3, 1), progress=lambda *at: seen.append(at))
     assert_same(found, heads[1:])
     assert [at[0] for at in seen] == sorted({at[0] for at in seen}) and seen[-1] == (11, 11)
 
@@ -150,9 +148,7 @@ def test_a_device_that_runs_out_later_does_that_span_again(monkeypatch, whole):
     sizes = out_of_memory(monkeypatch, 2, first=2)
     seen = []
     with pytest.warns(UserWarning, match="with 4 candidates at once; going on with 2"):
-        found = sweep.exact(
-            CONFIG, "head", MODELS, HEADS, budget=4 * EACH + 4 * BLOCK, progress=lambda *at: seen.append(at)
-        )
+        found = sweep.exact(CONFIG, "head", MODELS, HEADS, budget=budget(4, 3), progress=lambda *at: seen.append(at))
     assert_same(found, whole)
     assert sizes == [4] * 3 + [2] * 6 and seen[-1] == (12, 12)
 
