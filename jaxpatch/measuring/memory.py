@@ -46,9 +46,10 @@ def plan(config: DecoderConfig, tree: PrefixTree, itemsize: int, depth: int, bud
     num_nodes = tree.tokens.shape[0]
     each, block = IN_FLIGHT * candidate_bytes(config, tree, itemsize), 2 * num_nodes * config.width * itemsize
     fixed = IN_FLIGHT * WEIGHT_COPIES * block_bytes(config, itemsize)
-    if fixed + each + 2 * block > budget:
+    least = fixed + each + 2 * block
+    if least > budget:
         raise MemoryError(
-            f"a sweep needs at least {(fixed + each + 2 * block) / 2**20:.0f} MiB beside the models ({num_nodes} distinct token positions, "
+            f"a sweep needs at least {least / 2**20:.0f} MiB beside the models ({num_nodes} distinct token positions, "
             f"width {config.width}); the budget is {budget / 2**20:.0f} MiB. Give more memory, or use fewer or shorter prompts."
         )
     most, left = max(1, fill // num_nodes), budget - fixed
