@@ -56,7 +56,8 @@ class NextToken:
 
     read_out: "kl" ``-KL(special || patched)``, in nats, or "log_prob" ``log p(target)``. reference: special's log-probabilities [B, V],
     or the targets, int [B]. Where it is not given it is taken from special: its distribution, or its most likely token. Like an
-    anchor it rises from base to special, so that scores mean the same: 0 nothing recovered, 1 everything.
+    anchor it rises from base to special, so that scores mean the same: 0 nothing recovered, 1 everything. At special "kl" has no slope:
+    in knockout the cheap scores are 0 for it, and only exact ones say anything.
 
     Example:
         >>> logits = jnp.log(jnp.array([[0.5, 0.5]]))
