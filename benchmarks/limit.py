@@ -13,12 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import exact, pairs, report, timing
-from jaxpatch.measuring import instrument
-from jaxpatch.models import layers
+from jaxpatch.measuring import instrument, memory
+from jaxpatch.models import layers, prefix_tree
 from jaxpatch.models.config import DecoderConfig
-
-ROWS = 4096
-"""States in one bare product: enough that a larger product is no faster."""
 
 
 def block_flops(config: DecoderConfig, tokens: int, *, keys: int, looks: int) -> int:
@@ -59,20 +56,28 @@ def needed_flops(case: pairs.Case, kind: str, indices: np.ndarray) -> int:
     return sum(own + (n - 1) * whole + top if n else own_at_top for n in above.tolist())
 
 
-def bare_products(config: DecoderConfig, dtype: np.dtype) -> tuple[Callable[[], list[jax.Array]], int]:
-    """All matrix products of one block on `ROWS` states, with nothing between them; and their operations."""
+def engine_rows(case: pairs.Case) -> int:
+    """States in one piece of the engine: its candidates times the distinct tokens."""
+    tree = prefix_tree.of_prompts(np.asarray(case.prompts.tokens), np.asarray(case.prompts.lengths))
+    base, depth = case.pair.base, int(case.anchor.layer) + 1
+    budget, fill = memory.default_budget(base), memory.fill_of(base)
+    return len(tree.tokens) * memory.plan(case.config, tree, case.dtype.itemsize, depth, budget, fill).candidates
+
+
+def bare_products(config: DecoderConfig, dtype: np.dtype, rows: int) -> tuple[Callable[[], list[jax.Array]], int]:
+    """All matrix products of one block on so many states, with nothing between them; and their operations."""
     inner, inner_kv = config.heads * config.head_width, config.kv_heads * config.head_width
     shapes = [(config.width, inner), (config.width, inner_kv), (config.width, inner_kv), (inner, config.width)]
     shapes += [(config.width, config.neurons), (config.width, config.neurons), (config.neurons, config.width)]
     keys = jax.random.split(jax.random.key(0), len(shapes))
     kernels = [jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)]
-    states = {width: jax.random.normal(keys[0], (ROWS, width), dtype) for width, _ in shapes}
+    states = {width: jax.random.normal(keys[0], (rows, width), dtype) for width, _ in shapes}
 
     @jax.jit
     def multiplied(states: dict[int, jax.Array], kernels: list[jax.Array]) -> list[jax.Array]:
         return [jnp.matmul(states[kernel.shape[0]], kernel, precision=layers.precision()) for kernel in kernels]
 
-    return lambda: multiplied(states, kernels), sum(2 * ROWS * i * o for i, o in shapes)
+    return lambda: multiplied(states, kernels), sum(2 * rows * i * o for i, o in shapes)
 
 
 def repeated(run: Callable[[], list[jax.Array]], times: int) -> None:
@@ -89,7 +94,8 @@ def main() -> None:
     chosen = options.parse_args()
     case = pairs.PAIRS[chosen.pair](chosen.prompts)
     tool = instrument.of_pair(case.pair, case.prompts, case.anchor)
-    run, one_block = bare_products(case.config, case.dtype)
+    rows = engine_rows(case)
+    run, one_block = bare_products(case.config, case.dtype, rows)
     groups, figures = {}, []
     for kind in case.per_layer:
         indices = case.some(kind, chosen.candidates, chosen.seed)
@@ -105,7 +111,7 @@ def main() -> None:
         report.Report(
             name=f"limit-{chosen.pair}-{chosen.prompts}",
             title="The engine against bare matrix products",
-            shapes=case.shapes | {"rows_of_a_bare_product": ROWS},
+            shapes=case.shapes | {"rows_of_a_bare_product": rows},
             groups=groups,
             figures=figures,
             facts={},
