@@ -24,7 +24,7 @@ def main() -> None:
             plan.plan(options)
         else:
             page = run.run(options, command=["jaxpatch", *sys.argv[1:]])
-            Console().print(f"report: {page.resolve()}", markup=False, soft_wrap=True)
+            Console(quiet=jax.process_index() > 0).print(f"report: {page.resolve()}", markup=False, soft_wrap=True)
     except (ValueError, KeyError, IndexError, OSError, MemoryError, RuntimeError) as error:
         said = error.args[0] if isinstance(error, KeyError) and error.args else error
         errors.print(f"[red]jaxpatch:[/red] {type(error).__name__}:", end=" ")

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxpatch.measuring import instrument, outcomes, read_outs, sweep, writing
+from jaxpatch.measuring import devices, instrument, outcomes, read_outs, sweep, writing
 from jaxpatch.measuring.inputs import Inputs
 from jaxpatch.measuring.inputs import checked as checked_inputs
 from jaxpatch.measuring.memory import default_budget
@@ -72,7 +72,7 @@ def score(
         top: how many of the best components must be found (screened only). alpha: the level of that (see `scoring.screened`).
         steps: points along the path (integrated only).
         seed: of the bootstrap and of what is drawn.
-        memory: bytes that the engine may hold beside the two models; half of what is free where None.
+        memory: bytes that the engine may hold beside the two models, on each device; half of what is free where None.
         mesh: devices that share exact sweeps: ``jax.make_mesh((4, 2), ("candidates", "model"))`` cuts each batch of candidates in four
             and each block's heads and neurons in two. Among several processes each makes the same call and gets all the scores.
         journal: a `Journal`, so that a killed run can be gone on with. The same call with the same folder gives the same bits.
@@ -148,7 +148,8 @@ def score_each(
     options = Options(top, alpha, steps, aggregate, seed, progress)
     _refuse_bad_options(pair, inputs, wanted, kinds, method, mode, options)
     budget = default_budget(pair.base) if memory is None else memory
-    identity = _identity(pair, inputs, wanted, budget, kinds=tuple(kinds), method=method, mode=mode, options=options)
+    asked = {"kinds": tuple(kinds), "method": method, "mode": mode, "mesh": None if mesh is None else dict(mesh.shape)}
+    identity = devices.agreed(_identity(pair, inputs, wanted, budget, options=options, **asked))
     budget = int(journal.begin(identity)["budget"])
     tool = instrument.of_pair(pair, inputs, wanted, mode=mode, budget=budget, mesh=mesh, journal=journal)
     layers = [int(each.layer) if isinstance(each, Anchor) else pair.config.layers - 1 for each in wanted]

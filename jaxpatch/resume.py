@@ -1,5 +1,7 @@
 """Shell: sweeps that survive. How far each sweep is, kept on disk with Orbax, whole or not at all."""
 
+import io
+import json
 import shutil
 import time
 import warnings
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxpatch.measuring import devices
 from jaxpatch.measuring.sweep import Swept
 
 PERIOD = 30.0
@@ -24,7 +27,8 @@ class Journal:
     """What the sweeps of one `score` have done, in a folder.
 
     Sweeps are told apart by their order, which is the same each time: all that a method draws comes from its seed. So the same call
-    with the same folder goes on where a killed one was, and ends with the same numbers to the last bit.
+    with the same folder goes on where a killed one was, and ends with the same numbers to the last bit. Of several processes the first
+    alone reads and writes the folder, and tells the others.
 
     Args:
         folder: made with the first saving. period: seconds between two savings.
@@ -68,10 +72,11 @@ class Journal:
         Returns: the identity to go by. Raises: DifferentRunError naming all that differs.
         """
         self._identity = dict(identity)
-        if not self.folder.exists() or (step := self._opened().latest_step()) is None:
+        kept = devices.told(self._read() if devices.is_first() else b"")[0]
+        if not kept:
             return self._identity
-        manager = self._opened()
-        about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+        arrays = dict(np.load(io.BytesIO(kept)))
+        about = json.loads(arrays.pop("about").tobytes())
         before = about["identity"]
         others = [
             f"{name} (was {before.get(name, 'not there')}, is {identity.get(name, 'not there')})"
@@ -84,18 +89,33 @@ class Journal:
                 "folder."
             )
         self._identity["budget"] = before["budget"]
-        arrays = manager.restore(step, args=ocp.args.Composite(effects=ocp.args.StandardRestore()))["effects"]
         self._sweeps = [
-            (sweep["kind"], Swept(np.array(arrays[str(number)]), sweep["done"], sweep["size"]))
+            (sweep["kind"], Swept(arrays[str(number)], sweep["done"], sweep["size"]))
             for number, sweep in enumerate(about["sweeps"])
         ]
         self.num_resumed = self.num_done
         return self._identity
 
+    def _read(self) -> bytes:
+        """What the folder holds, in one piece; nothing where it is new."""
+        if not self.folder.exists() or (step := self._opened().latest_step()) is None:
+            return b""
+        wanted = ocp.args.Composite(about=ocp.args.JsonRestore(), effects=ocp.args.StandardRestore())
+        kept = self._opened().restore(step, args=wanted)
+        packed = io.BytesIO()
+        np.savez(packed, about=np.frombuffer(json.dumps(kept["about"]).encode(), np.uint8), **kept["effects"])
+        return packed.getvalue()
+
     def _opened(self) -> ocp.CheckpointManager:
         if self._manager is None:
-            options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False)
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=1, create=False, enable_async_checkpointing=False, multiprocessing_options=alone
+                ),
+            )
         return self._manager
 
     def recall(self, kind: str, num_candidates: int) -> Swept | None:
@@ -128,6 +148,8 @@ class Journal:
 
     def save(self) -> None:
         """Write everything down, now. Raises: OSError, for instance for a full disk."""
+        if not devices.is_first():
+            return
         manager = self._opened()
         about = {
             "identity": self._identity,
@@ -143,7 +165,8 @@ class Journal:
     def forget(self) -> None:
         """Remove the folder: the run is finished."""
         self._is_changed = False
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if devices.is_first():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def num_done(self) -> int:

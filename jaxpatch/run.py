@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jaxpatch import atomic, pipeline, resume
-from jaxpatch.measuring import anchors, inputs, prompt_sets, read_outs, tasks
+from jaxpatch.measuring import anchors, devices, inputs, prompt_sets, read_outs, tasks
 from jaxpatch.models import checkpoints, layers
 from jaxpatch.patching import blend, components
 from jaxpatch.reporting import figures, findings, manifest, report, tables
@@ -52,7 +52,10 @@ class Run:
         num_random: random orders averaged in the validation curves.
         max_new: tokens of an answer.
         validation: draw the restoration and knockout curves.
-        memory: GiB that the engine may hold beside the two models; half of what is free where not given.
+        memory: GiB that the engine may hold beside the two models, on each device; half of what is free where not given.
+        mesh: devices that share exact patches, N M: N times as many candidates at once, each block's heads and neurons cut in M.
+        distributed: this process is one of several (jax.distributed), each given the same command; the first one writes. The mesh is of
+            all their devices: all for candidates, where --mesh does not say otherwise.
         dtype: of the weights in memory: float32, bfloat16, float16 or float64.
         precision: of float32 matrix products on an accelerator: highest (float32), high (TF32, or three passes of bfloat16), default.
         seed: of prompts, bootstrap and random controls.
@@ -80,6 +83,8 @@ class Run:
     max_new: int = 96
     validation: bool = True
     memory: float | None = None
+    mesh: tuple[int, int] | None = None
+    distributed: bool = False
     dtype: str = "float32"
     precision: str = "highest"
     seed: int = 0
@@ -129,12 +134,16 @@ def run(options: Run, *, command: Sequence[str] = (), console: Console | None = 
     console = Console() if console is None else console
     options = replace(options, out=options.out.expanduser())
     refuse(options)
+    if options.distributed:
+        devices.join()
+        console = console if devices.is_first() else Console(quiet=True)
     with jax.default_matmul_precision(options.precision):
         return _run(options, command, console)
 
 
 def _run(options: Run, command: Sequence[str], console: Console) -> Path:
     clock = Clock(console)
+    mesh = devices.grid(options.mesh) if options.mesh or options.distributed else None
     sets = _prompt_sets(options)
     with clock.stage("load the pair") as part:
         pair = checkpoints.load_pair(
@@ -176,6 +185,7 @@ def _run(options: Run, command: Sequence[str], console: Console) -> Path:
             memory=None if options.memory is None else int(options.memory * 2**30),
             steps=options.steps,
             seed=options.seed,
+            mesh=mesh,
             journal=journal,
             progress=part,
         )
@@ -214,7 +224,8 @@ def _run(options: Run, command: Sequence[str], console: Console) -> Path:
         ),
     )
     with clock.stage("write the results"):
-        write(made, options.out, overwrite=options.overwrite)
+        if devices.is_first():
+            write(made, options.out, overwrite=options.overwrite)
         journal.forget()
     console.print(tables.terminal(made))
     return options.out / "report.html"
@@ -269,6 +280,8 @@ def refuse(options: Run) -> None:
         value = getattr(options, name)
         if value is not None and value < fewest:
             faults.append(f"--{name.replace('_', '-')} {value}: wanted at least {fewest}")
+    if options.mesh is not None and min(options.mesh) < 1:
+        faults.append(f"--mesh {options.mesh[0]} {options.mesh[1]}: wanted at least 1 1")
     if not 0 < options.alpha < 1:
         faults.append(f"--alpha {options.alpha}: wanted a level between 0 and 1")
     faults += [f"--kinds {k}: {paths.did_you_mean(k, components.KINDS)}" for k in _unknown_kinds(options.kinds)]

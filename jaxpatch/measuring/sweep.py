@@ -234,6 +234,11 @@ def _smaller(size: int, error: Exception, fewest: int) -> int:
     """Half as many candidates at once. Raises where that is no remedy."""
     if "RESOURCE_EXHAUSTED" not in str(error):
         raise error
+    if jax.process_count() > 1:
+        raise MemoryError(
+            f"a device ran out of memory with {size} candidates at once, and the other processes cannot know; start again with less "
+            "memory= (--memory)."
+        ) from error
     if size <= fewest:
         raise MemoryError(
             "the device runs out of memory with a single candidate; use fewer or shorter prompts, a narrower dtype, or a "

@@ -39,7 +39,48 @@ print("devices", len(jax.devices()))
 """
 
 
-def processes(shape, number, others=(), *, is_wide=False):
+AMONG = """
+import sys
+import jax
+import numpy as np
+folder, address, number, own = sys.argv[3], sys.argv[4], int(sys.argv[5]), int(sys.argv[6])
+jax.distributed.initialize(address, number, own)
+import jaxpatch as jp
+from jaxpatch import testing
+from jaxpatch.measuring import devices, memory, sweep
+memory.FILL_CPU, sweep.SPAN = 100, 3
+config = testing.tiny_config(neurons=96)
+pair, prompts = testing.tiny_pair(config), testing.tiny_inputs(config)
+anchor = jp.Anchor(layer=2, direction=np.float32(np.eye(16)[0]))
+def scored(**more):
+    return jp.score(pair, prompts, anchor, kinds=("neuron",), mesh=devices.grid(None), **more).effects["neuron"]
+left = [20]
+def step(done, total):
+    left[0] -= 1
+    if left[0] < 0:
+        raise KeyboardInterrupt
+whole = scored()
+try:
+    with jp.Journal(folder + str(own), period=0) as journal:
+        scored(journal=journal, progress=lambda kind: step)
+except KeyboardInterrupt:
+    pass
+with jp.Journal(folder + str(own)) as journal:
+    same = np.array_equal(scored(journal=journal), whole)
+print("same", same, "resumed", journal.num_resumed, "folder", journal.folder.exists())
+print("told", devices.told(b"a" * own))
+try:
+    scored(seed=own)
+except ValueError as error:
+    print("refused", error)
+try:
+    devices.grid((1, 1))
+except ValueError as error:
+    print("refused", error)
+"""
+
+
+def processes(shape, number, others=(), *, script=COMPARE, is_wide=False):
     """The same command in so many processes; each sees its share of the devices. Returns what they print."""
     here = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={shape[0] * shape[1] // number}",
@@ -48,7 +89,7 @@ def processes(shape, number, others=(), *, is_wide=False):
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     commands = [
-        [sys.executable, "-c", COMPARE, *map(str, shape), *others, *([str(n)] if others else [])] for n in range(number)
+        [sys.executable, "-c", script, *map(str, shape), *others, *([str(n)] if others else [])] for n in range(number)
     ]
     started = [
         subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=here) for c in commands
@@ -77,12 +118,40 @@ def test_eight_devices_give_the_scores_of_one(shape, is_wide, tolerance):
     check(processes(shape, 1, is_wide=is_wide)[0], 8, tolerance)
 
 
-def test_two_processes_give_the_scores_of_one():
+@pytest.fixture
+def address():
+    """Where two processes of this machine can meet."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def test_two_processes_give_the_scores_of_one(address):
     for said in processes((2, 2), 2, (address, "2"), is_wide=True):
         check(said, 4, 1e-12)
+
+
+def test_two_processes_share_one_journal_and_agree_on_what_they_do(tmp_path, address):
+    """The second has no folder of its own, and is told what the first one's holds."""
+    said = processes((2, 1), 2, (str(tmp_path / "of-"), address, "2"), script=AMONG)
+    known = [re.search(r"same True resumed (\d+) folder (\w+)", each) for each in said]
+    assert all(known) and [each[2] for each in known] == ["True", "False"]
+    assert known[0][1] == known[1][1] != "0"
+    for each in said:
+        assert "told [b'', b'a']" in each
+        assert "refused process 1 has other seed (1, and 0 in process 0)" in each
+        assert "refused a mesh of 1 x 1 = 1 devices; there are 2, wanted all of them" in each
+
+
+def test_alone_a_process_agrees_with_itself():
+    identity = {"seed": "0", "budget": "5"}
+    assert devices.told(b"words") == [b"words"] and devices.agreed(identity) == identity
+
+
+def test_a_mesh_of_more_devices_than_there_are_is_refused():
+    assert dict(devices.grid(None).shape) == {"candidates": jax.device_count(), "model": 1}
+    with pytest.raises(ValueError, match=r"9 x 9 = 81 devices; there are .*, wanted no more"):
+        devices.grid((9, 9))
 
 
 def test_every_matrix_of_a_block_is_cut_and_nothing_else():
