@@ -135,7 +135,7 @@ class Mlp(nn.Module):
         return layers.dense(activations, self.down())
 
     def __call__(self, x):
-        return self.write(layers.neurons(x, {"gate": self.gate(), "up": self.up()}))
+        return layers.gated_mlp(x, self.gate(), self.up(), self.down())
 
 
 class Block(nn.Module):

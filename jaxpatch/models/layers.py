@@ -5,6 +5,7 @@ Matrix products name their precision (`precision`): on GPU and TPU JAX would oth
 """
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 PIECE = 768
 """Longest sum of products taken in one go; see `product`."""
+MANY = 512
+"""States from which on an MLP's neurons take turns; see `gated_mlp`."""
 
 CosSin = tuple[Float[Array, "*#lead T half"], Float[Array, "*#lead T half"]]
 """Of the rotary angles, one for each pair of a head's numbers; half is H / 2."""
@@ -136,9 +139,22 @@ def attend(
     return jnp.moveaxis(z, -3, -4).reshape(*lead, num_tokens, num_heads, width)
 
 
-def neurons(x: Float[Array, "*lead D"], weights: Mapping[str, Weights]) -> Float[Array, "*lead F"]:
-    """Activations of a gated MLP: ``silu(x W_gate) * (x W_up)``."""
-    return gated(dense(x, weights["gate"]), dense(x, weights["up"]))
+def gated_mlp(x: Float[Array, "*lead D"], gate: Weights, up: Weights, down: Weights) -> Float[Array, "*lead D"]:
+    """What the neurons write: ``(silu(x W_gate) * (x W_up)) W_down``, some neurons after the others.
+
+    Of many states as many neurons at once as `product` would sum: nothing is summed in another way, and their activations stay in a
+    CPU's cache. Of few states all at once, since cutting up the weights would cost more.
+    """
+    num_neurons, num_states = gate["kernel"].shape[-1], math.prod(x.shape[:-1])
+    is_cut = num_states > MANY and np.promote_types(x.dtype, np.float32) == x.dtype
+    length = PIECE if is_cut else num_neurons
+
+    def written(piece: slice) -> jax.Array:
+        own = ({name: leaf[..., piece] for name, leaf in weights.items()} for weights in (gate, up))
+        return product(gated(*(dense(x, weights) for weights in own)), down["kernel"][piece])
+
+    pieces = (slice(start, start + length) for start in range(0, num_neurons, length))
+    return _plus_bias(functools.reduce(jnp.add, map(written, pieces)), down)
 
 
 def gated(gate: Float[Array, "*lead F"], up: Float[Array, "*lead F"]) -> Float[Array, "*lead F"]:

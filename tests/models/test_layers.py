@@ -134,6 +134,26 @@ def test_a_neuron_is_silu_of_one_input_times_the_other():
     np.testing.assert_allclose(found, gate / (1 + np.exp(-gate)) * up, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, jnp.bfloat16])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_an_mlp_whose_neurons_take_turns_writes_the_same(monkeypatch, dtype, has_bias):
+    with jax.enable_x64(True):
+        x, *kernels = (jnp.asarray(drawn(*shape), dtype) for shape in ((2, 5, 6), (6, LONG), (6, LONG), (LONG, 6)))
+        gate, up, down = (
+            {"kernel": kernel} | ({"bias": jnp.asarray(drawn(kernel.shape[1]), dtype)} if has_bias else {})
+            for kernel in kernels
+        )
+        plain = layers.dense(layers.gated(layers.dense(x, gate), layers.dense(x, up)), down)
+        for many in (9, 10):
+            monkeypatch.setattr(layers, "MANY", many)
+            got = layers.gated_mlp(x, gate, up, down)
+            assert got.dtype == dtype
+            scale = float(jnp.abs(plain).max())
+            np.testing.assert_allclose(
+                np.float64(got), np.float64(plain), atol=1e-5 * scale if dtype != np.float64 else 1e-12
+            )
+
+
 def test_a_norm_of_narrow_numbers_is_computed_wide():
     x = jnp.full((4,), 3e4, jnp.float16)  # its square is beyond float16
     np.testing.assert_allclose(layers.rms_norm(x, jnp.ones(4, jnp.float16), 1e-6), 1, atol=1e-3)
