@@ -6,11 +6,12 @@
 
 Truth is exact patching of every neuron of some layers. For each of many seeds the screen then runs on those layers alone, with its
 replacements looked up. `--scale` enlarges special's difference from base, until the cheap score is poor. The whole screen, on all
-layers and with real replacements, is timed apart.
+layers and with real replacements, is timed in turn with the loop that people write in PyTorch, which would have to take every neuron.
 """
 
 import argparse
 import dataclasses
+import itertools
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from benchmarks import exact, pairs, report, timing
+from benchmarks import exact, pairs, report, timing, torch_sweep
 from jaxpatch.measuring import effect, instrument, read_outs, sweep
 from jaxpatch.scoring import METHODS, agreement, normalise
 from jaxpatch.scoring.method import Answer, Options, Screening
@@ -146,12 +147,25 @@ def whole(case: pairs.Case, top: int, alpha: float) -> tuple[timing.Side, Callab
     return timing.Side(f"screened top {top} of every neuron", run, 1, "screens"), lambda: said
 
 
+def loop(case: pairs.Case, patches: int, repeats: int, seed: int) -> timing.Side:
+    """The loop people write in PyTorch; each run takes other neurons, in all about `patches` of them."""
+    theirs = torch_sweep.of_case(case)
+    read = torch_sweep.loop_people_write(theirs)
+    base, each = torch_sweep.base_read(read), -(-patches // repeats)
+    swaps = torch_sweep.swaps(case, theirs, KIND, case.some(KIND, each * (repeats + 1), seed))
+    parts = itertools.cycle([swaps[start : start + each] for start in range(0, each * (repeats + 1), each)])
+    return timing.Side("(a) torch, the loop people write", lambda: torch_sweep.effects(read, base, next(parts)), each)
+
+
 def main() -> None:
     options = pairs.parser(__doc__)
     options.add_argument("--layers", nargs="+", default=None, help="of the truth: numbers, or 'all' up to the anchor")
     options.add_argument("--truth", type=Path, default=None, help="file to keep the truth in, and to go on from")
     options.add_argument("--scale", type=float, default=1.0, help="of special's difference from base")
     options.add_argument("--alpha", type=float, default=0.05)
+    options.add_argument(
+        "--patches", type=int, default=200, help="of the PyTorch loop, to tell how long all would take it"
+    )
     chosen: argparse.Namespace = options.parse_args()
     case = scaled(pairs.PAIRS[chosen.pair](chosen.prompts), chosen.scale)
     case = case if chosen.pair == "real" else pointed(case)
@@ -166,7 +180,15 @@ def main() -> None:
     cheap = known.cheap((KIND,), sweep.silent)[KIND].linear
     agreed = agreement.agreement(_scores(known, cheap)[in_reach], _scores(known, truth)[in_reach])
     side, said = whole(case, max(TOPS), chosen.alpha)
-    timed = timing.in_turn([side], repeats=chosen.repeats)
+    timed = timing.in_turn([side, loop(case, chosen.patches, chosen.repeats, chosen.seed)], repeats=chosen.repeats)
+    every = len(case.all(KIND))
+    exhausted = [every / rate for rate in timed[1].rates]
+    figures += [
+        timing.Figure(
+            f"hours of loop (a) for all {every:,} neurons (projected)", [seconds / 3600 for seconds in exhausted]
+        ),
+        timing.ratio("loop (a) exhausted (projected) / screened, time", exhausted, timed[0].seconds),
+    ]
     facts = {f"layers with truth ({', '.join(map(str, layers))})": len(layers), "alpha": chosen.alpha} | said()
     facts |= {f"local_linear against exact, {name}": value for name, value in agreed._asdict().items()}
     suffix = f"-x{chosen.scale:g}" if chosen.scale != 1 else ""

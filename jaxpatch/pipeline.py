@@ -296,20 +296,26 @@ NUM_NOISE = 4
 
 
 def _noise(tool: instrument.Instrument, answers: Mapping[str, Answer], method: str) -> dict[str, np.ndarray]:
-    """Two correct computations of the same effects, by the engine and by the definition: how far they are apart, [X, n].
+    """How far correct computations of the same effects are apart, [X, 2 n]; nothing for kinds without an exact effect.
 
-    They do the same arithmetic in another order, so what lies between them is rounding. Nothing for kinds without an exact effect.
+    What the engine found stands against the definition in the highest precision, the same arithmetic in another order; and that against
+    itself, a second time. What lies between them is rounding.
     """
     apart, rows = {}, np.arange(tool.base.shape[0])
     for kind, answer in answers.items():
         known = tool.reach[kind] if answer.screening is None else answer.screening.replaced
         places = np.argwhere(known) if method in ("exact", "screened") else np.zeros((0, known.ndim), int)
         some = places[np.linspace(0, len(places) - 1, min(NUM_NOISE, len(places))).astype(int)]
-        gates = [components.gates(tool.partition, {kind: [place]}) for place in some]
-        by_definition = [np.asarray(tool.effect(gate, rows)) - tool.base for gate in gates]
-        by_engine = [answer.effects[(slice(None), *place)] for place in some]
-        if len(some):
-            apart[kind] = np.stack(by_engine, axis=1) - np.stack(by_definition, axis=1)
+        if not len(some):
+            continue
+        with jax.default_matmul_precision("highest"):
+            read = [
+                np.stack([np.asarray(tool.effect(components.gates(tool.partition, {kind: at}), rows)) for at in which])
+                for which in ([[]], some[:, None], some[:, None])
+            ]
+        first, again = (reads - read[0] for reads in read[1:])
+        engine = np.stack([answer.effects[(slice(None), *place)] for place in some])
+        apart[kind] = np.concatenate([engine - first, again - first]).T
     return apart
 
 

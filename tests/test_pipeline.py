@@ -10,8 +10,9 @@ from patching_bits import snapshot
 
 import jaxpatch as jp
 from jaxpatch import pipeline, testing
-from jaxpatch.measuring import effect
+from jaxpatch.measuring import effect, instrument
 from jaxpatch.measuring.read_outs import NextToken
+from jaxpatch.patching import components
 from jaxpatch.scoring import METHODS, scores
 
 PAIR, INPUTS = testing.tiny_pair(), testing.tiny_inputs()
@@ -156,6 +157,27 @@ def test_progress_names_the_kind():
     seen = []
     jp.score(PAIR, INPUTS, ANCHOR, kinds=("head", "neuron"), progress=lambda kind: lambda *at: seen.append((kind, *at)))
     assert [row for row in seen if row[1] == row[2]] == [("head", 8, 8), ("neuron", 48, 48)]
+
+
+def test_the_noise_floor_is_the_largest_distance_between_two_computations():
+    """A device that does not repeat itself shows in it, and so does an engine that is off."""
+    partition = {"part": components.Kind((3,), ("part",), ())}
+    calls = []
+
+    def unsteady(gates, rows):
+        calls.append(1)
+        return jnp.full(rows.shape, gates["part"].sum() * (1 + 0.01 * (len(calls) % 2)))
+
+    def at(gates, rows):
+        return jnp.full(rows.shape, gates["part"].sum())
+
+    steady = instrument.of_effect(at, partition, 2)
+    assert pipeline.score_with(steady, kinds=("part",)).noise == {"part": 0}
+    shaky = steady._replace(effect=unsteady)
+    assert pipeline.score_with(shaky, kinds=("part",)).noise["part"] == pytest.approx(0.01 / 3, rel=1e-3)
+    off = steady._replace(exact=lambda *asked: steady.exact(*asked) * 1.5)
+    assert pipeline.score_with(off, kinds=("part",)).noise["part"] == pytest.approx(0.5 / 3)
+    assert pipeline.score_with(steady, kinds=("part",), method="local_linear").noise == {}
 
 
 def test_notebook_from_files_to_file(tmp_path):

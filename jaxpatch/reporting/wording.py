@@ -410,7 +410,10 @@ def trust(findings: Findings) -> list[str]:
 def noise(findings: Findings) -> str:
     """From where on exact scores differ by more than rounding."""
     told = [f"{kind} ±{number(100 * floor)}{SPACE}%" for kind, floor in findings.scores.noise.items()]
-    return f"{listed(told)} of the gap: the engine against the definition, the same arithmetic in another order."
+    return (
+        f"{listed(told)} of the gap: the engine against the definition in the highest precision, the same arithmetic in another "
+        "order, and that against itself, a second time."
+    )
 
 
 def obeyed(findings: Findings) -> dict[str, tuple[int, int]]:

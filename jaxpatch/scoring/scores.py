@@ -21,8 +21,8 @@ class Scores:
         gap: [B], ``G(x) = F_a(special, x) - F_a(base, x)``.
         is_kept: bool [B], inputs whose gap is large enough to divide by.
         ceilings: what patching many at once recovers: "all head", ..., "head + neuron", "everything".
-        noise: kind -> noise floor of exact scores: the largest distance, in E_w, between the engine and the definition over a few
-            components. Scores that differ by less are alike.
+        noise: kind -> noise floor of exact scores: the largest distance, in E_w, over a few components, between the engine and the
+            definition in the highest precision, or between that and itself a second time. Scores that differ by less are alike.
         method: how the effects were found. aggregate: "mean_of_ratios" or "ratio_of_means".
         screening: kind -> what was truly replaced, for the screened method.
     """
