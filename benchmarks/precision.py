@@ -1,10 +1,10 @@
-"""What narrow numbers cost: exact scores by bfloat16 arithmetic against those of the same weights by float32.
+"""What narrow numbers cost: scores by bfloat16 arithmetic against those of the same weights by float32.
 
     python -m benchmarks.precision                                  # SmolLM2-135M on the CPU
     python -m benchmarks.precision --pair llama-3.2-1b              # on an accelerator: its faster float32 products as well
 
 The weights of all sides are rounded to bfloat16, but for the last one's: those are as they were loaded, and show what the rounding of
-two checkpoints alone does to scores. Norms, softmax and read-outs are float32 everywhere.
+two checkpoints alone does to scores. The residual stream, norms, softmax, read-outs and all of `local_linear` are float32 everywhere.
 """
 
 import dataclasses
@@ -16,7 +16,8 @@ import numpy as np
 from benchmarks import exact, pairs, report, timing
 from jaxpatch.measuring import instrument
 from jaxpatch.models import checkpoints, layers
-from jaxpatch.scoring import agreement, normalise
+from jaxpatch.scoring import METHODS, agreement, normalise
+from jaxpatch.scoring.method import DEFAULTS
 
 REFERENCE = "float32"
 AS_LOADED = "float32, weights as loaded"
@@ -49,9 +50,16 @@ def _of_pair(pair: checkpoints.Pair, case: pairs.Case, precision: str) -> instru
 
 
 def scored(tool: instrument.Instrument, effects: np.ndarray) -> np.ndarray:
-    """E_w of effects [C, B]: [C]."""
+    """E_w of effects [B, ...]."""
     is_kept = normalise.kept_inputs(tool.gap, tool.base)
-    return normalise.normalised(effects.T, tool.gap, is_kept, "mean_of_ratios")
+    return normalise.normalised(effects, tool.gap, is_kept, "mean_of_ratios").ravel()
+
+
+def linearised(tool: instrument.Instrument, precision: str) -> dict[str, np.ndarray]:
+    """E_w of every head and neuron by `local_linear`."""
+    with jax.default_matmul_precision(precision):
+        answers = METHODS["local_linear"](tool, ("head", "neuron"), DEFAULTS)
+    return {kind: scored(tool, answer.effects) for kind, answer in answers.items()}
 
 
 def against(kind: str, name: str, ours: np.ndarray, reference: np.ndarray) -> dict[str, float]:
@@ -89,7 +97,7 @@ def main() -> None:
         groups[kind] = timed = timing.in_turn(
             [timing.Side(name, run(name), len(indices)) for name in tools], repeats=chosen.repeats
         )
-        scores = {each.side.name: scored(tools[each.side.name][0], each.result) for each in timed}
+        scores = {each.side.name: scored(tools[each.side.name][0], each.result.T) for each in timed}
         rates = {each.side.name: each.rates for each in timed}
         for name in tools:
             if name != REFERENCE:
@@ -98,10 +106,14 @@ def main() -> None:
                 figures.append(
                     timing.ratio(f"{kind}: {name} / {REFERENCE}, patches a second", rates[name], rates[REFERENCE])
                 )
+    linear = {name: linearised(*made) for name, made in tools.items()}
+    for kind in case.per_layer:
+        for name in set(tools) - {REFERENCE}:
+            facts |= against(f"local_linear, every {kind}", name, linear[name][kind], linear[REFERENCE][kind])
     report.publish(
         report.Report(
             name=f"precision-{chosen.pair}-{chosen.prompts}",
-            title="Exact scores by narrow arithmetic",
+            title="Scores by narrow arithmetic",
             shapes=case.shapes,
             groups=groups,
             figures=figures,

@@ -1,5 +1,6 @@
 """The conductor: one call per stage, in the order of the method. No arithmetic of its own."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -197,6 +198,14 @@ def scores_with(
                 screening={kind: a.screening for kind, a in answers.items() if a.screening is not None},
             )
         )
+    for each in made:
+        for kind in each.drowned:
+            warnings.warn(
+                f"{kind}: rounding alone moves scores by up to {each.noise[kind]:.2g}, and the largest is "
+                f'{np.abs(each.values[kind]).max():.2g}. Compute in float32 (load the pair with dtype="float32"), or take '
+                'method="local_linear", which is float32 in any case.',
+                stacklevel=2,
+            )
     return tuple(made)
 
 

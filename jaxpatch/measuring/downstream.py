@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxpatch.measuring import read_outs
@@ -53,12 +52,12 @@ def layer_of(params: Params, layer: jax.Array | int) -> Params:
 
 def context_of(config: DecoderConfig, models: Models) -> decoder.TreeContext:
     """Of the models' prompts, in the models' dtype."""
-    return decoder.tree_context(config, models.tree, models.host["embed"]["kernel"].dtype)
+    return decoder.tree_context(config, models.tree, decoder.dtype_of(models.host))
 
 
 def embedded(params: Params, tree: PrefixTree) -> Float[Array, "M D"]:
     """The stream entering the first block."""
-    return params["embed"]["kernel"][tree.tokens]
+    return decoder.embedded(params, tree.tokens)
 
 
 def trace(
@@ -136,6 +135,5 @@ def finish(
 def host_reads(config: DecoderConfig, models: Models) -> Float[Array, "R B"]:
     """The read-outs of the unpatched host."""
     shape = len(models.read_outs), models.tree.last.shape[0]
-    dtype = np.promote_types(models.host["embed"]["kernel"].dtype, jnp.float32)
     x = embedded(models.host, models.tree)
-    return finish(config, models, x[None], jnp.zeros(1, jnp.int32), jnp.zeros(shape, dtype))[0]
+    return finish(config, models, x[None], jnp.zeros(1, jnp.int32), jnp.zeros(shape, x.dtype))[0]

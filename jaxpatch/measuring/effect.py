@@ -21,8 +21,8 @@ def up_to(params: Params, num_layers: int) -> Params:
 
 def every_last_state(config: DecoderConfig, params: Params, inputs: Inputs) -> jax.Array:
     """Residual stream after every block at the last token of each prompt: [L, B, D]. The layers that `params` holds."""
-    x = params["embed"]["kernel"][inputs.tokens]
-    context = decoder.causal_context(config, x.shape[-2], x.dtype)
+    x = decoder.embedded(params, inputs.tokens)
+    context = decoder.causal_context(config, x.shape[-2], decoder.dtype_of(params))
 
     def step(x, weights):
         x = decoder.Block(config).apply({"params": weights}, x, context)[0]
@@ -65,8 +65,8 @@ def outcome(
 
     Args: steer: [D], added to the residual stream after the anchor's block at the last token.
     """
-    x = params["embed"]["kernel"][inputs.tokens]
-    context = decoder.causal_context(config, x.shape[-2], x.dtype)
+    x = decoder.embedded(params, inputs.tokens)
+    context = decoder.causal_context(config, x.shape[-2], decoder.dtype_of(params))
     last = inputs.lengths - 1
 
     def run(x, weights):

@@ -1,7 +1,8 @@
 """The change that a component makes in its own block: exactly, in closed form where there is one, and without copying weights.
 
 A head writes ``z W_O`` into the stream and a neuron ``act(x g, x u) d``; the difference of the two models' writes is all that a patch
-changes there. Kinds with few members a layer run their patched block whole. The local forms are ours.
+changes there. It is computed in float32 or wider, whatever the weights are: in bfloat16 a small difference drowns in the rounding of
+what is subtracted. Kinds with few members a layer run their patched block whole. The local forms are ours.
 """
 
 from collections.abc import Callable
@@ -30,22 +31,27 @@ class Local(NamedTuple):
 
 
 def _einsum(spec: str, *operands: jax.Array) -> jax.Array:
-    return jnp.einsum(spec, *operands, precision=layers.precision())
+    return jnp.einsum(spec, *map(layers.at_least_float32, operands), precision=layers.precision())
 
 
 def _normed(config: DecoderConfig, x: jax.Array, scale: jax.Array) -> jax.Array:
     """x: [C, M, D], each with a scale of its own [C, D]."""
-    return jax.vmap(lambda x, scale: layers.rms_norm(x, scale, config.norm_eps))(x, scale)
+    return jax.vmap(lambda x, scale: layers.rms_norm(x, scale, config.norm_eps))(x, scale.astype(x.dtype))
+
+
+def _context(config: DecoderConfig, models: Models, states: Trace) -> decoder.TreeContext:
+    """Of the stream's own type."""
+    return decoder.tree_context(config, models.tree, states.mid.dtype)
 
 
 def _heads(x: jax.Array, weights: Params, layer: jax.Array, heads: jax.Array) -> jax.Array:
     """Queries, keys or values of chosen heads. x: [C, M, D]; heads: [C, n] -> [C, M, n, H]."""
     out = _einsum("cmd,cndh->cmnh", x, weights["kernel"][layer[:, None], :, heads])
-    return out + weights["bias"][layer[:, None], heads][:, None] if "bias" in weights else out
+    return out + weights["bias"][layer[:, None], heads][:, None].astype(out.dtype) if "bias" in weights else out
 
 
 def _head_stream(config: DecoderConfig, models: Models, states: Trace, layer, indices):
-    context, entering = context_of(config, models), states.entering[layer - states.first]
+    context, entering = _context(config, models, states), states.entering[layer - states.first]
     attn = models.host["layers"]["attn"]
     x = _normed(config, entering, models.host["layers"]["attn_norm"]["scale"][layer])
     groups = indices[:, None] // (config.heads // config.kv_heads)
@@ -61,7 +67,7 @@ def _head_stream(config: DecoderConfig, models: Models, states: Trace, layer, in
 
 
 def _kv_stream(config: DecoderConfig, models: Models, states: Trace, layer, indices):
-    context, entering = context_of(config, models), states.entering[layer - states.first]
+    context, entering = _context(config, models, states), states.entering[layer - states.first]
     attn, size = models.host["layers"]["attn"], config.heads // config.kv_heads
     heads = indices[:, None] * size + jnp.arange(size)
     x = _normed(config, entering, models.host["layers"]["attn_norm"]["scale"][layer])
@@ -81,11 +87,11 @@ def _neuron_stream(config: DecoderConfig, models: Models, states: Trace, layer, 
 
     def into(weights: Params) -> jax.Array:
         pre = _einsum("cmd,cd->cm", x, weights["kernel"][layer, :, indices])
-        return pre + weights["bias"][layer, indices][:, None] if "bias" in weights else pre
+        return pre + weights["bias"][layer, indices][:, None].astype(pre.dtype) if "bias" in weights else pre
 
     def written(mlp: Params) -> jax.Array:
         activation = layers.gated(into(mlp["gate"]), into(mlp["up"]))
-        return activation[:, :, None] * mlp["down"]["kernel"][layer, indices][:, None]
+        return activation[:, :, None] * mlp["down"]["kernel"][layer, indices][:, None].astype(activation.dtype)
 
     change = written(models.donor["layers"]["mlp"]) - written(models.host["layers"]["mlp"])
     return states.entering[layer - states.first + 1] + change

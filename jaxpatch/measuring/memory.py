@@ -44,7 +44,7 @@ def plan(config: DecoderConfig, tree: PrefixTree, itemsize: int, depth: int, bud
     Raises: MemoryError where one candidate does not fit, saying what would.
     """
     num_nodes = tree.tokens.shape[0]
-    each, block = IN_FLIGHT * candidate_bytes(config, tree, itemsize), 2 * num_nodes * config.width * itemsize
+    each, block = IN_FLIGHT * candidate_bytes(config, tree, itemsize), states_bytes(config, tree, itemsize)
     fixed = IN_FLIGHT * WEIGHT_COPIES * block_bytes(config, itemsize)
     least = fixed + each + 2 * block
     if least > budget:
@@ -60,16 +60,24 @@ def plan(config: DecoderConfig, tree: PrefixTree, itemsize: int, depth: int, bud
 def candidate_bytes(config: DecoderConfig, tree: PrefixTree, itemsize: int) -> int:
     """Bytes of one candidate's arrays at the widest moment: attention, an MLP, or the logits of a next-token read-out."""
     num_nodes, tiles = tree.tokens.shape[0], tree.inside
-    wide = max(itemsize, 4)
-    stream = 4 * num_nodes * config.width * itemsize
+    wide = stream_itemsize(itemsize)
+    stream = 4 * num_nodes * config.width * wide
     queries, keys = (math.prod(part.shape) * config.head_width * itemsize for part in (tiles.queries, tiles.keys))
     weights = math.prod(tiles.mask.shape) * config.heads * (wide + wide)
-    attention = (
-        2 * (config.heads * queries + 2 * config.kv_heads * keys) + weights + num_nodes * config.width * itemsize
-    )
-    mlp = num_nodes * (2 * config.neurons + config.width) * itemsize
+    attention = 2 * (config.heads * queries + 2 * config.kv_heads * keys) + weights + num_nodes * config.width * wide
+    mlp = num_nodes * (2 * config.neurons * itemsize + config.width * wide)
     logits = tree.last.shape[0] * config.vocab * wide
     return stream + max(attention, mlp, logits)
+
+
+def states_bytes(config: DecoderConfig, tree: PrefixTree, itemsize: int) -> int:
+    """Bytes of one block's two cached states."""
+    return 2 * tree.tokens.shape[0] * config.width * stream_itemsize(itemsize)
+
+
+def stream_itemsize(itemsize: int) -> int:
+    """Bytes of one number of the stream, in a model of numbers of so many."""
+    return max(itemsize, 4)
 
 
 def block_bytes(config: DecoderConfig, itemsize: int) -> int:
@@ -81,7 +89,7 @@ def block_bytes(config: DecoderConfig, itemsize: int) -> int:
 def prompt_bytes(config: DecoderConfig, tokens: int, itemsize: int, depth: int) -> int:
     """Bytes that a backward pass with all its shares holds for one prompt."""
     heads = config.heads * (4 * config.head_width + 3 * tokens)
-    return depth * tokens * (12 * config.width + 8 * config.neurons + heads) * itemsize
+    return depth * tokens * (12 * config.width + 8 * config.neurons + heads) * stream_itemsize(itemsize)
 
 
 def free_bytes(params: Params) -> int:
@@ -110,5 +118,5 @@ def fill_of(params: Params) -> int:
 
 
 def itemsize_of(params: Params) -> int:
-    """Bytes of one number of the stream."""
+    """Bytes of one number of the weights."""
     return np.dtype(params["embed"]["kernel"].dtype).itemsize

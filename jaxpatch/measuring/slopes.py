@@ -3,6 +3,9 @@
 Two linearisations at the host: `first_order` in the weights themselves; `linear` in the residual stream, each component's own change of
 output being exact. Both are sums of the same products, so both come out of the same pass: what a head or a neuron writes differently,
 contracted with the gradient that arrives where it writes. Ours, but for the use of a gradient as a screen.
+
+All of it is float32 or wider: each block's weights are widened as the pass comes to them. Differences of narrow products say little,
+and one pass in float32 costs little.
 """
 
 from collections.abc import Callable
@@ -10,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxpatch.measuring import read_outs
@@ -50,11 +54,11 @@ def tapped(config: DecoderConfig, models: Models, taps: Places) -> tuple[Float[A
     """The host's run, with something added at every place. Returns the read-outs, and what stood at each place."""
     reads = models.read_outs
     depth = read_outs.depth(config, reads)
-    x = models.host["embed"]["kernel"][models.inputs.tokens]
+    x = decoder.embedded(models.host, models.inputs.tokens)
     context = decoder.causal_context(config, x.shape[-2], x.dtype)
 
     def step(x, layer):
-        weights, tap = layer
+        weights, tap = _wide(layer[0]), layer[1]
         mlp = weights["mlp"]
         block = decoder.Block(config).bind({"params": weights})
         z = block.head_vectors(x, context) + tap.z
@@ -90,6 +94,10 @@ class Layer(NamedTuple):
 
 Share = Callable[[DecoderConfig, decoder.Context, Layer], Cheap]
 """One block's components of one kind: [B, n] each."""
+
+
+def _wide(params: Params) -> Params:
+    return jax.tree.map(layers.at_least_float32, params)
 
 
 def _einsum(spec: str, *operands: jax.Array) -> jax.Array:
@@ -175,7 +183,10 @@ SHARES: dict[str, Share] = {"head": _head_share, "kv": _kv_share, "neuron": _neu
 def cheap(config: DecoderConfig, kinds: tuple[str, ...], models: Models) -> dict[str, Cheap]:
     """Cheap effects on one read-out of every component of some kinds."""
     batch, tokens = models.inputs.tokens.shape
-    dtype, depth = models.host["embed"]["kernel"].dtype, read_outs.depth(config, models.read_outs)
+    dtype, depth = (
+        np.promote_types(decoder.dtype_of(models.host), np.float32),
+        read_outs.depth(config, models.read_outs),
+    )
     like = {"z": (config.heads, config.head_width), "mid": (config.width,), "neurons": (config.neurons,)}
     like["end"] = like["mid"]
     zeros = Places(**{name: jnp.zeros((depth, batch, tokens, *shape), dtype) for name, shape in like.items()})
@@ -189,7 +200,8 @@ def cheap(config: DecoderConfig, kinds: tuple[str, ...], models: Models) -> dict
 
     def one(at):
         number, states = at
-        layer = Layer(layer_of(models.host, number), layer_of(models.donor, number), *states)
+        host, donor = (_wide(layer_of(side, number)) for side in (models.host, models.donor))
+        layer = Layer(host, donor, *states)
         return {kind: SHARES[kind](config, context, layer) for kind in kinds}
 
     return jax.lax.map(one, (jnp.arange(depth), (places, run, slope)))

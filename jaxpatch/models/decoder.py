@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxpatch.models import layers, prefix_tree
@@ -132,7 +133,7 @@ class Mlp(nn.Module):
         self.down = Linear((c.neurons, c.width), (c.width,) if c.mlp_bias else None)
 
     def write(self, activations):
-        return layers.dense(activations, self.down())
+        return layers.written(activations, self.down())
 
     def __call__(self, x):
         return layers.gated_mlp(x, self.gate(), self.up(), self.down())
@@ -196,19 +197,35 @@ class Decoder(nn.Module):
 
     def hidden(self, tokens):
         """Residual stream after the last block. tokens: int [B, T] -> [B, T, D]."""
-        x = self.embed()["kernel"][tokens]
-        x, _ = self.layers(x, causal_context(self.config, tokens.shape[-1], x.dtype), None)
+        kernel = self.embed()["kernel"]
+        x, _ = self.layers(stream(kernel, tokens), causal_context(self.config, tokens.shape[-1], kernel.dtype), None)
         return x
 
     def read_out(self, x):
-        """Logits of a residual stream. x: [..., D] -> [..., V]."""
-        x = layers.rms_norm(x, self.final_norm(), self.config.norm_eps)
-        if self.config.tied:
-            return jnp.einsum("...d,vd->...v", x, self.embed()["kernel"], precision=layers.precision())
-        return jnp.einsum("...d,dv->...v", x, self.unembed()["kernel"], precision=layers.precision())
+        """Logits of a residual stream, as wide as it. x: [..., D] -> [..., V]."""
+        normed = layers.rms_norm(x, self.final_norm(), self.config.norm_eps)
+        spec, kernel = ("...d,vd->...v", self.embed) if self.config.tied else ("...d,dv->...v", self.unembed)
+        return jnp.einsum(
+            spec, normed, kernel()["kernel"], precision=layers.precision(), preferred_element_type=x.dtype
+        )
 
     def __call__(self, tokens):
         return self.read_out(self.hidden(tokens))
+
+
+def stream(embedding: Float[Array, "V D"], tokens: Int[Array, "*lead"]) -> Float[Array, "*lead D"]:
+    """The residual stream entering the first block."""
+    return layers.at_least_float32(embedding[tokens])
+
+
+def embedded(params: Params, tokens: Int[Array, "*lead"]) -> Float[Array, "*lead D"]:
+    """The same, of a model's parameters."""
+    return stream(params["embed"]["kernel"], tokens)
+
+
+def dtype_of(params: Params) -> np.dtype:
+    """The type of a model's weights."""
+    return params["embed"]["kernel"].dtype
 
 
 def causal_context(config: DecoderConfig, num_tokens: int, dtype: Any) -> Context:

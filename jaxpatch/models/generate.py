@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxpatch.models import decoder, layers
@@ -35,11 +36,11 @@ def greedy(
     Returns: the added tokens.
     """
     batch, width = tokens.shape
-    dtype = params["embed"]["kernel"].dtype
+    dtype = decoder.dtype_of(params)
     slots = width + max_new
-    steering = jnp.zeros((config.layers, config.width), dtype)
+    steering = jnp.zeros((config.layers, config.width), np.promote_types(dtype, np.float32))
     if steer is not None:
-        steering = steering.at[steer[0]].set(steer[1].astype(dtype))
+        steering = steering.at[steer[0]].set(steer[1].astype(steering.dtype))
     empty = jnp.zeros((config.layers, batch, slots, config.kv_heads, config.head_width), dtype)
 
     def run(new, positions, mask, slot, cache, is_steered):
@@ -52,7 +53,7 @@ def greedy(
             x, cache_l = decoder.Block(config).apply({"params": weights}, x, context, cache_l)
             return x + jnp.where(is_steered[..., None], vector, 0), cache_l
 
-        x = params["embed"]["kernel"][new]
+        x = decoder.embedded(params, new)
         return jax.lax.scan(block, x, (params["layers"], cache, steering))
 
     def best(x):

@@ -2,6 +2,9 @@
 
 Leading axes are free (`*lead`): one prompt, a batch, and candidates x prompts run the same code. The tests check every shape.
 Matrix products name their precision (`precision`): on GPU and TPU JAX would otherwise multiply float32 in fewer bits.
+
+The residual stream is float32, or wider where the weights are; in a narrower model only what meets a matrix is rounded to the model's
+own type. A single neuron moves the stream by less than bfloat16 can tell.
 """
 
 import functools
@@ -43,10 +46,10 @@ def at_least_float32(x: Num[Array, "*any"]) -> Float[Array, "*any"]:
 
 
 def rms_norm(x: Float[Array, "*lead D"], scale: Float[Array, " D"], eps: float) -> Float[Array, "*lead D"]:
-    """``scale * x / sqrt(mean(x^2) + eps)``."""
+    """``scale * x / sqrt(mean(x^2) + eps)``, in the type of `scale`."""
     wide = at_least_float32(x)
     normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    return scale * normed.astype(x.dtype)
+    return scale * normed.astype(scale.dtype)
 
 
 def rope(positions: Int[Array, "*lead T"], width: int, theta: float, dtype: Any) -> CosSin:
@@ -65,7 +68,7 @@ def rotate(x: Float[Array, "*lead T N H"], cos_sin: CosSin) -> Float[Array, "*le
 
 
 def _plus_bias(x: jax.Array, weights: Weights) -> jax.Array:
-    return x + weights["bias"] if "bias" in weights else x
+    return x + weights["bias"].astype(x.dtype) if "bias" in weights else x
 
 
 def to_heads(x: Float[Array, "*lead T D"], weights: Weights) -> Float[Array, "*lead T N H"]:
@@ -74,13 +77,16 @@ def to_heads(x: Float[Array, "*lead T D"], weights: Weights) -> Float[Array, "*l
 
 
 def from_heads(z: Float[Array, "*lead T N H"], weights: Weights) -> Float[Array, "*lead T D"]:
-    """The sum of what the heads write. kernel: [N, H, D]."""
-    return _plus_bias(jnp.einsum("...tnh,nhd->...td", z, weights["kernel"], precision=precision()), weights)
+    """The sum of what the heads write, not rounded. kernel: [N, H, D]."""
+    wide = np.promote_types(z.dtype, np.float32)
+    kernel = weights["kernel"]
+    written = jnp.einsum("...tnh,nhd->...td", z, kernel, precision=precision(), preferred_element_type=wide)
+    return _plus_bias(written, weights)
 
 
 @jax.custom_jvp
 def product(x: Float[Array, "*lead i"], kernel: Float[Array, "i o"]) -> Float[Array, "*lead o"]:
-    """``x @ kernel``, summed over i in pieces where the numbers are float32 or wider.
+    """``x @ kernel``, not rounded: float32 or wider. Summed over i in pieces where the operands are that as well.
 
     A float32 sum loses digits with its length, and the first token's huge activations show it: with W_down in one go, the logits
     of SmolLM2 were three times as far from float64 as PyTorch's. Shorter pieces gain nothing more, and cost speed. Derivatives
@@ -89,20 +95,25 @@ def product(x: Float[Array, "*lead i"], kernel: Float[Array, "i o"]) -> Float[Ar
     wide = np.promote_types(x.dtype, np.float32)
     piece_length = PIECE if wide == x.dtype else kernel.shape[0]
     pieces = [slice(start, start + piece_length) for start in range(0, kernel.shape[0], piece_length)]
-    parts = (_matmul(x[..., piece], kernel[piece], wide) for piece in pieces)
-    return functools.reduce(jnp.add, parts).astype(x.dtype)
+    return functools.reduce(jnp.add, (_matmul(x[..., piece], kernel[piece]) for piece in pieces))
 
 
-def _matmul(x: jax.Array, kernel: jax.Array, dtype: Any = None) -> jax.Array:
-    return jnp.einsum("...i,io->...o", x, kernel, precision=precision(), preferred_element_type=dtype)
+def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    wide = np.promote_types(x.dtype, np.float32)
+    return jnp.einsum("...i,io->...o", x, kernel, precision=precision(), preferred_element_type=wide)
 
 
 product.defjvps(lambda dx, _, x, kernel: _matmul(dx, kernel), lambda dkernel, _, x, kernel: _matmul(x, dkernel))
 
 
-def dense(x: Float[Array, "*lead i"], weights: Weights) -> Float[Array, "*lead o"]:
-    """``x @ kernel``, and the bias where there is one. kernel: [i, o]."""
+def written(x: Float[Array, "*lead i"], weights: Weights) -> Float[Array, "*lead o"]:
+    """``x @ kernel``, and the bias where there is one, as it goes into the stream: not rounded. kernel: [i, o]."""
     return _plus_bias(product(x, weights["kernel"]), weights)
+
+
+def dense(x: Float[Array, "*lead i"], weights: Weights) -> Float[Array, "*lead o"]:
+    """The same, in the type of x."""
+    return written(x, weights).astype(x.dtype)
 
 
 def attend(
@@ -140,7 +151,7 @@ def attend(
 
 
 def gated_mlp(x: Float[Array, "*lead D"], gate: Weights, up: Weights, down: Weights) -> Float[Array, "*lead D"]:
-    """What the neurons write: ``(silu(x W_gate) * (x W_up)) W_down``, some neurons after the others.
+    """What the neurons write, not rounded: ``(silu(x W_gate) * (x W_up)) W_down``, some neurons after the others.
 
     Of many states as many neurons at once as `product` would sum: nothing is summed in another way, and their activations stay in a
     CPU's cache. Of few states all at once, since cutting up the weights would cost more.
@@ -149,12 +160,12 @@ def gated_mlp(x: Float[Array, "*lead D"], gate: Weights, up: Weights, down: Weig
     is_cut = num_states > MANY and np.promote_types(x.dtype, np.float32) == x.dtype
     length = PIECE if is_cut else num_neurons
 
-    def written(piece: slice) -> jax.Array:
+    def write(piece: slice) -> jax.Array:
         own = ({name: leaf[..., piece] for name, leaf in weights.items()} for weights in (gate, up))
         return product(gated(*(dense(x, weights) for weights in own)), down["kernel"][piece])
 
     pieces = (slice(start, start + length) for start in range(0, num_neurons, length))
-    return _plus_bias(functools.reduce(jnp.add, map(written, pieces)), down)
+    return _plus_bias(functools.reduce(jnp.add, map(write, pieces)), down)
 
 
 def gated(gate: Float[Array, "*lead F"], up: Float[Array, "*lead F"]) -> Float[Array, "*lead F"]:

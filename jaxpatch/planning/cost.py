@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from jaxpatch.measuring import local
-from jaxpatch.measuring.memory import Room, candidate_bytes, prompt_bytes
+from jaxpatch.measuring.memory import Room, candidate_bytes, prompt_bytes, states_bytes
 from jaxpatch.models import decoder
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.prefix_tree import PrefixTree
@@ -123,7 +123,7 @@ def held(job: Job, room: Room, budget: int) -> Held:
     """What `room` comes to in bytes."""
     prompt = prompt_bytes(job.config, job.tokens, job.itemsize, job.depth)
     return Held(
-        states=2 * (room.blocks + 1) * job.num_nodes * job.config.width * job.itemsize,
+        states=(room.blocks + 1) * states_bytes(job.config, job.tree, job.itemsize),
         batch=room.candidates * candidate_bytes(job.config, job.tree, job.itemsize),
         cheap=prompt * min(job.num_prompts, max(1, budget // prompt)),
     )

@@ -413,6 +413,10 @@ def noise(findings: Findings) -> str:
     return (
         f"{listed(told)} of the gap: the engine against the definition in the highest precision, the same arithmetic in another "
         "order, and that against itself, a second time."
+    ) + "".join(
+        f" That is more than a tenth of the largest {kind} score: the order of {kind}s is as much rounding as effect; score "
+        "in float32, or by “local_linear”."
+        for kind in findings.scores.drowned
     )
 
 

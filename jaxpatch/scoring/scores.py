@@ -9,6 +9,9 @@ import pandas as pd
 from jaxpatch.patching.components import MATRICES, NORMS, SINGLE, Partition, lookup
 from jaxpatch.scoring.method import Screening
 
+LARGEST_NOISE = 0.1
+"""Of a kind's largest score: a noise floor above that makes its scores doubtful."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
@@ -40,6 +43,15 @@ class Scores:
     layer: int
     partition: Partition = field(repr=False)
     screening: Mapping[str, Screening] = field(default_factory=dict, repr=False)
+
+    @property
+    def drowned(self) -> tuple[str, ...]:
+        """Kinds whose noise floor is above a tenth of their largest score: their order is as much rounding as effect."""
+        return tuple(
+            kind
+            for kind, values in self.values.items()
+            if self.noise.get(kind, 0.0) > LARGEST_NOISE * np.abs(values).max()
+        )
 
     @property
     def num_dropped(self) -> int:

@@ -1,6 +1,7 @@
 """The fast engine against two slow oracles: a plain PyTorch loop over components, and the definition by tree surgery."""
 
 import dataclasses
+import functools
 import itertools
 
 import engine_cases
@@ -12,7 +13,7 @@ import torch_oracle
 
 import jaxpatch as jp
 from jaxpatch import testing
-from jaxpatch.measuring import instrument, sweep
+from jaxpatch.measuring import effect, instrument, sweep
 from jaxpatch.measuring.read_outs import NextToken
 from jaxpatch.patching import components
 from jaxpatch.scoring import METHODS
@@ -176,3 +177,28 @@ def test_knockout_is_restoration_with_the_models_swapped():
     ends = {"layer": "all", "embed": "all"}
     whole = knockout.effect(components.gates(knockout.partition, ends), np.arange(4))
     np.testing.assert_allclose(whole, knockout.special, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.2), ("float16", 0.03)])
+def test_scores_of_a_narrow_model_are_those_of_its_weights(dtype, tolerance):
+    """Against the same weights in float32: the cheap scores to the bit, exact ones as far as the blocks above round."""
+    pair, prompts, kinds = testing.tiny_pair(change=0.01), testing.tiny_inputs(), ("head", "kv", "neuron")
+
+    def cast(*dtypes):
+        def rounded(leaf):
+            return functools.reduce(lambda leaf, each: leaf.astype(each), dtypes, leaf)
+
+        both = {name: jax.tree.map(rounded, getattr(pair, name)) for name in ("base", "special")}
+        return instrument.of_pair(dataclasses.replace(pair, **both), prompts, anchor)
+
+    states = [effect.every_last_state(pair.config, side, prompts)[1].mean(axis=0) for side in (pair.base, pair.special)]
+    towards = np.asarray(states[1] - states[0])
+    anchor = jp.Anchor(layer=1, direction=towards / np.linalg.norm(towards))
+    for method, atol in (("local_linear", 1e-6), ("first_order", 1e-6), ("exact", tolerance)):
+        narrow, wide = (METHODS[method](cast(*dtypes), kinds, OPTIONS) for dtypes in ((dtype,), (dtype, "float32")))
+        for kind in kinds:
+            got, wanted = narrow[kind].effects, wide[kind].effects
+            assert got.dtype == wanted.dtype == np.float32
+            np.testing.assert_allclose(
+                got, wanted, rtol=0, atol=atol * np.abs(wanted).max(), err_msg=f"{method} {kind}"
+            )

@@ -185,7 +185,10 @@ def test_what_is_promised_of_the_best(screened):
 
 def test_the_noise_floor_is_told_for_each_kind(exact):
     told = wording.noise(exact._replace(scores=dataclasses.replace(exact.scores, noise={"head": 1e-4, "neuron": 2e-6})))
-    assert told.startswith("head ±0.01") and "neuron ±0.0002" in told
+    assert told.startswith("head ±0.01") and "neuron ±0.0002" in told and "rounding" not in told
+    largest = float(np.abs(exact.scores.values["neuron"]).max())
+    told = wording.noise(exact._replace(scores=dataclasses.replace(exact.scores, noise={"neuron": 0.11 * largest})))
+    assert "the order of neurons is as much rounding as effect" in told
 
 
 def test_dropped_prompts_are_counted_and_named(exact):
