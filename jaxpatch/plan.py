@@ -102,8 +102,8 @@ def plan(options: Plan, *, console: Console | None = None) -> Planned:
     room = memory.plan(job.config, job.tree, job.itemsize, job.depth, budget, fill)
     parts = (*options.kinds, cost.CHEAP, cost.SLOPES)
     if machine:
-        pace = machine.pace(options.dtype, options.precision)
-        known = calibration.Calibration(dict.fromkeys(parts, pace), {})
+        own, wide = (machine.pace(dtype, options.precision) for dtype in (options.dtype, "float32"))
+        known = calibration.Calibration({part: wide if part == cost.CHEAP else own for part in parts}, {})
     else:
         with jax.default_matmul_precision(options.precision), console.status("calibrating"):
             known = calibration.calibrate(job, prompts, options.kinds, options.dtype, budget, seed=options.seed)

@@ -77,6 +77,11 @@ def test_together_is_no_dearer_than_one_after_the_other(folders):
         planned.seconds["exact"]["together"], sum(planned.seconds["exact"][k] for k in ("head", "neuron"))
     )
     assert planned.bills["exact"]["head"].keys() == {"head"} and planned.compiling == {}
+    in_float32 = {cost.CHEAP: machines.MACHINES["tpu-v5e"].pace("float32", "highest")}
+    bill = planned.bills["local_linear"]["together"]
+    assert planned.seconds["local_linear"]["together"] == machines.seconds(bill, in_float32), (
+        "as slopes.py computes them"
+    )
 
 
 def test_all_bad_options_are_named_at_once(call, capsys):
