@@ -28,7 +28,7 @@ def main() -> None:
     except (ValueError, KeyError, IndexError, OSError, MemoryError, RuntimeError) as error:
         said = error.args[0] if isinstance(error, KeyError) and error.args else error
         errors.print(f"[red]jaxpatch:[/red] {type(error).__name__}:", end=" ")
-        errors.print(str(said), markup=False)
+        errors.print(str(said), markup=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         if isinstance(options, plan.Plan):
@@ -39,7 +39,7 @@ def main() -> None:
             if kept.exists()
             else "the same command starts again."
         )
-        errors.print(f"\ninterrupted: nothing was written to {options.out}; {then}", markup=False)
+        errors.print(f"\ninterrupted: nothing was written to {options.out}; {then}", markup=False, soft_wrap=True)
         sys.exit(130)
 
 

@@ -147,8 +147,9 @@ def score_each(
         [2, 3]
     """
     options = Options(top, alpha, steps, aggregate, seed, progress)
-    _refuse_bad_options(pair, inputs, wanted, kinds, method, mode, options)
-    budget = default_budget(pair.base) if memory is None else memory
+    _refuse_bad_options(pair, inputs, wanted, kinds, method, mode, options, memory)
+    wanted = read_outs.several(wanted)
+    budget = default_budget(pair.base) if memory is None else int(memory)
     asked = {"kinds": tuple(kinds), "method": method, "mode": mode, "mesh": None if mesh is None else dict(mesh.shape)}
     identity = devices.agreed(_identity(pair, inputs, wanted, budget, options=options, **asked))
     budget = int(journal.begin(identity)["budget"])
@@ -203,9 +204,16 @@ def scores_with(
             warnings.warn(
                 f"{kind}: rounding alone moves scores by up to {each.noise[kind]:.2g}, and the largest is "
                 f'{np.abs(each.values[kind]).max():.2g}. Compute in float32 (load the pair with dtype="float32"), or take '
-                'method="local_linear", which is float32 in any case.',
+                'method="local_linear", which is float32 inside the blocks in any case.',
                 stacklevel=2,
             )
+        for kind, values in each.values.items():
+            if bad := int((~np.isfinite(values)).sum()):
+                warnings.warn(
+                    f"{kind}: {bad} of {values.size} scores are not numbers: their patched runs overflow. Load the pair with "
+                    'dtype="float32" or "bfloat16".',
+                    stacklevel=2,
+                )
     return tuple(made)
 
 
@@ -240,6 +248,8 @@ def validate(
         >>> sorted({curve.name for curve in drawn})
         ['largest change', 'random', 'top']
     """
+    if not isinstance(anchor, Anchor):
+        raise ValueError(f"validate: wanted an Anchor, along which curves are drawn; got {type(anchor).__name__}.")
     outcome_fn = outcomes.of_pair(pair, inputs, anchor)
     tool = instrument.of_pair(pair, inputs, anchor)
     kinds = components.disjoint(tool.partition, tuple(found.values))
@@ -351,6 +361,7 @@ def _refuse_bad_options(
     method: str,
     mode: str,
     options: Options,
+    memory: float | None,
 ) -> None:
     """Raises for all that can be refused before any work: KeyError where only kinds are unknown, else ValueError."""
     if isinstance(kinds, str) or not kinds:
@@ -379,6 +390,14 @@ def _refuse_bad_options(
     if options.aggregate not in normalise.AGGREGATES:
         faults.append(
             f"unknown aggregate {options.aggregate!r}; {paths.did_you_mean(options.aggregate, normalise.AGGREGATES)}"
+        )
+    if memory is not None and not (isinstance(memory, int | float | np.number) and 1 <= memory < np.inf):
+        faults.append(f"memory: wanted a number of bytes; got {memory!r}.")
+    if repeated := sorted({kind for kind in kinds if list(kinds).count(kind) > 1}):
+        faults.append(f"kinds: {', '.join(repeated)} named more than once.")
+    if not all(isinstance(number, int | np.integer) for number in (options.top, options.steps, options.seed)):
+        faults.append(
+            f"top, steps and seed must be whole numbers; got {options.top!r}, {options.steps!r}, {options.seed!r}."
         )
     if options.top < 1 or options.steps < 1:
         faults.append(f"top and steps must be at least 1; got top={options.top}, steps={options.steps}.")

@@ -1,5 +1,6 @@
 """Shell: what a run will cost, from two configs, before any weight is read."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +134,7 @@ def refuse(options: Plan) -> None:
             faults.append(f"--{name.replace('_', '-')} {value}: wanted at least {fewest}")
     if not 0 < options.alpha < 1:
         faults.append(f"--alpha {options.alpha}: wanted a number between 0 and 1")
-    if options.memory is not None and not options.memory > 0:
+    if options.memory is not None and not 0 < options.memory < math.inf:
         faults.append(f"--memory {options.memory}: wanted more than 0 GiB")
     if options.dtype == "float64" and options.device in machines.MACHINES:
         faults.append(f"--dtype float64: the table of accelerators has none; wanted --device {HERE}")
@@ -187,7 +188,7 @@ def _budget(options: Plan, job: cost.Job, free: int) -> int:
     if left <= 0:
         raise MemoryError(
             f"both models take {job.parameter_bytes / 2**30:.1f} GiB in {options.dtype}, and there are {free / 2**30:.1f}. "
-            "Use a narrower --dtype, or a machine with more memory; several devices can share one model (jp.score(..., mesh=...))."
+            "Use a narrower --dtype, or a machine with more memory."
         )
     if options.memory is not None:
         return int(options.memory * 2**30)

@@ -1,7 +1,9 @@
 """Shell: sweeps that survive. How far each sweep is, kept on disk with Orbax, whole or not at all."""
 
+import contextlib
 import io
 import json
+import re
 import shutil
 import time
 import warnings
@@ -19,8 +21,23 @@ PERIOD = 30.0
 """Seconds between two savings."""
 
 
+OURS = re.compile(r"\d+(\.orbax-checkpoint-tmp.*)?")
+"""Names of what a journal puts into its folder."""
+REFUSED = b"refused: "
+
+
 class DifferentRunError(ValueError):
-    """What is to be gone on with was begun with something else."""
+    """What is to be gone on with was begun with something else, or is no journal at all."""
+
+
+def place_faults(folder: Path) -> list[str]:
+    """Why a journal cannot be kept in this folder."""
+    if folder.exists() and not folder.is_dir():
+        return ["it is a file, and a journal is a folder"]
+    strangers = [path.name for path in folder.iterdir() if not OURS.fullmatch(path.name)] if folder.exists() else []
+    return (
+        [f"it holds other things than a journal ({', '.join(sorted(strangers)[:3])}); move them"] if strangers else []
+    )
 
 
 class Journal:
@@ -71,13 +88,11 @@ class Journal:
 
         Returns: the identity to go by. Raises: DifferentRunError naming all that differs.
         """
-        self._identity = dict(identity)
-        kept = devices.told(self._read() if devices.is_first() else b"")[0]
-        if not kept:
-            return self._identity
-        arrays = dict(np.load(io.BytesIO(kept)))
-        about = json.loads(arrays.pop("about").tobytes())
-        before = about["identity"]
+        self._current = -1
+        if self._sweeps:
+            before, sweeps = self._identity, self._sweeps
+        else:
+            before, sweeps = self._kept() or (dict(identity), [])
         others = [
             f"{name} (was {before.get(name, 'not there')}, is {identity.get(name, 'not there')})"
             for name in sorted({*before, *identity} - {"budget"})
@@ -85,19 +100,29 @@ class Journal:
         ]
         if others:
             raise DifferentRunError(
-                f"{self.folder} holds an unfinished run with other {', '.join(others)}. Run what it was begun with, or remove the "
-                "folder."
+                f"{self.folder} holds an unfinished run with other {', '.join(others)}. Run what it was begun with, name another, "
+                "or remove the folder."
             )
-        self._identity["budget"] = before["budget"]
-        self._sweeps = [
-            (sweep["kind"], Swept(arrays[str(number)], sweep["done"], sweep["size"]))
-            for number, sweep in enumerate(about["sweeps"])
-        ]
+        self._identity, self._sweeps = {**identity, "budget": before["budget"]}, sweeps
         self.num_resumed = self.num_done
         return self._identity
 
-    def _read(self) -> bytes:
-        """What the folder holds, in one piece; nothing where it is new."""
+    def _kept(self) -> tuple[dict[str, str], list[tuple[str, Swept]]] | None:
+        """Identity and sweeps of the folder, as the first process reads them; None where it is new."""
+        said = devices.told(self._told() if devices.is_first() else b"")[0]
+        if said.startswith(REFUSED):
+            raise DifferentRunError(said.removeprefix(REFUSED).decode())
+        if not said:
+            return None
+        arrays = dict(np.load(io.BytesIO(said)))
+        about = json.loads(arrays.pop("about").tobytes())
+        sweeps = enumerate(about["sweeps"])
+        return about["identity"], [(s["kind"], Swept(arrays[str(n)], s["done"], s["size"])) for n, s in sweeps]
+
+    def _told(self) -> bytes:
+        """What the folder holds, in one piece; nothing where it is new; or why it is refused."""
+        if faults := place_faults(self.folder):
+            return REFUSED + f"{self.folder}: {'; '.join(faults)}.".encode()
         if not self.folder.exists() or (step := self._opened().latest_step()) is None:
             return b""
         wanted = ocp.args.Composite(about=ocp.args.JsonRestore(), effects=ocp.args.StandardRestore())
@@ -163,10 +188,15 @@ class Journal:
         self._saved_at, self._is_changed = time.monotonic(), False
 
     def forget(self) -> None:
-        """Remove the folder: the run is finished."""
+        """Remove what was saved, and the folder if nothing else is in it: the run is finished."""
         self._is_changed = False
-        if devices.is_first():
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if not devices.is_first() or not self.folder.is_dir():
+            return
+        for path in self.folder.iterdir():
+            if OURS.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     @property
     def num_done(self) -> int:

@@ -1,6 +1,7 @@
 """Shell: one run, from two checkpoints to a folder with a report."""
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -133,10 +134,12 @@ def run(options: Run, *, command: Sequence[str] = (), console: Console | None = 
     """
     console = Console() if console is None else console
     options = replace(options, out=options.out.expanduser())
-    refuse(options)
     if options.distributed:
         devices.join()
         console = console if devices.is_first() else Console(quiet=True)
+        _refuse_together(options)
+    else:
+        refuse(options)
     with jax.default_matmul_precision(options.precision):
         return _run(options, command, console)
 
@@ -252,7 +255,19 @@ def write(made: findings.Findings, out: Path, *, overwrite: bool) -> None:
         (folder / "report.html").write_text(report.render(made, drawn), encoding="utf-8")
 
 
-def refuse(options: Run) -> None:
+def _refuse_together(options: Run) -> None:
+    """`refuse` in several processes: what one of them finds wrong ends all of them. Only the first one writes."""
+    try:
+        refuse(options, is_writing=devices.is_first())
+        own = ""
+    except ValueError as error:
+        own = str(error)
+    for number, said in enumerate(devices.told(own.encode())):
+        if said:
+            raise ValueError(f"process {number}: {said.decode()}")
+
+
+def refuse(options: Run, *, is_writing: bool = True) -> None:
     """Raises for everything that can be refused before a model is read: all faults of the options at once."""
     faults = []
     for name, known in (
@@ -290,7 +305,12 @@ def refuse(options: Run) -> None:
     if options.task not in tasks.TASKS and not Path(options.task).is_file():
         faults.append(f"--task {options.task!r}: no such task or file. {paths.did_you_mean(options.task, tasks.TASKS)}")
     faults += [f"--{fault}" for fault in checkpoints.location_faults(base=options.base, special=options.special)]
-    faults += [f"--out {options.out}: {fault}" for fault in _out_faults(options)]
+    if options.memory is not None and not math.isfinite(options.memory):
+        faults.append(f"--memory {options.memory}: wanted a number of GiB")
+    if is_writing:
+        wrong = [f"--out {options.out}: {fault}" for fault in _out_faults(options)]
+        kept = unfinished(options.out.expanduser())
+        faults += wrong or [f"{kept}: {fault}" for fault in resume.place_faults(kept)]
     if faults:
         raise ValueError("these options cannot be used:\n" + "\n".join(f"  - {fault}" for fault in faults))
 

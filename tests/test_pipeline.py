@@ -36,6 +36,10 @@ ANCHOR = jp.Anchor(layer=1, direction=np.eye(16)[0])
         (dict(mode="knock-out"), ValueError, "unknown mode 'knock-out'; did you mean 'knockout'"),
         (dict(mode="ablation"), ValueError, "restoration, knockout"),
         (dict(seed=-1), ValueError, "seed must not be negative; got -1"),
+        (dict(top=2.5), ValueError, "top, steps and seed must be whole numbers; got 2.5, 16, 0"),
+        (dict(memory="4GB"), ValueError, "memory: wanted a number of bytes; got '4GB'"),
+        (dict(memory=float("inf")), ValueError, "memory: wanted a number of bytes; got inf"),
+        (dict(kinds=("head", "head")), ValueError, "kinds: head named more than once"),
     ],
 )
 def test_bad_options_are_refused_before_any_work(monkeypatch, options, error, message):
@@ -157,6 +161,34 @@ def test_progress_names_the_kind():
     seen = []
     jp.score(PAIR, INPUTS, ANCHOR, kinds=("head", "neuron"), progress=lambda kind: lambda *at: seen.append((kind, *at)))
     assert [row for row in seen if row[1] == row[2]] == [("head", 8, 8), ("neuron", 48, 48)]
+
+
+def test_scores_that_overflow_are_told_and_end_a_screen():
+    partition = {"part": components.Kind((3,), ("part",), ())}
+
+    def at(gates, rows):
+        return jnp.full(rows.shape, gates["part"].sum())
+
+    tool = instrument.of_effect(at, partition, 2)
+    bad = tool._replace(exact=lambda kind, indices, progress: np.where(indices == 1, np.nan, 1) * np.ones((1, 2)))
+    with pytest.warns(UserWarning, match="part: 1 of 3 scores are not numbers: their patched runs overflow"):
+        assert np.isnan(pipeline.score_with(bad, kinds=("part",)).values["part"]).sum() == 1
+    with pytest.raises(ValueError, match=r"part \(1,\): its patched run gives no number, nor do 0 others"):
+        pipeline.score_with(bad, kinds=("part",), method="screened")
+
+
+def test_a_screen_draws_from_what_the_first_read_out_sees():
+    found = jp.score_each(PAIR, INPUTS, (ANCHOR, NextToken("kl")), kinds=("neuron",), method="screened", top=3)
+    alone = jp.score(PAIR, INPUTS, ANCHOR, kinds=("neuron",), method="screened", top=3)
+    np.testing.assert_array_equal(found[0].screening["neuron"].replaced, alone.screening["neuron"].replaced)
+    assert not found[0].screening["neuron"].replaced[2].any() and found[1].effects["neuron"][:, 2].any()
+
+
+def test_one_read_out_needs_no_tuple_and_validation_wants_an_anchor():
+    found = jp.score_each(PAIR, INPUTS, ANCHOR, kinds=("layer",), memory=2e9)
+    assert len(found) == 1
+    with pytest.raises(ValueError, match=r"validate: wanted an Anchor, .*; got NextToken"):
+        jp.validate(PAIR, INPUTS, NextToken("kl"), found[0])
 
 
 def test_the_noise_floor_is_the_largest_distance_between_two_computations():

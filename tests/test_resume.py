@@ -113,6 +113,32 @@ def test_another_run_is_refused_by_name(tmp_path, name, change):
         jp.score(journal=journal, **asked)
 
 
+def test_one_journal_keeps_one_call(tmp_path):
+    other = jp.Anchor(layer=1, direction=np.float32(np.eye(16)[0]))
+    with resume.Journal(tmp_path / "state") as journal:
+        whole = bits(scored(journal))
+        assert bits(scored(journal)) == whole, "the same call again is only read"
+        with pytest.raises(jp.DifferentRunError, match="other anchor"):
+            jp.score(PAIR, INPUTS, other, kinds=KINDS, journal=journal)
+    with resume.Journal(tmp_path / "state") as journal:
+        assert bits(scored(journal)) == whole
+
+
+def test_only_a_journal_is_gone_on_with_and_removed(tmp_path):
+    mine = tmp_path / "thesis" / "chapter"
+    mine.mkdir(parents=True)
+    with pytest.raises(jp.DifferentRunError, match=r"holds other things than a journal \(chapter\)"):
+        scored(resume.Journal(tmp_path / "thesis"))
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(jp.DifferentRunError, match="it is a file, and a journal is a folder"):
+        scored(resume.Journal(tmp_path / "file"))
+    with resume.Journal(tmp_path / "state") as journal:
+        scored(journal)
+    (tmp_path / "state" / "note.txt").write_text("mine")
+    journal.forget()
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["note.txt"] and mine.is_dir()
+
+
 def test_the_budget_is_the_one_it_was_begun_with(tmp_path):
     with resume.Journal(tmp_path / "state") as journal:
         scored(journal, memory=10**8)

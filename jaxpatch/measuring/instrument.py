@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -33,6 +34,7 @@ class Instrument(NamedTuple):
         cheap: (kinds, progress) -> kind -> both linearisations, [X, *shape] each.
         reach: kind -> bool array, True for components that can matter (no higher than what is read).
         num_read_outs: how many blocks of prompts X is made of.
+        ranked: kind -> bool array, True for what the first read-out can see; kinds that are not named are seen as far as `reach` goes.
     """
 
     partition: components.Partition
@@ -43,6 +45,7 @@ class Instrument(NamedTuple):
     cheap: Callable[[tuple[str, ...], sweep.Progress], Mapping[str, Cheap]]
     reach: Mapping[str, np.ndarray]
     num_read_outs: int = 1
+    ranked: Mapping[str, np.ndarray] = MappingProxyType({})
 
     @property
     def gap(self) -> np.ndarray:
@@ -121,6 +124,7 @@ def of_pair(
         cheap=cheap,
         reach={name: _reach(name, kind, config, asked) for name, kind in partition.items()},
         num_read_outs=len(asked),
+        ranked={name: _reach(name, kind, config, asked[:1]) for name, kind in partition.items()},
     )
 
 

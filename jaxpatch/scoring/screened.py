@@ -39,7 +39,9 @@ LARGEST_RESIDUAL = 0.5
 def effects(instrument: Instrument, kinds: tuple[str, ...], options: Options) -> Mapping[str, Answer]:
     """Exact effects of the best `options.top` components and of all that might have been among them; `local_linear` for the rest.
 
-    Of several read-outs the first one ranks.
+    Of several read-outs the first one ranks, and only components that it can see take part; the others keep `local_linear`.
+
+    Raises: ValueError where a patched run gives no number.
     """
     draw = np.random.default_rng(options.seed)
     cheap = instrument.cheap(kinds, options.progress("local linear"))
@@ -73,7 +75,7 @@ class _Screen:
 
     def __init__(self, instrument: Instrument, kind: str, weights: np.ndarray, cheap, draw, options: Options):
         self.instrument, self.kind, self.weights, self.options = instrument, kind, weights, options
-        self.places = np.flatnonzero(instrument.reach[kind])
+        self.places = np.flatnonzero(instrument.reach[kind] & instrument.ranked.get(kind, True))
         self.effects = cheap.linear.reshape(len(weights), -1).astype(instrument.base.dtype)
         self.cheap = weights @ self.effects[:, self.places]
         first_order = weights @ cheap.first_order.reshape(len(weights), -1)[:, self.places]
@@ -136,8 +138,14 @@ class _Screen:
         shape = self.instrument.reach[self.kind].shape
         indices = np.stack(np.unravel_index(self.places[chosen], shape), axis=1)
         found = self.instrument.exact(self.kind, indices, _after(self.progress, done))
+        scores = found @ self.weights
+        if len(bad := indices[~np.isfinite(scores)]):
+            raise ValueError(
+                f"{self.kind} {tuple(bad[0].tolist())}: its patched run gives no number, nor do {len(bad) - 1} others. Narrow numbers "
+                'overflow: load the pair with dtype="float32" or "bfloat16".'
+            )
         self.effects[:, self.places[chosen]] = found.T
-        self.exact[chosen] = found @ self.weights
+        self.exact[chosen] = scores
 
     def _threshold(self) -> float:
         seen = np.sort(self.exact[~np.isnan(self.exact)])[::-1]

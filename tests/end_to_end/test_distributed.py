@@ -41,6 +41,20 @@ def test_two_processes_write_one_report_with_the_scores_of_one(arguments, tmp_pa
     assert np.abs(together["score"] - alone["score"]).max() <= 1e-6
 
 
+def test_what_one_process_finds_wrong_ends_all(arguments, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free.getsockname()[1]}", "JAX_NUM_PROCESSES": "2"}
+    both = [
+        started([*arguments, "--distributed", "--top", top], JAX_PROCESS_ID=str(number), **meeting)
+        for number, top in enumerate(("5", "0"))
+    ]
+    for process in both:
+        said = " ".join(process.communicate(timeout=100)[1].split())
+        assert process.returncode == 1
+        assert "process 1: these options cannot be used: - --top 0: wanted at least 1" in said
+
+
 def test_a_process_of_none_says_how_to_make_several(arguments):
     process = started([*arguments, "--distributed"])
     said = " ".join(process.communicate(timeout=300)[1].split())

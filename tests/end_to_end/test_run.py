@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxpatch import cli, run
+from jaxpatch.measuring import memory, sweep
 
 COMMAND = (sys.executable, "-u", "-m", "jaxpatch.cli")
 INTERRUPTIBLE = (
@@ -57,6 +58,39 @@ def test_a_run_writes_everything_and_prints_the_report(in_process, tmp_path, cap
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["seed"] == 0 and manifest["dtype"] == "float32"
     assert left_behind(tmp_path) == ["results"]
+
+
+def test_ctrl_c_while_scoring_keeps_the_sweep_and_the_same_command_goes_on(in_process, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(memory, "FILL_CPU", 100)
+    monkeypatch.setattr(sweep, "SPAN", 2)
+    assert in_process("--method", "exact", "--out", str(tmp_path / "whole")) == 0
+    spans, whole = [], sweep._span
+
+    def interrupted(*arguments):
+        spans.append(1)
+        if len(spans) == 3:
+            raise KeyboardInterrupt
+        return whole(*arguments)
+
+    monkeypatch.setattr(sweep, "_span", interrupted)
+    assert in_process("--method", "exact") == 130
+    said = " ".join(capsys.readouterr().err.split())
+    assert "results.unfinished: the same command goes on" in said
+    assert left_behind(tmp_path) == ["results.unfinished", "whole"]
+    assert in_process("--method", "exact", "--top", "6") == 1, "another run"
+    assert "other top (was 5, is 6)" in " ".join(capsys.readouterr().err.split())
+    assert in_process("--method", "exact") == 0
+    assert "components were known from an interrupted run" in capsys.readouterr().out
+    assert left_behind(tmp_path) == ["results", "whole"]
+    assert (tmp_path / "results" / "scores.csv").read_bytes() == (tmp_path / "whole" / "scores.csv").read_bytes()
+
+
+def test_a_folder_that_only_looks_like_a_journal_is_refused(in_process, tmp_path, capsys):
+    (tmp_path / "results.unfinished" / "thesis").mkdir(parents=True)
+    assert in_process("--memory", "inf") == 1
+    said = capsys.readouterr().err
+    assert "results.unfinished: it holds other things than a journal (thesis)" in said and "--memory inf" in said
+    assert left_behind(tmp_path / "results.unfinished") == ["thesis"]
 
 
 def test_the_same_seed_gives_the_same_scores(in_process, tmp_path):
