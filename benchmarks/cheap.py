@@ -24,7 +24,7 @@ KINDS = ("head", "neuron")
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _last_states(config: DecoderConfig, params: Params, prompts: inputs.Inputs, layer: int) -> jax.Array:
-    return effect.every_last_state(config, effect.up_to(params, layer + 1), prompts)[-1]
+    return effect.every_last_state(config, effect.unpatched(params), prompts, layer + 1)[-1]
 
 
 def scores(tool: instrument.Instrument, method: str) -> dict[str, np.ndarray]:

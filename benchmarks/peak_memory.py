@@ -1,21 +1,29 @@
-"""The most memory that a sweep holds, against what it was allowed beside the two models.
+"""The most memory that scoring holds, against what it was allowed beside the two models.
 
     python -m benchmarks.peak_memory                     # Linux; SmolLM2-135M on the CPU
 
-The pair is loaded and the programs are compiled first; then the process's high-water mark is reset, and each sweep runs with
-its budget.
+The pair is loaded and the programs are compiled first; then the process's high-water mark is reset, and `jp.score` is called with its
+budget: cheap scores, sweeps, ceilings, noise floor and intervals.
 """
 
 import ctypes
 import gc
 import re
 from pathlib import Path
+from typing import Any
 
+import jaxpatch as jp
 from benchmarks import pairs, report
-from jaxpatch.measuring import instrument, sweep
 
 BUDGETS = (128, 256, 1024)
 """MiB."""
+CALLS = {
+    "every head, exact": dict(kinds=("head",), method="exact"),
+    "top 20 neurons, screened": dict(kinds=("neuron",), method="screened", top=20),
+    "heads and neurons, local_linear": dict(method="local_linear"),
+    "heads and neurons, integrated in 2 steps": dict(method="integrated", steps=2),
+    "embedding and layers, exact": dict(kinds=("embed", "layer"), method="exact"),
+}
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -36,25 +44,26 @@ def settled() -> float:
 
 
 def main() -> None:
-    options = pairs.parser(__doc__)
-    options.add_argument("--candidates", type=int, default=64)
-    chosen = options.parse_args()
+    chosen = pairs.parser(__doc__).parse_args()
     case = pairs.PAIRS[chosen.pair](chosen.prompts)
-    indices = {kind: case.some(kind, chosen.candidates, chosen.seed) for kind in ("head", "neuron")}
     facts = {}
     for budget in BUDGETS:
-        tool = instrument.of_pair(case.pair, case.prompts, case.anchor, budget=budget * 2**20)
-        for kind, some in indices.items():
-            tool.exact(kind, some, sweep.silent)
+        for name, call in CALLS.items():
+
+            def score(call: dict[str, Any] = call, budget: int = budget) -> jp.Scores:
+                return jp.score(case.pair, case.prompts, case.anchor, memory=budget * 2**20, **call)
+
+            score()
             before = settled()
-            tool.exact(kind, some, sweep.silent)
-            facts[f"{kind}, budget {budget} MiB: most held beside what was there before, MiB"] = (
+            score()
+            facts[f"{name}, budget {budget} MiB: most held beside what was there before, MiB"] = (
                 mebibytes("VmHWM") - before
             )
+            print(list(facts.items())[-1], flush=True)
     report.publish(
         report.Report(
             name=f"peak-memory-{chosen.pair}-{chosen.prompts}",
-            title="The most memory a sweep holds beside the two models",
+            title="The most memory that scoring holds beside the two models",
             shapes=case.shapes,
             groups={},
             figures=[],

@@ -49,7 +49,9 @@ def pointed(case: pairs.Case) -> pairs.Case:
     """With an anchor that points from base to special, as a random direction does not."""
     layer = int(case.anchor.layer)
     low, high = (
-        np.asarray(effect.every_last_state(case.config, effect.up_to(params, layer + 1), case.prompts)[-1], np.float64)
+        np.asarray(
+            effect.every_last_state(case.config, effect.unpatched(params), case.prompts, layer + 1)[-1], np.float64
+        )
         for params in (case.pair.base, case.pair.special)
     )
     towards = (high - low).mean(axis=0)

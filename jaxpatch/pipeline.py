@@ -320,7 +320,7 @@ def _noise(tool: instrument.Instrument, answers: Mapping[str, Answer], method: s
     What the engine found stands against the definition in the highest precision, the same arithmetic in another order; and that against
     itself, a second time. What lies between them is rounding.
     """
-    apart, rows = {}, np.arange(tool.base.shape[0])
+    apart = {}
     for kind, answer in answers.items():
         known = tool.reach[kind] if answer.screening is None else answer.screening.replaced
         places = np.argwhere(known) if method in ("exact", "screened") else np.zeros((0, known.ndim), int)
@@ -329,7 +329,7 @@ def _noise(tool: instrument.Instrument, answers: Mapping[str, Answer], method: s
             continue
         with jax.default_matmul_precision("highest"):
             read = [
-                np.stack([np.asarray(tool.effect(components.gates(tool.partition, {kind: at}), rows)) for at in which])
+                np.stack([tool.read(components.gates(tool.partition, {kind: at})) for at in which])
                 for which in ([[]], some[:, None], some[:, None])
             ]
         first, again = (reads - read[0] for reads in read[1:])
@@ -345,9 +345,8 @@ def _ceilings(tool: instrument.Instrument, kinds: tuple[str, ...]) -> dict[str, 
         wanted["head + neuron"] = ("head", "neuron")
     if len(together := components.disjoint(tool.partition, kinds)) > 1:
         wanted[" + ".join(together)] = together
-    rows = np.arange(tool.base.shape[0])
     patched = {
-        name: np.asarray(tool.effect(components.gates(tool.partition, dict.fromkeys(together, "all")), rows))
+        name: tool.read(components.gates(tool.partition, dict.fromkeys(together, "all")))
         for name, together in wanted.items()
     }
     return patched | {"everything": tool.special}

@@ -1,5 +1,6 @@
 """What the tests of the engine share: prompts that overlap in every way, and both models with what both read."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -13,9 +14,15 @@ from jaxpatch.measuring.read_outs import Anchor, NextToken, ReadOut
 from jaxpatch.models import prefix_tree
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.models.config import DecoderConfig
+from jaxpatch.shapes import Params
 
-reads = jax.jit(effect.reads, static_argnums=0)
-last_logits = jax.jit(effect.last_logits, static_argnums=0)
+
+@functools.partial(jax.jit, static_argnums=0)
+def reads(config: DecoderConfig, params: Params, prompts: jp.Inputs, wanted: Sequence[ReadOut]) -> jax.Array:
+    """Of an unpatched model, by the definition."""
+    return effect.reads(config, effect.unpatched(params), prompts, wanted)
+
+
 STEM = [7, 3, 9, 1, 4]
 PROMPTS = {
     "nothing in common": [[3, 1, 4, 1, 5], [2, 7], [5, 8, 2]],
@@ -50,7 +57,7 @@ def anchor(layer: int, axis: int = 0, width: int = 16, **fields) -> Anchor:
 
 def models(pair: Pair, prompts: jp.Inputs, wanted: ReadOut | Sequence[ReadOut], mode: str = "restoration") -> Models:
     """As an instrument puts them together; next tokens refer to special."""
-    logits = last_logits(pair.config, pair.special, prompts)
+    logits = jax.jit(effect.last_logits, static_argnums=0)(pair.config, effect.unpatched(pair.special), prompts)
     asked = tuple(r.referring_to(logits) if isinstance(r, NextToken) else r for r in read_outs.several(wanted))
     host, donor = (pair.base, pair.special) if mode == "restoration" else (pair.special, pair.base)
     return Models(host, donor, prompts, tree_of(prompts), asked)

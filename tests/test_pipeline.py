@@ -143,7 +143,7 @@ def test_one_component_by_hand(found):
     """The definition in a notebook: patch, run, read, divide."""
     patched = jp.patch(PAIR.base, PAIR.special, jp.gates(PAIR, {"head": [(1, 1)]}))
     run = jax.jit(effect.every_last_state, static_argnums=0)
-    states = [run(PAIR.config, params, INPUTS)[1, :, 0] for params in (PAIR.base, patched)]
+    states = [run(PAIR.config, effect.unpatched(params), INPUTS)[1, :, 0] for params in (PAIR.base, patched)]
     ratio = np.asarray(states[1] - states[0]) / found.gap
     assert found.values["head"][1, 1] == pytest.approx(ratio[found.is_kept].mean(), rel=1e-3, abs=1e-5)
 
@@ -287,10 +287,10 @@ def test_knockout_of_all_that_special_is():
     assert made.ceilings["layer + embed"] == pytest.approx(1, abs=1e-4)
     assert made.ceilings["everything"] == pytest.approx(1)
     run = jax.jit(effect.every_last_state, static_argnums=0)
-    special = run(PAIR.config, PAIR.special, INPUTS)[1, :, 0]
+    special = run(PAIR.config, effect.unpatched(PAIR.special), INPUTS)[1, :, 0]
     for layer in range(3):
         without = jp.patch(PAIR.special, PAIR.base, jp.gates(PAIR, {"layer": [layer]}))
-        lost = np.asarray(special - run(PAIR.config, without, INPUTS)[1, :, 0])
+        lost = np.asarray(special - run(PAIR.config, effect.unpatched(without), INPUTS)[1, :, 0])
         by_hand = np.mean((lost / made.gap)[made.is_kept])
         assert made.values["layer"][layer] == pytest.approx(by_hand, rel=1e-3, abs=1e-4)
     assert made.values["layer"][2] == 0 and made.values["layer"][:2].any()

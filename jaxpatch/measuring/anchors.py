@@ -246,9 +246,9 @@ def _examine(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _every_last_state(config, params, prompts: Inputs) -> jax.Array:
-    return effect.every_last_state(config, params, prompts)
+    return effect.every_last_state(config, effect.unpatched(params), prompts)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _outcome(config, params, prompts: Inputs, anchor: Anchor, steer: jax.Array):
-    return effect.outcome(config, params, prompts, anchor, steer)
+    return effect.outcome(config, effect.unpatched(params), prompts, anchor, steer)

@@ -3,12 +3,16 @@
 Every block is two half-steps, attention (2 l) and MLP (2 l + 1). A candidate is a residual stream and the half-step at which it
 enters; until the loop has reached that half-step it waits. So one program serves all layers of all kinds, and candidates of different
 layers share a batch. Ours; the contract test holds it to `effect`.
+
+Narrow models run in their own arithmetic, beside the host: it is one more row of the batch, a candidate joins it with what its
+component changed, and what meets a matrix is rounded relative to how far the two are apart (`layers.meet`).
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxpatch.measuring import read_outs
@@ -44,15 +48,15 @@ class Trace(NamedTuple):
     entering: Float[Array, "A1 M D"]
     mid: Float[Array, "A M D"]
 
-
-def layer_of(params: Params, layer: jax.Array | int) -> Params:
-    """The parameters of one block."""
-    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False), params["layers"])
+    def at(self, half: Int[Array, ""]) -> Float[Array, "M D"]:
+        """The stream at a half-step: 2 l before block l, 2 l + 1 in its middle."""
+        block = half // 2 - self.first
+        return jnp.where(half % 2 == 0, self.entering[block], self.mid[jnp.minimum(block, self.mid.shape[0] - 1)])
 
 
 def context_of(config: DecoderConfig, models: Models) -> decoder.TreeContext:
-    """Of the models' prompts, in the models' dtype."""
-    return decoder.tree_context(config, models.tree, decoder.dtype_of(models.host))
+    """Of the models' prompts, in the stream's dtype."""
+    return decoder.tree_context(config, models.tree, np.promote_types(decoder.dtype_of(models.host), np.float32))
 
 
 def embedded(params: Params, tree: PrefixTree) -> Float[Array, "M D"]:
@@ -67,7 +71,7 @@ def trace(
     context = context_of(config, models)
 
     def step(x, layer):
-        block = decoder.Block(config).bind({"params": layer_of(models.host, layer)})
+        block = decoder.Block(config).bind({"params": decoder.widened(decoder.layer_of(models.host, layer))})
         mid = block.attention_half(x, context)[0]
         return block.mlp_half(mid), (x, mid)
 
@@ -75,29 +79,67 @@ def trace(
     return Trace(jnp.asarray(first, jnp.int32), jnp.concatenate([entering, after[None]]), mid)
 
 
-def finish(
+def effects(
     config: DecoderConfig,
     models: Models,
     x: Float[Array, "C M D"],
     start: Int[Array, " C"],
+    states: Trace,
     unreached: Float[Array, "R B"],
+    groups: int = 1,
 ) -> Float[Array, "C R B"]:
+    """``F(patched) - F(host)``, of candidates that enter the host's run.
+
+    Args:
+        x: streams; candidate c enters at half-step ``start[c]``: 2 l before block l, 2 l + 1 in its middle.
+        unreached: the host's own read-outs.
+        groups: of candidates, each with a host of its own beside it where the model is narrow: one a device.
+    """
+    if not decoder.is_narrow(models.host):
+        return finish(config, models, x, start, unreached) - unreached
+    first = start.min()
+    x = (x - jax.vmap(states.at)(start)).reshape(groups, -1, *x.shape[1:])
+    host = jnp.broadcast_to(states.at(first), (groups, 1, *x.shape[2:]))
+    starts = jnp.pad(start.reshape(groups, -1), ((0, 0), (1, 0)), constant_values=-1).at[:, 0].set(first)
+    found = finish(config, models, jnp.concatenate([host, x], axis=1), starts, unreached, is_beside_host=True)
+    return (found[:, 1:] - found[:, :1]).reshape(-1, *unreached.shape)
+
+
+def finish(
+    config: DecoderConfig,
+    models: Models,
+    x: Float[Array, "*lead C M D"],
+    start: Int[Array, "*lead C"],
+    unreached: Float[Array, "R B"],
+    is_beside_host: bool = False,
+) -> Float[Array, "*lead C R B"]:
     """Read-outs after running the host's blocks from given states on.
 
     Args:
         x: streams; candidate c enters at half-step ``start[c]``: 2 l before block l, 2 l + 1 in its middle. start: traced.
         unreached: the host's own read-outs, for those that lie below a candidate's start.
+        is_beside_host: the first of the candidates is the host itself, which starts before all others, and theirs are not streams but
+            what is added to the host's when they enter.
 
     Only the last tokens go through the last block that any read-out needs.
     """
     context, reads = context_of(config, models), models.read_outs
     top = read_outs.depth(config, reads) - 1
-    waits = start[:, None, None]
+    waits = start[..., None, None]
 
     def block(layer):
-        return decoder.Block(config).bind({"params": layer_of(models.host, layer)})
+        weights = decoder.widened(decoder.layer_of(models.host, layer), kernels=False)
+        return decoder.Block(config).bind({"params": weights})
+
+    def enter(half, x):
+        """Who begins here, beside the host."""
+        if not is_beside_host:
+            return x
+        begins = (waits == half) & (jnp.arange(x.shape[-3]) > 0)[:, None, None]
+        return jnp.where(begins, x + x[..., :1, :, :], x)
 
     def mlp(layer, x):
+        x = enter(2 * layer + 1, x)
         return jnp.where(waits <= 2 * layer + 1, block(layer).mlp_half(x), x)
 
     def note(found, x, layer):
@@ -105,12 +147,15 @@ def finish(
         last = x[..., context.last, :]
         for row, read_out in enumerate(reads):
             if isinstance(read_out, Anchor) and read_out.layer < top:
-                is_here = (read_out.layer == layer - 1) & (start <= 2 * layer)
-                found = found.at[:, row].set(jnp.where(is_here[:, None], read_out.read(last), found[:, row]))
+                read, old = read_out.read(last), found[..., row, :]
+                unchanged = read[..., :1, :] if is_beside_host else old
+                now = jnp.where((start <= 2 * layer)[..., None], read, unchanged)
+                found = found.at[..., row, :].set(jnp.where(read_out.layer == layer - 1, now, old))
         return found
 
     def step(layer, carry):
         x, found = carry
+        x = enter(2 * layer, x)
         found = note(found, x, layer)
         attended = jnp.where(waits <= 2 * layer, block(layer).attention_half(x, context)[0], x)
         return mlp(layer, attended), found
@@ -118,17 +163,21 @@ def finish(
     first = start.min()
     begins_in_middle = (first % 2 == 1) & (first // 2 < top)
     x = jax.lax.cond(begins_in_middle, lambda x: mlp(first // 2, x), lambda x: x, x)
-    found = jnp.broadcast_to(unreached, (x.shape[0], *unreached.shape))
+    found = jnp.broadcast_to(unreached, (*x.shape[:-2], *unreached.shape))
     x, found = jax.lax.fori_loop((first + 1) // 2, top, step, (x, found))
+    x = enter(2 * top, x)
     found = note(found, x, top)
     highest, last = block(top), x[..., context.last, :]
     last = jnp.where(waits <= 2 * top, highest.attention_at_ends(x, context), last)
+    last = enter(2 * top + 1, last)
     last = jnp.where(waits <= 2 * top + 1, highest.mlp_half(last), last)
+    last = enter(2 * top + 2, last)
     for row, read_out in enumerate(reads):
         if isinstance(read_out, NextToken):
-            found = found.at[:, row].set(read_out.read(decoder.apply(config, models.host, last, method="read_out")))
+            logits = decoder.apply(config, models.host, last, method="read_out")
+            found = found.at[..., row, :].set(read_out.read(logits))
         elif read_out.layer == top:
-            found = found.at[:, row].set(read_out.read(last))
+            found = found.at[..., row, :].set(read_out.read(last))
     return found
 
 

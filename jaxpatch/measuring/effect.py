@@ -1,6 +1,11 @@
-"""The definition of an effect: patch the whole tree, run the model, read the anchor. Slow, plain, and the oracle of `local`."""
+"""The definition of an effect: patch the model, run it, read it out. Slow, plain, and the oracle of `local`.
+
+Weights are patched, and in narrow models widened to float32, a block at a time as the run comes to them, and once more as a derivative
+goes back: a patched model is never there as a whole.
+"""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,76 +13,106 @@ import jax.numpy as jnp
 from jaxpatch.measuring import read_outs
 from jaxpatch.measuring.inputs import Inputs
 from jaxpatch.measuring.read_outs import Anchor, NextToken, ReadOut
-from jaxpatch.models import decoder
+from jaxpatch.models import decoder, layers
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.patching import blend, components
 from jaxpatch.shapes import Gates, Params
 
 
-def up_to(params: Params, num_layers: int) -> Params:
-    """The parameters of the first blocks alone, and of what comes before them."""
-    return {**params, "layers": jax.tree.map(lambda leaf: leaf[:num_layers], params["layers"])}
+class Patched(NamedTuple):
+    """A model between two others. Without gates it is the host."""
+
+    host: Params
+    donor: Params
+    gates: Gates
+
+    @property
+    def partition(self) -> components.Partition:
+        """Who owns what."""
+        return components.of_decoder(self.host)
+
+    def embedded(self, tokens: jax.Array) -> jax.Array:
+        """The residual stream entering the first block: [*tokens, D]."""
+        rows = ({"embed": {"kernel": side["embed"]["kernel"][tokens]}} for side in self[:2])
+        return layers.at_least_float32(self._between(*rows)["embed"]["kernel"])
+
+    def block(self, number: jax.Array) -> Params:
+        """The parameters of one block, float32 or wider."""
+        host, donor = (decoder.layer_of(side, number) for side in self[:2])
+        partition = components.of_block(host)
+        gates = {kind: jnp.asarray(gate)[number] for kind, gate in self.gates.items() if kind in partition}
+        return decoder.widened(blend.patch(host, donor, gates, partition))
+
+    def logits(self, config: DecoderConfig, x: jax.Array) -> jax.Array:
+        """Logits of a residual stream. A product with a blend of two matrices is the blend of two products, which takes less room."""
+        norm = self._between(*({"final_norm": side["final_norm"]} for side in self[:2]))
+        matrix = "embed" if config.tied else "unembed"
+        sides = self[:2] if matrix in self.gates else self[:1]
+        ends = [decoder.apply(config, {**side, **norm}, x, method="read_out") for side in sides]
+        return blend.blend(*ends, jnp.asarray(self.gates[matrix])[0]) if len(ends) > 1 else ends[0]
+
+    def _between(self, host: Params, donor: Params) -> Params:
+        """A part of the tree outside of the blocks."""
+        (name,) = host
+        return blend.patch(host, donor, {k: g for k, g in self.gates.items() if k == name}, self.partition)
 
 
-def every_last_state(config: DecoderConfig, params: Params, inputs: Inputs) -> jax.Array:
-    """Residual stream after every block at the last token of each prompt: [L, B, D]. The layers that `params` holds."""
-    x = decoder.embedded(params, inputs.tokens)
-    context = decoder.causal_context(config, x.shape[-2], decoder.dtype_of(params))
+def unpatched(params: Params) -> Patched:
+    """A model as it is."""
+    return Patched(params, params, {})
 
-    def step(x, weights):
-        x = decoder.Block(config).apply({"params": weights}, x, context)[0]
+
+def run(
+    config: DecoderConfig, model: Patched, inputs: Inputs, x: jax.Array, start: int, stop: int
+) -> tuple[jax.Array, jax.Array]:
+    """Through blocks start, ..., stop - 1: the stream after them [B, T, D], and after each at the last tokens [stop - start, B, D]."""
+    context = decoder.causal_context(config, x.shape[-2], x.dtype)
+
+    def step(x, number):
+        x = decoder.Block(config).apply({"params": model.block(number)}, x, context)[0]
         return x, decoder.take(x, inputs.lengths - 1)[:, 0]
 
-    return jax.lax.scan(step, x, params["layers"])[1]
+    return jax.lax.scan(jax.checkpoint(step, prevent_cse=False), x, jnp.arange(start, stop, dtype=jnp.int32))
 
 
-def reads(config: DecoderConfig, params: Params, inputs: Inputs, wanted: Sequence[ReadOut]) -> jax.Array:
-    """Read-outs of one model: [R, B]. Blocks that none of them needs are not run."""
-    states = every_last_state(config, up_to(params, read_outs.depth(config, wanted)), inputs)
+def every_last_state(config: DecoderConfig, model: Patched, inputs: Inputs, depth: int | None = None) -> jax.Array:
+    """Residual stream after each of the first `depth` blocks at the last token of each prompt: [depth, B, D]. All where None."""
+    return run(config, model, inputs, model.embedded(inputs.tokens), 0, config.layers if depth is None else depth)[1]
+
+
+def reads(config: DecoderConfig, model: Patched, inputs: Inputs, wanted: Sequence[ReadOut]) -> jax.Array:
+    """F of a model, patched or not: [R, B]. Blocks that none of the read-outs needs are not run.
+
+    Raises: KeyError, ValueError for gates that do not fit the model.
+    """
+    blend.refuse_misfits(model.gates, model.partition)
+    states = every_last_state(config, model, inputs, read_outs.depth(config, wanted))
 
     def one(read_out: ReadOut) -> jax.Array:
         if isinstance(read_out, NextToken):
-            return read_out.read(decoder.apply(config, params, states[-1], method="read_out"))
+            return read_out.read(model.logits(config, states[-1]))
         return read_out.read(states[read_out.layer])
 
     return jnp.stack([one(read_out) for read_out in wanted])
 
 
-def last_logits(config: DecoderConfig, params: Params, inputs: Inputs) -> jax.Array:
+def last_logits(config: DecoderConfig, model: Patched, inputs: Inputs) -> jax.Array:
     """Next-token logits after each prompt: [B, V]."""
-    return decoder.apply(config, params, every_last_state(config, params, inputs)[-1], method="read_out")
-
-
-def patched_reads(
-    config: DecoderConfig, host: Params, donor: Params, gates: Gates, inputs: Inputs, wanted: Sequence[ReadOut]
-) -> jax.Array:
-    """F of the patched model: [R, B]. Layers above what the read-outs need are never touched."""
-    depth = read_outs.depth(config, wanted)
-    kinds = components.of_decoder(host)
-    shallow = {n: gate[:depth] if components.lookup(kinds, n).axes[0] == "layer" else gate for n, gate in gates.items()}
-    return reads(config, blend.patch(up_to(host, depth), up_to(donor, depth), shallow), inputs, wanted)
+    return model.logits(config, every_last_state(config, model, inputs)[-1])
 
 
 def outcome(
-    config: DecoderConfig, params: Params, inputs: Inputs, anchor: Anchor, steer: jax.Array | None = None
+    config: DecoderConfig, model: Patched, inputs: Inputs, anchor: Anchor, steer: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """Both ends of one run: F_a [B], and next-token logits [B, V].
 
     Args: steer: [D], added to the residual stream after the anchor's block at the last token.
     """
-    x = decoder.embedded(params, inputs.tokens)
-    context = decoder.causal_context(config, x.shape[-2], decoder.dtype_of(params))
-    last = inputs.lengths - 1
-
-    def run(x, weights):
-        return decoder.Block(config).apply({"params": weights}, x, context)[0], None
-
-    depth = anchor.layer + 1
-    x, _ = jax.lax.scan(run, x, jax.tree.map(lambda leaf: leaf[:depth], params["layers"]))
+    depth, last = anchor.layer + 1, inputs.lengths - 1
+    x, _ = run(config, model, inputs, model.embedded(inputs.tokens), 0, depth)
     read = anchor.read(decoder.take(x, last)[:, 0])
     if steer is not None:
         is_last = jnp.arange(x.shape[-2])[None, :] == last[:, None]
         x = x + jnp.where(is_last[..., None], steer.astype(x.dtype), 0)
-    x, _ = jax.lax.scan(run, x, jax.tree.map(lambda leaf: leaf[depth:], params["layers"]))
-    logits = decoder.apply(config, params, decoder.take(x, last)[:, 0], method="read_out")
-    return read, logits
+    x, _ = run(config, model, inputs, x, depth, config.layers)
+    return read, model.logits(config, decoder.take(x, last)[:, 0])

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxpatch.measuring import devices, effect, inputs, local, read_outs, sweep
+from jaxpatch.measuring import devices, effect, inputs, local, memory, read_outs, sweep
 from jaxpatch.measuring.downstream import Models
 from jaxpatch.measuring.read_outs import ReadOut
 from jaxpatch.measuring.slopes import Cheap
 from jaxpatch.models import prefix_tree
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.patching import components
-from jaxpatch.shapes import Gates
+from jaxpatch.shapes import Gates, Params
 
 MODES = ("restoration", "knockout")
 
@@ -30,6 +30,7 @@ class Instrument(NamedTuple):
         base, special: F of the two models, float [X].
         effect: (gates, rows int [x]) -> F of the patched model for those readings, [x]; differentiable. The definition. A
             `Partial`, so that jit takes the models as arguments and not as constants of its program.
+        at_once: readings for which the definition may run together, where memory bounds it.
         exact: (kind, indices [n, dims], progress) -> effects of single components, [n, X].
         cheap: (kinds, progress) -> kind -> both linearisations, [X, *shape] each.
         reach: kind -> bool array, True for components that can matter (no higher than what is read).
@@ -45,12 +46,17 @@ class Instrument(NamedTuple):
     cheap: Callable[[tuple[str, ...], sweep.Progress], Mapping[str, Cheap]]
     reach: Mapping[str, np.ndarray]
     num_read_outs: int = 1
+    at_once: int | None = None
     ranked: Mapping[str, np.ndarray] = MappingProxyType({})
 
     @property
     def gap(self) -> np.ndarray:
         """G = F(special) - F(base): [X]."""
         return self.special - self.base
+
+    def read(self, gates: Gates) -> np.ndarray:
+        """F of the patched model for every reading, by the definition: [X]."""
+        return _in_groups(lambda rows: self.effect(gates, rows), len(self.base), self.at_once)
 
 
 def of_pair(
@@ -79,7 +85,9 @@ def of_pair(
         raise ValueError(f"mode {mode!r}; wanted one of {', '.join(MODES)}.")
     config, prompts = pair.config, inputs.checked(prompts, pair.config)
     asked = tuple(read_outs.checked_for(prompts, each, config) for each in read_outs.several(wanted))
-    asked = _referring(pair, prompts, asked)
+    budget = memory.default_budget(pair.base) if budget is None else budget
+    at_once = memory.prompts_at_once(config, prompts.tokens.shape[1], memory.itemsize_of(pair.base), budget)
+    asked = _referring(pair, prompts, asked, at_once)
     host, donor = (pair.base, pair.special) if mode == "restoration" else (pair.special, pair.base)
     sign = 1 if mode == "restoration" else -1
     tree = prefix_tree.of_prompts(np.asarray(prompts.tokens), np.asarray(prompts.lengths))
@@ -87,9 +95,15 @@ def of_pair(
     mesh = None if mesh is None else devices.checked(mesh)
     placed = models if mesh is None else devices.spread(models, mesh)
     partition = components.of_decoder(pair.base)
-    base, special = (np.asarray(_reads(config, side, prompts, asked)).reshape(-1) for side in (pair.base, pair.special))
+
+    def reads(side: Params) -> np.ndarray:
+        def of_some(rows: np.ndarray) -> jax.Array:
+            return _reads(config, side, prompts.rows(rows), tuple(each.rows(rows) for each in asked))
+
+        return _in_groups(of_some, prompts.tokens.shape[0], at_once).reshape(-1)
+
+    base, special = map(reads, (pair.base, pair.special))
     effect_fn = jax.tree_util.Partial(_effect_of(config, mode), models, jnp.asarray(base), jnp.asarray(special))
-    everything = np.arange(base.shape[0])
 
     def exact(kind: str, indices: np.ndarray, progress: sweep.Progress) -> np.ndarray:
         if kind in local.LOCALS:
@@ -100,7 +114,7 @@ def of_pair(
         found = []
         for index in indices:
             gate = components.gates(partition, {kind: [index]})
-            found.append(np.asarray(effect_fn(gate, everything)) - base)
+            found.append(_in_groups(functools.partial(effect_fn, gate), len(base), at_once) - base)
             progress(len(found), len(indices))
         return np.stack(found)
 
@@ -124,6 +138,7 @@ def of_pair(
         cheap=cheap,
         reach={name: _reach(name, kind, config, asked) for name, kind in partition.items()},
         num_read_outs=len(asked),
+        at_once=at_once,
         ranked={name: _reach(name, kind, config, asked[:1]) for name, kind in partition.items()},
     )
 
@@ -172,6 +187,14 @@ def of_effect(
     )
 
 
+def _in_groups(read: Callable[[np.ndarray], jax.Array], total: int, most: int | None) -> np.ndarray:
+    """What `read` says of all rows (its last axis), some at a time. The last group is filled up, so that one program serves all."""
+    size = memory.even(total, total if most is None else most)
+    starts = range(0, total, size)
+    found = [np.asarray(read(np.minimum(np.arange(start, start + size), total - 1))) for start in starts]
+    return np.concatenate(found, axis=-1)[..., :total]
+
+
 def gate_slopes(
     effect_fn: jax.tree_util.Partial, at: Gates, num_readings: int, progress: sweep.Progress = sweep.silent
 ) -> dict[str, np.ndarray]:
@@ -188,12 +211,16 @@ def _slope(effect_fn: jax.tree_util.Partial, at: Gates, row: jax.Array) -> Gates
     return jax.grad(lambda gates: effect_fn(gates, row[None])[0])(at)
 
 
-def _referring(pair: Pair, prompts: inputs.Inputs, asked: tuple[ReadOut, ...]) -> tuple[ReadOut, ...]:
+def _referring(pair: Pair, prompts: inputs.Inputs, asked: tuple[ReadOut, ...], at_once: int) -> tuple[ReadOut, ...]:
     """Read-outs of the next token with special's own as what they refer to."""
     if not any(isinstance(each, read_outs.NextToken) for each in asked):
         return asked
-    logits = _logits(pair.config, pair.special, prompts)
-    return tuple(each.referring_to(logits) if isinstance(each, read_outs.NextToken) else each for each in asked)
+    logits = _in_groups(
+        lambda rows: _logits(pair.config, pair.special, prompts.rows(rows)).T, prompts.tokens.shape[0], at_once
+    ).T
+    return tuple(
+        each.referring_to(jnp.asarray(logits)) if isinstance(each, read_outs.NextToken) else each for each in asked
+    )
 
 
 def _reach(name: str, kind: components.Kind, config, asked: tuple[ReadOut, ...]) -> np.ndarray:
@@ -214,12 +241,12 @@ def _whole(effects: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _reads(config, params, prompts: inputs.Inputs, asked: tuple[ReadOut, ...]) -> jax.Array:
-    return effect.reads(config, params, prompts, asked)
+    return effect.reads(config, effect.unpatched(params), prompts, asked)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(config, params, prompts: inputs.Inputs) -> jax.Array:
-    return effect.last_logits(config, params, prompts)
+    return effect.last_logits(config, effect.unpatched(params), prompts)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -227,7 +254,8 @@ def _effect(config, mode: str, models: Models, base, special, gates: Gates, rows
     batch = models.tree.last.shape[0]
     prompts, own = rows % batch, jnp.arange(rows.shape[0])
     asked = tuple(each.rows(prompts) for each in models.read_outs)
-    found = effect.patched_reads(config, models.host, models.donor, gates, models.inputs.rows(prompts), asked)
+    model = effect.Patched(models.host, models.donor, gates)
+    found = effect.reads(config, model, models.inputs.rows(prompts), asked)
     read = found[rows // batch, own]
     return read if mode == "restoration" else base[rows] + special[rows] - read
 

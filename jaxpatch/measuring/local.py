@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxpatch.measuring.downstream import Models, Trace, context_of, finish, layer_of
+from jaxpatch.measuring import downstream
+from jaxpatch.measuring.downstream import Models, Trace, context_of
 from jaxpatch.models import decoder, layers
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.patching import blend, components
@@ -39,11 +40,6 @@ def _normed(config: DecoderConfig, x: jax.Array, scale: jax.Array) -> jax.Array:
     return jax.vmap(lambda x, scale: layers.rms_norm(x, scale, config.norm_eps))(x, scale.astype(x.dtype))
 
 
-def _context(config: DecoderConfig, models: Models, states: Trace) -> decoder.TreeContext:
-    """Of the stream's own type."""
-    return decoder.tree_context(config, models.tree, states.mid.dtype)
-
-
 def _heads(x: jax.Array, weights: Params, layer: jax.Array, heads: jax.Array) -> jax.Array:
     """Queries, keys or values of chosen heads. x: [C, M, D]; heads: [C, n] -> [C, M, n, H]."""
     out = _einsum("cmd,cndh->cmnh", x, weights["kernel"][layer[:, None], :, heads])
@@ -51,7 +47,7 @@ def _heads(x: jax.Array, weights: Params, layer: jax.Array, heads: jax.Array) ->
 
 
 def _head_stream(config: DecoderConfig, models: Models, states: Trace, layer, indices):
-    context, entering = _context(config, models, states), states.entering[layer - states.first]
+    context, entering = context_of(config, models), states.entering[layer - states.first]
     attn = models.host["layers"]["attn"]
     x = _normed(config, entering, models.host["layers"]["attn_norm"]["scale"][layer])
     groups = indices[:, None] // (config.heads // config.kv_heads)
@@ -67,7 +63,7 @@ def _head_stream(config: DecoderConfig, models: Models, states: Trace, layer, in
 
 
 def _kv_stream(config: DecoderConfig, models: Models, states: Trace, layer, indices):
-    context, entering = _context(config, models, states), states.entering[layer - states.first]
+    context, entering = context_of(config, models), states.entering[layer - states.first]
     attn, size = models.host["layers"]["attn"], config.heads // config.kv_heads
     heads = indices[:, None] * size + jnp.arange(size)
     x = _normed(config, entering, models.host["layers"]["attn_norm"]["scale"][layer])
@@ -105,11 +101,11 @@ def _whole_block(kind: str) -> Local:
 
         def one(at):
             layer, index = at
-            slices = layer_of(models.host, layer), layer_of(models.donor, layer)
+            slices = decoder.layer_of(models.host, layer), decoder.layer_of(models.donor, layer)
             partition = components.of_block(slices[0])
             shape = partition[kind].shape
             gate = jnp.zeros(shape).at[index].set(1) if shape else jnp.ones(())
-            weights = blend.patch(*slices, {kind: gate}, partition)
+            weights = decoder.widened(blend.patch(*slices, {kind: gate}, partition))
             return decoder.Block(config).apply({"params": weights}, states.entering[layer - states.first], context)[0]
 
         return jax.lax.map(one, (layer, indices))
@@ -133,8 +129,13 @@ def effects(
     layer: Int[Array, " C"],
     indices: Int[Array, " C"],
     unreached: Float[Array, "R B"],
+    groups: int = 1,
 ) -> Float[Array, "C R B"]:
-    """``F(patched) - F(host)`` with one component patched, for each of some candidates. layer: traced, within `states`."""
+    """``F(patched) - F(host)`` with one component patched, for each of some candidates. layer: traced, within `states`.
+
+    groups: of candidates that run apart from each other (`downstream.effects`).
+    """
     local = LOCALS[kind]
     stream = local.stream(config, models, states, layer, indices)
-    return finish(config, models, stream, 2 * layer + (1 if local.is_mid else 2), unreached) - unreached
+    start = 2 * layer + (1 if local.is_mid else 2)
+    return downstream.effects(config, models, stream, start, states, unreached, groups)

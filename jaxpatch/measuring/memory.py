@@ -25,6 +25,8 @@ IN_FLIGHT = 2
 """Pieces whose arrays exist at once: one that runs and one that is ready."""
 WEIGHT_COPIES = 2
 """Of one block's matrices, that a running piece has cut out of the stack."""
+COPIES = 5
+"""Of one block's matrices, where both models' are widened, blended or multiplied by in turn: in the cheap scores and the definition."""
 SMALLEST_BUDGET = 256 * 2**20
 
 
@@ -58,14 +60,18 @@ def plan(config: DecoderConfig, tree: PrefixTree, itemsize: int, depth: int, bud
 
 
 def candidate_bytes(config: DecoderConfig, tree: PrefixTree, itemsize: int) -> int:
-    """Bytes of one candidate's arrays at the widest moment: attention, an MLP, or the logits of a next-token read-out."""
+    """Bytes of one candidate's arrays at the widest moment: attention, an MLP, or the logits of a next-token read-out.
+
+    In a narrow model they are there twice: wide, and rounded for the matrices.
+    """
     num_nodes, tiles = tree.tokens.shape[0], tree.inside
     wide = stream_itemsize(itemsize)
+    both = wide if itemsize == wide else wide + itemsize
     stream = 4 * num_nodes * config.width * wide
-    queries, keys = (math.prod(part.shape) * config.head_width * itemsize for part in (tiles.queries, tiles.keys))
+    queries, keys = (math.prod(part.shape) * config.head_width * both for part in (tiles.queries, tiles.keys))
     weights = math.prod(tiles.mask.shape) * config.heads * (wide + wide)
     attention = 2 * (config.heads * queries + 2 * config.kv_heads * keys) + weights + num_nodes * config.width * wide
-    mlp = num_nodes * (2 * config.neurons * itemsize + config.width * wide)
+    mlp = num_nodes * (2 * config.neurons * both + config.width * wide)
     logits = tree.last.shape[0] * config.vocab * wide
     return stream + max(attention, mlp, logits)
 
@@ -86,10 +92,50 @@ def block_bytes(config: DecoderConfig, itemsize: int) -> int:
     return (attention + 3 * config.width * config.neurons) * itemsize
 
 
+def cheap_bytes(config: DecoderConfig, tokens: int, itemsize: int, depth: int, prompts: int) -> int:
+    """Bytes that the backward pass of the cheap scores holds for so many prompts together."""
+    return COPIES * block_bytes(config, stream_itemsize(itemsize)) + prompts * prompt_bytes(
+        config, tokens, itemsize, depth
+    )
+
+
+def cheap_prompts(config: DecoderConfig, tokens: int, itemsize: int, depth: int, budget: int) -> int:
+    """Prompts that this pass may take together.
+
+    Raises: MemoryError where one does not fit in the budget.
+    """
+    least = cheap_bytes(config, tokens, itemsize, depth, 1)
+    if least > budget:
+        raise MemoryError(
+            f"the backward pass of the cheap scores needs {least / 2**20:.0f} MiB beside the models for one prompt of {tokens} tokens; "
+            f"the budget is {budget / 2**20:.0f} MiB. Give more memory, or use shorter prompts."
+        )
+    return 1 + int((budget - least) // prompt_bytes(config, tokens, itemsize, depth))
+
+
 def prompt_bytes(config: DecoderConfig, tokens: int, itemsize: int, depth: int) -> int:
-    """Bytes that a backward pass with all its shares holds for one prompt."""
-    heads = config.heads * (4 * config.head_width + 3 * tokens)
-    return depth * tokens * (12 * config.width + 8 * config.neurons + heads) * stream_itemsize(itemsize)
+    """Bytes that this pass with all its shares holds for one prompt: the run through all blocks, and what one of them needs."""
+    inner = config.heads * config.head_width
+    run = tokens * (2 * config.width + inner + 2 * config.neurons)
+    block = tokens * (12 * config.width + 10 * config.neurons + 10 * inner + 6 * config.heads * tokens)
+    return (depth * run + block) * stream_itemsize(itemsize)
+
+
+def prompts_at_once(config: DecoderConfig, tokens: int, itemsize: int, budget: int) -> int:
+    """Prompts that the definition may run together: within the budget, beside a few copies of one block's matrices; at least one."""
+    wide, inner = stream_itemsize(itemsize), config.heads * config.head_width
+    states = 8 * config.width + 4 * config.neurons + 4 * inner + 4 * config.heads * tokens
+    left = budget - COPIES * block_bytes(config, wide)
+    return max(1, left // (tokens * states * wide))
+
+
+def even(number: int, most: int) -> int:
+    """Size of groups, none above `most`, that leaves the last one as full as the others.
+
+    >>> even(10, 4), even(3, 4)
+    (4, 3)
+    """
+    return -(-number // -(-number // min(number, most)))
 
 
 def free_bytes(params: Params) -> int:

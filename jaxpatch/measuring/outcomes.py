@@ -9,7 +9,6 @@ import numpy as np
 
 from jaxpatch.measuring import effect, inputs, read_outs
 from jaxpatch.models.checkpoints import Pair
-from jaxpatch.patching import blend
 from jaxpatch.shapes import Gates
 
 
@@ -35,9 +34,9 @@ def of_pair(pair: Pair, prompts: inputs.Inputs, anchor: read_outs.Anchor) -> Cal
 
 @functools.partial(jax.jit, static_argnums=0)
 def _outcome(config, params, prompts, anchor):
-    return effect.outcome(config, params, prompts, anchor)
+    return effect.outcome(config, effect.unpatched(params), prompts, anchor)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _patched_outcome(config, host, donor, gates, prompts, anchor):
-    return effect.outcome(config, blend.patch(host, donor, gates), prompts, anchor)
+    return effect.outcome(config, effect.Patched(host, donor, gates), prompts, anchor)

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from jaxpatch.measuring import read_outs
-from jaxpatch.measuring.downstream import Models, layer_of
+from jaxpatch.measuring.downstream import Models
 from jaxpatch.measuring.read_outs import NextToken
 from jaxpatch.models import decoder, layers
 from jaxpatch.models.config import DecoderConfig
@@ -25,22 +24,25 @@ from jaxpatch.patching import blend, components
 from jaxpatch.shapes import Params
 
 
-class Places(NamedTuple):
-    """Where things are written in the host's blocks: head vectors before W_O, the stream in the middle of a block, neurons'
-    activations, the stream at its end. States, or the gradients that arrive there."""
-
-    z: Float[Array, "A B T N H"]
-    mid: Float[Array, "A B T D"]
-    neurons: Float[Array, "A B T F"]
-    end: Float[Array, "A B T D"]
-
-
 class Run(NamedTuple):
-    """What else the shares need of the host's run: the stream entering each block, and the two inputs of each neuron."""
+    """What stands in the host's blocks: the stream entering, head vectors before W_O, the stream in the middle, and the two inputs of
+    each neuron."""
 
     entering: Float[Array, "A B T D"]
+    z: Float[Array, "A B T N H"]
+    mid: Float[Array, "A B T D"]
     gate: Float[Array, "A B T F"]
     up: Float[Array, "A B T F"]
+
+
+class Slope(NamedTuple):
+    """The gradients that arrive in one block where things are written: at the stream's end, neurons' activations, the stream in the
+    middle, and head vectors."""
+
+    end: Float[Array, "B T D"]
+    neurons: Float[Array, "B T F"]
+    mid: Float[Array, "B T D"]
+    z: Float[Array, "B T N H"]
 
 
 class Cheap(NamedTuple):
@@ -50,54 +52,61 @@ class Cheap(NamedTuple):
     first_order: Any
 
 
-def tapped(config: DecoderConfig, models: Models, taps: Places) -> tuple[Float[Array, "R B"], tuple[Places, Run]]:
-    """The host's run, with something added at every place. Returns the read-outs, and what stood at each place."""
-    reads = models.read_outs
-    depth = read_outs.depth(config, reads)
-    x = decoder.embedded(models.host, models.inputs.tokens)
-    context = decoder.causal_context(config, x.shape[-2], x.dtype)
-
-    def step(x, layer):
-        weights, tap = _wide(layer[0]), layer[1]
-        mlp = weights["mlp"]
-        block = decoder.Block(config).bind({"params": weights})
-        z = block.head_vectors(x, context) + tap.z
-        mid = x + block.attn.write(z) + tap.mid
-        normed = block.mlp_input(mid)
-        gate, up = layers.dense(normed, mlp["gate"]), layers.dense(normed, mlp["up"])
-        neurons = layers.gated(gate, up) + tap.neurons
-        end = mid + block.mlp.write(neurons) + tap.end
-        return end, (Places(z, mid, neurons, end), Run(x, gate, up))
-
-    shallow = jax.tree.map(lambda leaf: leaf[:depth], models.host["layers"])
-    x, (places, run) = jax.lax.scan(step, x, (shallow, taps))
-    last = models.inputs.lengths - 1
-    found = []
-    for read_out in reads:
-        if isinstance(read_out, NextToken):
-            logits = decoder.apply(config, models.host, decoder.take(x, last)[:, 0], method="read_out")
-            found.append(read_out.read(logits))
-        else:
-            found.append(read_out.read(decoder.take(places.end[read_out.layer], last)[:, 0]))
-    return jnp.stack(found), (places, run)
-
-
 class Layer(NamedTuple):
-    """One block, as the shares see it."""
+    """One block, as the shares see it. run: of this block alone."""
 
     host: Params
     donor: Params
-    places: Places
     run: Run
-    slope: Places
+    slope: Slope
+
+
+def climb(config: DecoderConfig, models: Models, depth: int) -> tuple[Float[Array, "B T D"], Run]:
+    """The host's run through the first blocks: the stream after them, and what stood in each."""
+    x = decoder.embedded(models.host, models.inputs.tokens)
+    context = decoder.causal_context(config, x.shape[-2], x.dtype)
+
+    def step(x, number):
+        weights = decoder.widened(decoder.layer_of(models.host, number))
+        block = decoder.Block(config).bind({"params": weights})
+        z = block.head_vectors(x, context)
+        mid = x + block.attn.write(z)
+        gate, up = _neuron_inputs(config, weights, mid)
+        return mid + block.mlp.write(layers.gated(gate, up)), Run(x, z, mid, gate, up)
+
+    return jax.lax.scan(step, x, jnp.arange(depth, dtype=jnp.int32))
+
+
+def descend(
+    config: DecoderConfig, context: decoder.Context, weights: Params, run: Run, end: Float[Array, "B T D"]
+) -> tuple[Float[Array, "B T D"], Slope]:
+    """From the gradient that arrives at a block's end: the one that leaves at its beginning, and those between.
+
+    Each step goes back from what stood there in the host's run, so nothing but the queries, keys and values is computed again.
+    """
+
+    def back(function: Callable[..., Any], *at_and_slope: Any) -> Any:
+        *at, slope = at_and_slope
+        return jax.vjp(function, *at)[1](slope)
+
+    def block() -> decoder.Block:
+        return decoder.Block(config).bind({"params": weights})
+
+    (neurons,) = back(lambda neurons: block().mlp.write(neurons), layers.gated(run.gate, run.up), end)
+    inputs = back(layers.gated, run.gate, run.up, neurons)
+    mid = end + back(lambda mid: _neuron_inputs(config, weights, mid), run.mid, inputs)[0]
+    (z,) = back(lambda z: block().attn.write(z), run.z, mid)
+    entering = mid + back(lambda x: block().head_vectors(x, context), run.entering, z)[0]
+    return entering, Slope(end, neurons, mid, z)
+
+
+def _neuron_inputs(config: DecoderConfig, weights: Params, mid: jax.Array) -> tuple[jax.Array, jax.Array]:
+    normed = layers.rms_norm(mid, weights["mlp_norm"]["scale"], config.norm_eps)
+    return layers.dense(normed, weights["mlp"]["gate"]), layers.dense(normed, weights["mlp"]["up"])
 
 
 Share = Callable[[DecoderConfig, decoder.Context, Layer], Cheap]
 """One block's components of one kind: [B, n] each."""
-
-
-def _wide(params: Params) -> Params:
-    return jax.tree.map(layers.at_least_float32, params)
 
 
 def _einsum(spec: str, *operands: jax.Array) -> jax.Array:
@@ -112,18 +121,17 @@ def _head_share(config: DecoderConfig, context: decoder.Context, layer: Layer) -
     donors_z = context.attend(q[1], k, v)
     moved_z = jax.jvp(lambda q: context.attend(q, k, v), (q[0],), (q[1] - q[0],))[1]
     arriving = _einsum("btd,nhd->btnh", layer.slope.mid, layer.donor["attn"]["o"]["kernel"])
-    return _cheap(layer.places.z, layer.slope.z, donors_z, arriving, moved_z, "btnh,btnh->bn")
+    return _cheap(layer.run.z, layer.slope.z, donors_z, arriving, moved_z, "btnh,btnh->bn")
 
 
 def _neuron_share(config: DecoderConfig, context: decoder.Context, layer: Layer) -> Cheap:
     del context
-    x = layers.rms_norm(layer.places.mid, layer.host["mlp_norm"]["scale"], config.norm_eps)
     ours = layer.run.gate, layer.run.up
-    theirs = tuple(layers.dense(x, layer.donor["mlp"][half]) for half in ("gate", "up"))
+    theirs = _neuron_inputs(config, {**layer.host, "mlp": layer.donor["mlp"]}, layer.run.mid)
     moves = tuple(b - a for a, b in zip(ours, theirs, strict=True))
     arriving = _einsum("btd,fd->btf", layer.slope.end, layer.donor["mlp"]["down"]["kernel"])
     moved = jax.jvp(layers.gated, ours, moves)[1]
-    return _cheap(layer.places.neurons, layer.slope.neurons, layers.gated(*theirs), arriving, moved, "btf,btf->bf")
+    return _cheap(layers.gated(*ours), layer.slope.neurons, layers.gated(*theirs), arriving, moved, "btf,btf->bf")
 
 
 def _cheap(own, slope, donors, donors_slope, moved, spec) -> Cheap:
@@ -149,7 +157,7 @@ def _kv_share(config: DecoderConfig, context: decoder.Context, layer: Layer) -> 
         along = _einsum("btnh,btnh->bn", change, layer.slope.z)
         return along.reshape(along.shape[0], config.kv_heads, -1).sum(axis=-1)
 
-    return Cheap(by_group(context.attend(q, *sides[1]) - layer.places.z), by_group(moved))
+    return Cheap(by_group(context.attend(q, *sides[1]) - layer.run.z), by_group(moved))
 
 
 def _whole_block(kind: str) -> Share:
@@ -182,26 +190,23 @@ SHARES: dict[str, Share] = {"head": _head_share, "kv": _kv_share, "neuron": _neu
 
 def cheap(config: DecoderConfig, kinds: tuple[str, ...], models: Models) -> dict[str, Cheap]:
     """Cheap effects on one read-out of every component of some kinds."""
-    batch, tokens = models.inputs.tokens.shape
-    dtype, depth = (
-        np.promote_types(decoder.dtype_of(models.host), np.float32),
-        read_outs.depth(config, models.read_outs),
-    )
-    like = {"z": (config.heads, config.head_width), "mid": (config.width,), "neurons": (config.neurons,)}
-    like["end"] = like["mid"]
-    zeros = Places(**{name: jnp.zeros((depth, batch, tokens, *shape), dtype) for name, shape in like.items()})
+    (read_out,) = models.read_outs
+    last, depth = models.inputs.lengths - 1, read_outs.depth(config, models.read_outs)
+    after, run = climb(config, models, depth)
+    context = decoder.causal_context(config, after.shape[-2], after.dtype)
 
-    def total(taps: Places) -> tuple[jax.Array, tuple[Places, Run]]:
-        reads, states = tapped(config, models, taps)
-        return reads.sum(), states
+    def read(x: jax.Array) -> jax.Array:
+        state = decoder.take(x, last)[:, 0]
+        if isinstance(read_out, NextToken):
+            state = decoder.apply(config, models.host, state, method="read_out")
+        return read_out.read(state).sum()
 
-    slope, (places, run) = jax.grad(total, has_aux=True)(zeros)
-    context = decoder.causal_context(config, tokens, dtype)
+    def step(end, at):
+        number, run = at
+        host, donor = (decoder.widened(decoder.layer_of(side, number)) for side in (models.host, models.donor))
+        entering, slope = descend(config, context, host, run, end)
+        layer = Layer(host, donor, run, slope)
+        return entering, {kind: SHARES[kind](config, context, layer) for kind in kinds}
 
-    def one(at):
-        number, states = at
-        host, donor = (_wide(layer_of(side, number)) for side in (models.host, models.donor))
-        layer = Layer(host, donor, *states)
-        return {kind: SHARES[kind](config, context, layer) for kind in kinds}
-
-    return jax.lax.map(one, (jnp.arange(depth), (places, run, slope)))
+    numbers = jnp.arange(depth, dtype=jnp.int32)
+    return jax.lax.scan(step, jax.grad(read)(after), (numbers, run), reverse=True)[1]

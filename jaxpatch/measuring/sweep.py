@@ -38,7 +38,7 @@ def _piece(config, kind, models, states, out, layers, indices, start, size, unre
     if mesh is not None:
         cut = devices.along_candidates(mesh)
         layer, index = (jax.lax.with_sharding_constraint(part, cut) for part in (layer, index))
-    found = local.effects(config, kind, models, states, layer, index, unreached)
+    found = local.effects(config, kind, models, states, layer, index, unreached, devices.width(mesh))
     out = jax.lax.dynamic_update_slice_in_dim(out, found, start, 0)
     token = found[0, 0, 0]
     if mesh is not None:
@@ -157,12 +157,14 @@ def cheap(
     """Both linearisations of the effects of every component of some kinds, [R * B, A, n] each, A the blocks that are read.
 
     As many prompts at once as the budget allows; one backward pass for each such group and read-out.
+
+    Raises: MemoryError where one prompt does not fit in the budget.
     """
     depth = read_outs.depth(config, models.read_outs)
     budget = memory.default_budget(models.host) if budget is None else budget
     batch, tokens = models.inputs.tokens.shape
-    each = memory.prompt_bytes(config, tokens, memory.itemsize_of(models.host), depth)
-    size = _even(batch, max(1, int(budget // each)))
+    most = memory.cheap_prompts(config, tokens, memory.itemsize_of(models.host), depth, budget)
+    size = memory.even(batch, most)
     starts = range(0, batch, size)
     found: list[dict[str, slopes.Cheap]] = []
     for read_out in models.read_outs:
@@ -194,11 +196,6 @@ def _segments(
         which = np.flatnonzero((layers >= first) & (layers < first + length))
         if len(which):
             yield states, which
-
-
-def _even(number: int, most: int) -> int:
-    """Size of groups, none above `most`, that leaves the last one as full as the others."""
-    return -(-number // -(-number // min(number, most)))
 
 
 def _piece_size(number: int, most: int) -> int:

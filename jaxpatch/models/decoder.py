@@ -202,12 +202,13 @@ class Decoder(nn.Module):
         return x
 
     def read_out(self, x):
-        """Logits of a residual stream, as wide as it. x: [..., D] -> [..., V]."""
-        normed = layers.rms_norm(x, self.final_norm(), self.config.norm_eps)
-        spec, kernel = ("...d,vd->...v", self.embed) if self.config.tied else ("...d,dv->...v", self.unembed)
-        return jnp.einsum(
-            spec, normed, kernel()["kernel"], precision=layers.precision(), preferred_element_type=x.dtype
-        )
+        """Logits of a residual stream, as wide as it: nothing is rounded on the way. x: [..., D] -> [..., V]."""
+        normed = layers.rms_norm(x, self.final_norm().astype(x.dtype), self.config.norm_eps)
+        spec, module = ("...d,vd->...v", self.embed) if self.config.tied else ("...d,dv->...v", self.unembed)
+        kernel = module()["kernel"]
+        if normed.dtype == kernel.dtype:
+            return layers.meet(spec, normed, kernel)
+        return layers.meet(spec, layers.in_parts(normed, kernel.dtype), kernel).sum(axis=0)
 
     def __call__(self, tokens):
         return self.read_out(self.hidden(tokens))
@@ -226,6 +227,25 @@ def embedded(params: Params, tokens: Int[Array, "*lead"]) -> Float[Array, "*lead
 def dtype_of(params: Params) -> np.dtype:
     """The type of a model's weights."""
     return params["embed"]["kernel"].dtype
+
+
+def layer_of(params: Params, layer: jax.Array | int) -> Params:
+    """The parameters of one block."""
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False), params["layers"])
+
+
+def is_narrow(params: Params) -> bool:
+    """Whether a model's weights are narrower than the residual stream."""
+    return jnp.finfo(dtype_of(params)).bits < 32
+
+
+def widened(params: Params, kernels: bool = True) -> Params:
+    """Weights in float32, or wider ones as they are; a copy. kernels: matrices as well, and not only norms and biases."""
+
+    def wide(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        return layers.at_least_float32(leaf) if kernels or path[-1].key != "kernel" else leaf
+
+    return jax.tree_util.tree_map_with_path(wide, params)
 
 
 def causal_context(config: DecoderConfig, num_tokens: int, dtype: Any) -> Context:

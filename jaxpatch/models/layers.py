@@ -3,8 +3,10 @@
 Leading axes are free (`*lead`): one prompt, a batch, and candidates x prompts run the same code. The tests check every shape.
 Matrix products name their precision (`precision`): on GPU and TPU JAX would otherwise multiply float32 in fewer bits.
 
-The residual stream is float32, or wider where the weights are; in a narrower model only what meets a matrix is rounded to the model's
-own type. A single neuron moves the stream by less than bfloat16 can tell.
+The residual stream is float32, or wider where the weights are. In a narrower model what meets a matrix is rounded to the matrix's own
+type, in one of two ways. States of that type are multiplied as they are. Wider states stand for runs beside each other, of which the
+first is the host's: of the others only what sets them apart from it is rounded (`meet`). A single neuron moves the stream by less than
+bfloat16 can tell, but bfloat16 can tell how far it moves it.
 """
 
 import functools
@@ -71,17 +73,75 @@ def _plus_bias(x: jax.Array, weights: Weights) -> jax.Array:
     return x + weights["bias"].astype(x.dtype) if "bias" in weights else x
 
 
+def meet(spec: str, x: Float[Array, "*x"], kernel: Float[Array, "*w"], inner: int = 1) -> Float[Array, "*y"]:
+    """The product of states and a matrix, not rounded: ``einsum(spec, x, kernel)`` in float32 or wider.
+
+    Args:
+        x: [*lead, T, ...], the last `inner` axes summed over. Of the matrix's type; or wider, and then the last of the leading axes
+            counts runs, the first of them the host's: ``W x = W x_host + W (x - x_host)``, where only ``x_host`` and the difference
+            are rounded. Rounding is then relative to how far a run is from the host's. Ours.
+        kernel: ``spec`` is ``"...ti,io->...to"`` or the like.
+
+    Example:
+        >>> x, kernel = jnp.array([[[1.0]], [[1.001]]]), jnp.ones((1, 1), jnp.bfloat16)
+        >>> host, other = meet("...ti,io->...to", x, kernel).ravel().tolist()
+        >>> round(other - host, 5), float(jnp.bfloat16(1.001)) - 1
+        (0.001, 0.0)
+    """
+    wide = np.promote_types(x.dtype, np.float32)
+    multiply = functools.partial(jnp.einsum, spec, precision=precision(), preferred_element_type=wide)
+    if x.dtype == kernel.dtype:
+        return multiply(x, kernel)
+    runs = x.ndim - inner - 2
+    apart, size = _apart_from_first(x, runs), jnp.ones((), wide)
+    narrow = jnp.finfo(kernel.dtype)
+    if narrow.minexp > jnp.finfo(wide).minexp:  # float16: small differences would be below its smallest number
+        largest = jnp.abs(apart).max(axis=tuple(range(x.ndim - inner, x.ndim)))
+        size = jnp.maximum(largest / (float(narrow.max) / 2), jnp.finfo(wide).tiny)
+
+    def spread(like: jax.Array) -> jax.Array:
+        return size.reshape(*size.shape, *(1,) * (like.ndim - size.ndim)) if size.ndim else size
+
+    y = multiply((apart / spread(apart)).astype(kernel.dtype), kernel)
+    return _beside_first(y * spread(y), runs)
+
+
+def in_parts(x: Float[Array, "*any"], dtype: Any) -> Float[Array, "P ..."]:
+    """Narrow numbers that add up to wide ones.
+
+    >>> in_parts(jnp.array([1 + 2.0**-10]), jnp.bfloat16).ravel().tolist()
+    [1.0, 0.0009765625, 0.0]
+    """
+    narrow, parts = jnp.finfo(dtype), []
+    for _ in range(-(-(jnp.finfo(x.dtype).nmant + 1) // (narrow.nmant + 1))):
+        parts.append(jax.lax.reduce_precision(x, narrow.nexp, narrow.nmant))
+        x = x - parts[-1]
+    return jnp.stack(parts).astype(dtype)
+
+
+def _is_first(x: jax.Array, axis: int) -> jax.Array:
+    """Where an array belongs to the first of its runs."""
+    return jax.lax.broadcasted_iota(np.int32, (x.shape[axis], *(1,) * (x.ndim - axis - 1)), 0) == 0
+
+
+def _apart_from_first(x: jax.Array, axis: int) -> jax.Array:
+    """The first of the runs, and by how much each of the others differs from it."""
+    return jnp.where(_is_first(x, axis), x, x - jax.lax.slice_in_dim(x, 0, 1, axis=axis))
+
+
+def _beside_first(x: jax.Array, axis: int) -> jax.Array:
+    """The inverse."""
+    return jnp.where(_is_first(x, axis), x, x + jax.lax.slice_in_dim(x, 0, 1, axis=axis))
+
+
 def to_heads(x: Float[Array, "*lead T D"], weights: Weights) -> Float[Array, "*lead T N H"]:
     """Queries, keys or values. kernel: [D, N, H]."""
-    return _plus_bias(jnp.einsum("...td,dnh->...tnh", x, weights["kernel"], precision=precision()), weights)
+    return _plus_bias(meet("...td,dnh->...tnh", x, weights["kernel"]).astype(x.dtype), weights)
 
 
 def from_heads(z: Float[Array, "*lead T N H"], weights: Weights) -> Float[Array, "*lead T D"]:
     """The sum of what the heads write, not rounded. kernel: [N, H, D]."""
-    wide = np.promote_types(z.dtype, np.float32)
-    kernel = weights["kernel"]
-    written = jnp.einsum("...tnh,nhd->...td", z, kernel, precision=precision(), preferred_element_type=wide)
-    return _plus_bias(written, weights)
+    return _plus_bias(meet("...tnh,nhd->...td", z, weights["kernel"], inner=2), weights)
 
 
 @jax.custom_jvp
@@ -92,15 +152,16 @@ def product(x: Float[Array, "*lead i"], kernel: Float[Array, "i o"]) -> Float[Ar
     of SmolLM2 were three times as far from float64 as PyTorch's. Shorter pieces gain nothing more, and cost speed. Derivatives
     need no such care, and are plain products.
     """
-    wide = np.promote_types(x.dtype, np.float32)
-    piece_length = PIECE if wide == x.dtype else kernel.shape[0]
+    piece_length = PIECE if _is_wide(kernel) else kernel.shape[0]
     pieces = [slice(start, start + piece_length) for start in range(0, kernel.shape[0], piece_length)]
     return functools.reduce(jnp.add, (_matmul(x[..., piece], kernel[piece]) for piece in pieces))
 
 
-def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    wide = np.promote_types(x.dtype, np.float32)
-    return jnp.einsum("...i,io->...o", x, kernel, precision=precision(), preferred_element_type=wide)
+_matmul = functools.partial(meet, "...i,io->...o")
+
+
+def _is_wide(x: jax.Array) -> bool:
+    return np.promote_types(x.dtype, np.float32) == x.dtype
 
 
 product.defjvps(lambda dx, _, x, kernel: _matmul(dx, kernel), lambda dkernel, _, x, kernel: _matmul(x, dkernel))
@@ -157,7 +218,7 @@ def gated_mlp(x: Float[Array, "*lead D"], gate: Weights, up: Weights, down: Weig
     CPU's cache. Of few states all at once, since cutting up the weights would cost more.
     """
     num_neurons, num_states = gate["kernel"].shape[-1], math.prod(x.shape[:-1])
-    is_cut = num_states > MANY and np.promote_types(x.dtype, np.float32) == x.dtype
+    is_cut = num_states > MANY and _is_wide(gate["kernel"])
     length = PIECE if is_cut else num_neurons
 
     def write(piece: slice) -> jax.Array:

@@ -77,14 +77,20 @@ def patch(base: Params, special: Params, gates: Gates, partition: Partition | No
     return paths.unflatten(a)
 
 
-def _owners(gates: Gates, partition: Partition) -> dict[str, list[tuple[Slot, jax.Array]]]:
-    """Leaf -> the slots of the given gates in it."""
-    owners: dict[str, list[tuple[Slot, jax.Array]]] = {}
+def refuse_misfits(gates: Gates, partition: Partition) -> None:
+    """Raises: KeyError for an unknown kind; ValueError for a gate of the wrong shape."""
     for name, gate in gates.items():
         kind = components.lookup(partition, name)
         if jnp.shape(gate) != kind.shape:
             raise ValueError(f"gates[{name!r}] has shape {jnp.shape(gate)}; this model's has {kind.shape}.")
-        for slot in kind.slots:
+
+
+def _owners(gates: Gates, partition: Partition) -> dict[str, list[tuple[Slot, jax.Array]]]:
+    """Leaf -> the slots of the given gates in it."""
+    refuse_misfits(gates, partition)
+    owners: dict[str, list[tuple[Slot, jax.Array]]] = {}
+    for name, gate in gates.items():
+        for slot in partition[name].slots:
             owners.setdefault(slot.leaf, []).append((slot, _floating(gate)))
     return owners
 

@@ -9,8 +9,9 @@ query and a key in the tiles, and D, N, K, H, F as in `shapes`:
     top block   the same, but queries, outputs and MLP at the B last tokens alone
     head        12 M D H + 8 S H for what it writes, then the MLP of its own block and the blocks above
     neuron      8 M D, then the blocks above
-    cheap       a block forward and back, twice its attention more, and what each kind adds (`_share`); on padded prompts
-    slopes      the same without the shares, but with the gradient of every weight that the kinds own
+    cheap       a block forward and back, its queries, keys, values and attention again, its attention's gradient, and what each kind
+                adds (`_share`); on padded prompts
+    slopes      a block twice forward and back, with the gradient of every weight that the kinds own
 """
 
 import functools
@@ -21,8 +22,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxpatch.measuring import local
-from jaxpatch.measuring.memory import Room, candidate_bytes, prompt_bytes, states_bytes
+from jaxpatch.measuring import local, memory
+from jaxpatch.measuring.memory import Room, candidate_bytes, states_bytes
 from jaxpatch.models import decoder
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.prefix_tree import PrefixTree
@@ -121,11 +122,12 @@ def candidates(job: Job, kinds: Sequence[str]) -> dict[str, int]:
 
 def held(job: Job, room: Room, budget: int) -> Held:
     """What `room` comes to in bytes."""
-    prompt = prompt_bytes(job.config, job.tokens, job.itemsize, job.depth)
+    shapes = job.config, job.tokens, job.itemsize, job.depth
+    extra = max(0, budget - memory.cheap_bytes(*shapes, 1)) // memory.prompt_bytes(*shapes)
     return Held(
         states=(room.blocks + 1) * states_bytes(job.config, job.tree, job.itemsize),
         batch=room.candidates * candidate_bytes(job.config, job.tree, job.itemsize),
-        cheap=prompt * min(job.num_prompts, max(1, budget // prompt)),
+        cheap=memory.cheap_bytes(*shapes, min(job.num_prompts, 1 + extra)),
     )
 
 
@@ -240,7 +242,9 @@ def mlp_flops(config: DecoderConfig, tokens: int) -> int:
 def cheap(job: Job, kinds: Sequence[str]) -> Work:
     """Both linearisations of kinds inside of blocks, from one forward and one backward pass."""
     forward, attention = _padded(job, job.num_prompts)
-    each = 2 * forward + attention + sum(_share(job, kind) for kind in kinds)
+    heads = job.config.heads + 2 * job.config.kv_heads
+    again = 2 * job.num_prompts * job.tokens * job.config.width * job.config.head_width * heads + attention
+    each = 2 * forward + attention + again + sum(_share(job, kind) for kind in kinds)
     return Work(job.depth * each, 3 * job.depth * _block_bytes(job), 1)
 
 
@@ -269,8 +273,8 @@ def slopes(job: Job, kinds: Sequence[str], num_gradients: int) -> Work:
     """Gradients in the gates through the plain patched model, one prompt each."""
     forward, attention = _padded(job, 1)
     owned = _owned(job, kinds)
-    flops = job.depth * (2 * forward + attention) + 2 * job.tokens * owned
-    moved = 3 * job.depth * _block_bytes(job) + BLEND_PASSES * owned * job.itemsize
+    flops = job.depth * (3 * forward + attention) + 2 * job.tokens * owned
+    moved = 4 * job.depth * _block_bytes(job) + BLEND_PASSES * owned * job.itemsize
     return Work(num_gradients * flops, num_gradients * moved, num_gradients)
 
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from jaxpatch.trees import paths
 
+SLAB = 2**20
+"""Numbers that are summed together."""
 _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
@@ -29,16 +31,22 @@ def fingerprint(tree: Mapping[str, Any]) -> str:
 
 @jax.jit
 def _sums(leaf: jax.Array) -> jax.Array:
-    """Two sums of a leaf's bits, each bit pattern weighed by its place, modulo 2^32."""
-    flat = leaf.reshape(-1)
-    if flat.dtype == jnp.bool_:
-        flat = flat.astype(jnp.uint8)
-    words = jax.lax.bitcast_convert_type(flat, _WORDS[min(flat.dtype.itemsize, 4)]).astype(jnp.uint32).reshape(-1)
-    place = jnp.arange(words.size, dtype=jnp.uint32)
-    mixed = (words ^ (words >> 15)) * jnp.uint32(0x85EBCA6B)
-    return jnp.stack(
-        [
-            (words * (2 * place + 1)).sum(dtype=jnp.uint32),
-            (mixed ^ (place * jnp.uint32(0x9E3779B1))).sum(dtype=jnp.uint32),
-        ]
-    )
+    """Two sums of a leaf's bits, each pattern weighed by its place, modulo 2^32. A slab of rows at a time, so that it is not copied."""
+    if leaf.dtype == jnp.bool_:
+        leaf = leaf.astype(jnp.uint8)
+    rows = leaf.reshape(max(1, leaf.shape[0] if leaf.ndim else 1), -1)
+    height = max(1, min(len(rows), SLAB // max(1, rows.shape[1])))
+
+    def add(number: jax.Array, sums: jax.Array) -> jax.Array:
+        first = jnp.minimum(number * height, len(rows) - height)
+        slab = jax.lax.dynamic_slice_in_dim(rows, first, height)
+        words = jax.lax.bitcast_convert_type(slab, _WORDS[min(slab.dtype.itemsize, 4)]).astype(jnp.uint32)
+        words = words.reshape(height, -1)
+        row = (first + jnp.arange(height, dtype=jnp.int32))[:, None]
+        is_new = row >= number * height
+        place = row.astype(jnp.uint32) * jnp.uint32(words.shape[1]) + jnp.arange(words.shape[1], dtype=jnp.uint32)
+        mixed = (words ^ (words >> 15)) * jnp.uint32(0x85EBCA6B)
+        weighed = words * (2 * place + 1), mixed ^ (place * jnp.uint32(0x9E3779B1))
+        return sums + jnp.stack([jnp.where(is_new, each, 0).sum(dtype=jnp.uint32) for each in weighed])
+
+    return jax.lax.fori_loop(0, -(-len(rows) // height), add, jnp.zeros(2, jnp.uint32))

@@ -26,7 +26,7 @@ def plain():
 
 
 def states(pair, params, inputs, layer):
-    return np.asarray(effect.every_last_state(pair.config, params, inputs)[layer], np.float64)
+    return np.asarray(effect.every_last_state(pair.config, effect.unpatched(params), inputs)[layer], np.float64)
 
 
 def test_direction_is_the_normalised_mean_difference(pair, asked, plain):
@@ -63,14 +63,14 @@ def test_split_half_is_the_cosine_of_even_and_odd_prompts(pair, asked, plain):
 def test_steering_adds_the_direction_before_the_next_block(pair, asked):
     push = jnp.linspace(-1, 1, pair.config.width)
     anchor = anchor_at(1)
-    read, logits = effect.outcome(pair.config, pair.base, asked, anchor, push)
-    read_0, logits_0 = effect.outcome(pair.config, pair.base, asked, anchor)
+    read, logits = effect.outcome(pair.config, effect.unpatched(pair.base), asked, anchor, push)
+    read_0, logits_0 = effect.outcome(pair.config, effect.unpatched(pair.base), asked, anchor)
     np.testing.assert_allclose(read, read_0)
     assert float(jnp.abs(logits - logits_0).max()) > 0.1
     last = anchor_at(pair.config.layers - 1)
-    state = effect.every_last_state(pair.config, pair.base, asked)[last.layer]
+    state = effect.every_last_state(pair.config, effect.unpatched(pair.base), asked)[last.layer]
     by_hand = np.asarray(state + push)
-    _, pushed = effect.outcome(pair.config, pair.base, asked, last, push)
+    _, pushed = effect.outcome(pair.config, effect.unpatched(pair.base), asked, last, push)
     scale = np.asarray(pair.base["final_norm"]["scale"])
     normed = by_hand / np.sqrt((by_hand**2).mean(-1, keepdims=True) + pair.config.norm_eps) * scale
     np.testing.assert_allclose(pushed, normed @ np.asarray(pair.base["unembed"]["kernel"]), rtol=1e-3, atol=1e-3)

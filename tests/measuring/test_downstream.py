@@ -52,7 +52,7 @@ def unreached(models):
 @functools.partial(jax.jit, static_argnums=2)
 def half_step(models, x, half: int):
     """One half of one block of the host."""
-    block = decoder.Block(CONFIG).bind({"params": downstream.layer_of(models.host, half // 2)})
+    block = decoder.Block(CONFIG).bind({"params": decoder.layer_of(models.host, half // 2)})
     return block.mlp_half(x) if half % 2 else block.attention_half(x, downstream.context_of(CONFIG, models))[0]
 
 
@@ -62,7 +62,7 @@ def close(found, wanted):
 
 def test_trace_is_the_hosts_run():
     models, states, _ = made()
-    every = np.asarray(jax.jit(effect.every_last_state, static_argnums=0)(CONFIG, PAIR.base, INPUTS))
+    every = np.asarray(jax.jit(effect.every_last_state, static_argnums=0)(CONFIG, effect.unpatched(PAIR.base), INPUTS))
     nodes = models.tree.tokens.shape[0]
     assert states.entering.shape == (4, nodes, 16) and states.mid.shape == (3, nodes, 16) and states.first == 0
     np.testing.assert_array_equal(states.entering[0], PAIR.base["embed"]["kernel"][models.tree.tokens])

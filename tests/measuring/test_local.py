@@ -31,7 +31,7 @@ def test_the_stream_is_that_of_the_patched_block(kind):
 
     @jax.jit
     def by_hand(layer, entering):
-        host, donor = (downstream.layer_of(side, layer) for side in (PAIR.base, PAIR.special))
+        host, donor = (decoder.layer_of(side, layer) for side in (PAIR.base, PAIR.special))
         gate = jnp.zeros(shape).at[last].set(1) if shape else jnp.ones(())
         weights = blend.patch(host, donor, {kind: gate}, components.of_block(host))
         block = decoder.Block(CONFIG).bind({"params": weights})
@@ -68,7 +68,9 @@ def test_other_read_outs_are_the_definition(read_out):
     centre = jnp.full(16, 0.5) if read_out == "centred" else None
     models = engine_cases.models(PAIR, INPUTS, engine_cases.anchor(1, read_out=read_out, centre=centre))
     found = sweep.exact(CONFIG, "head", models, np.array([[0, 1], [1, 3]]))[:, 0]
-    run = jax.jit(lambda gates: effect.patched_reads(CONFIG, PAIR.base, PAIR.special, gates, INPUTS, models.read_outs))
+    run = jax.jit(
+        lambda gates: effect.reads(CONFIG, effect.Patched(PAIR.base, PAIR.special, gates), INPUTS, models.read_outs)
+    )
     base = run(jp.gates(PAIR, {"head": []}))
     for row, index in zip(found, [(0, 1), (1, 3)], strict=True):
         wanted = np.asarray(run(jp.gates(PAIR, {"head": [index]})) - base)[0]

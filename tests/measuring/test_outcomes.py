@@ -19,7 +19,7 @@ def test_restoration_and_knockout_swap_the_sides():
     for mode, host, donor in (("restoration", pair.base, pair.special), ("knockout", pair.special, pair.base)):
         patched = blend.patch(host, donor, gates)
         found = outcome_fn(gates, mode)
-        state = effect.every_last_state(pair.config, patched, prompts)[1]
+        state = effect.every_last_state(pair.config, effect.unpatched(patched), prompts)[1]
         np.testing.assert_allclose(found.read, anchor.read(state), rtol=1e-5, atol=1e-5)
         other = jax.nn.log_softmax(pair.apply(patched, prompts.tokens)[np.arange(4), last])
         np.testing.assert_allclose(found.kl, (jnp.exp(special) * (special - other)).sum(-1), rtol=1e-3, atol=1e-5)

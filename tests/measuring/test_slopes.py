@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxpatch import testing
-from jaxpatch.measuring import downstream, instrument, slopes, sweep
+from jaxpatch.measuring import effect, instrument, memory, slopes, sweep
 from jaxpatch.measuring.read_outs import NextToken
 from jaxpatch.models import decoder
 from jaxpatch.patching import blend, components
@@ -66,7 +66,7 @@ def arriving_gradients(models, nudges):
     def run(nudges):
         x, entering, after = models.host["embed"]["kernel"][models.inputs.tokens], [], []
         for layer in range(3):
-            block = decoder.Block(CONFIG).bind({"params": downstream.layer_of(models.host, layer)})
+            block = decoder.Block(CONFIG).bind({"params": decoder.layer_of(models.host, layer)})
             entering.append(x)
             mid = block.attention_half(x, context)[0] + nudges[2 * layer]
             x = block.mlp_half(mid) + nudges[2 * layer + 1]
@@ -83,7 +83,7 @@ def arriving_gradients(models, nudges):
 def own_changes(models, layer, entering):
     """What each component's patch alone changes where its kind is taken: kind -> [n, B, T, D]. On padded prompts."""
     context = decoder.causal_context(CONFIG, entering.shape[1], entering.dtype)
-    host, donor = (downstream.layer_of(side, layer) for side in (models.host, models.donor))
+    host, donor = (decoder.layer_of(side, layer) for side in (models.host, models.donor))
     partition = components.of_block(host)
 
     def run(weights, is_mid):
@@ -122,11 +122,9 @@ def test_linear_is_the_own_change_times_the_arriving_gradient(case):
 def test_passes_of_fewer_prompts_change_nothing(per_pass):
     """Five prompts one by one, or three and two."""
     models = engine_cases.models(PAIR, INPUTS, READ_OUTS[:2])
-    each, seen = sweep.memory.prompt_bytes(CONFIG, INPUTS.tokens.shape[1], 4, 3), []
+    budget, seen = memory.cheap_bytes(CONFIG, INPUTS.tokens.shape[1], 4, 3, per_pass), []
     whole = sweep.cheap(CONFIG, ("head", "neuron"), models)
-    parts = sweep.cheap(
-        CONFIG, ("head", "neuron"), models, budget=per_pass * each, progress=lambda *at: seen.append(at)
-    )
+    parts = sweep.cheap(CONFIG, ("head", "neuron"), models, budget=budget, progress=lambda *at: seen.append(at))
     passes = 2 * math.ceil(5 / per_pass)
     assert seen == [(done + 1, passes) for done in range(passes)]
     for kind, number in (("head", 4), ("neuron", 6)):
@@ -135,32 +133,47 @@ def test_passes_of_fewer_prompts_change_nothing(per_pass):
             np.testing.assert_allclose(mine, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max(), err_msg=kind)
 
 
-def test_taps_give_the_gradient_that_arrives():
-    """A nudge at one place moves the read-out by slope times nudge; padding moves nothing."""
-    models = engine_cases.models(PAIR, INPUTS, engine_cases.anchor(1))
-    run = jax.jit(lambda taps: slopes.tapped(CONFIG, models, taps)[0].sum())
-    like = {"z": (4, 4), "mid": (16,), "neurons": (6,), "end": (16,)}
-    zeros = slopes.Places(**{name: jnp.zeros((2, 5, 4, *shape)) for name, shape in like.items()})
-    slope = jax.jit(jax.grad(run))(zeros)
-    for place, name in (
-        ((0, 0, 2, 1, 3), "z"),
-        ((1, 3, 3, 5), "mid"),
-        ((0, 1, 1, 4), "neurons"),
-        ((0, 0, 1, 2), "end"),
+def test_a_prompt_that_does_not_fit_is_refused():
+    models = engine_cases.models(PAIR, INPUTS, READ_OUTS[:1])
+    least = memory.cheap_bytes(CONFIG, INPUTS.tokens.shape[1], 4, 2, 1)
+    assert memory.cheap_prompts(CONFIG, INPUTS.tokens.shape[1], 4, 2, least) == 1
+    with pytest.raises(
+        MemoryError, match=r"cheap scores needs \d+ MiB beside the models for one prompt of 4 tokens; the budget is"
     ):
-        ends = [run(zeros._replace(**{name: getattr(zeros, name).at[place].set(way * 1e-2)})) for way in (1, -1)]
-        np.testing.assert_allclose((ends[0] - ends[1]) / 2e-2, getattr(slope, name)[place], rtol=1e-2, atol=1e-3)
-        assert abs(getattr(slope, name)[place]) > 1e-3, "a place that matters"
-    padding = np.arange(4)[None] >= np.asarray(INPUTS.lengths)[:, None]
-    for part in slope:
-        assert not np.asarray(part)[:, padding].any(), "padding moves nothing"
+        sweep.cheap(CONFIG, ("head",), models, budget=least - 1)
 
 
-def test_tapped_with_nothing_is_the_hosts_run():
+def test_the_climb_is_the_hosts_run():
     models = engine_cases.models(PAIR, INPUTS, READ_OUTS)
-    like = {"z": (4, 4), "mid": (16,), "neurons": (6,), "end": (16,)}
-    zeros = slopes.Places(**{name: jnp.zeros((3, 5, 4, *shape)) for name, shape in like.items()})
-    reads, (places, run) = jax.jit(slopes.tapped, static_argnums=0)(CONFIG, models, zeros)
-    wanted = np.asarray(engine_cases.reads(CONFIG, PAIR.base, INPUTS, models.read_outs))
-    np.testing.assert_allclose(reads, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
-    np.testing.assert_array_equal(places.end[:-1], run.entering[1:])
+    after, run = jax.jit(slopes.climb, static_argnums=(0, 2))(CONFIG, models, 3)
+    every = jax.jit(effect.every_last_state, static_argnums=0)(CONFIG, effect.unpatched(PAIR.base), INPUTS)
+    streams = [*run.entering[1:], after]
+    for layer, stream in enumerate(streams):
+        at_ends = decoder.take(stream, INPUTS.lengths - 1)[:, 0]
+        np.testing.assert_allclose(at_ends, every[layer], rtol=0, atol=1e-5 * np.abs(every).max())
+
+
+def test_the_descent_is_jaxs_own_gradient():
+    """Of one block: where things are written, and where the stream enters."""
+    models = engine_cases.models(PAIR, INPUTS, engine_cases.anchor(1))
+    _, run = jax.jit(slopes.climb, static_argnums=(0, 2))(CONFIG, models, 2)
+    run, weights = jax.tree.map(lambda leaf: leaf[1], run), decoder.layer_of(PAIR.base, 1)
+    context = decoder.causal_context(CONFIG, INPUTS.tokens.shape[1], jnp.float32)
+    arriving = jax.random.normal(jax.random.key(0), run.mid.shape)
+
+    def tapped(x, neurons_tap, mid_tap, z_tap):
+        block = decoder.Block(CONFIG).bind({"params": weights})
+        mid = x + block.attn.write(block.head_vectors(x, context) + z_tap) + mid_tap
+        halves = (
+            block.mlp_input(mid) @ weights["mlp"][half]["kernel"] + weights["mlp"][half]["bias"]
+            for half in ("gate", "up")
+        )
+        gate, up = halves
+        return jnp.vdot(mid + block.mlp.write(jax.nn.silu(gate) * up + neurons_tap), arriving)
+
+    zeros = (jnp.zeros_like(part) for part in (run.gate, run.mid, run.z))
+    wanted = jax.jit(jax.grad(tapped, argnums=(0, 1, 2, 3)))(run.entering, *zeros)
+    entering, slope = jax.jit(slopes.descend, static_argnums=0)(CONFIG, context, weights, run, arriving)
+    assert (slope.end == arriving).all()
+    for name, mine, theirs in zip(("entering", "neurons", "mid", "z"), (entering, *slope[1:]), wanted, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max(), err_msg=name)

@@ -42,7 +42,7 @@ def test_a_block_costs_what_xla_counts(config):
 
     def block(x):
         context = decoder.tree_context(config, work.tree, x.dtype)
-        return decoder.Block(config).bind({"params": downstream.layer_of(pair.base, 0)})(x, context)[0]
+        return decoder.Block(config).bind({"params": decoder.layer_of(pair.base, 0)})(x, context)[0]
 
     looks = work.tree.inside.mask.size
     said = cost.block_flops(config, work.num_nodes, work.num_nodes, looks)
@@ -55,7 +55,7 @@ def test_the_last_tokens_alone_cost_what_xla_counts(config):
 
     def top(x):
         context = decoder.tree_context(config, work.tree, x.dtype)
-        block = decoder.Block(config).bind({"params": downstream.layer_of(pair.base, 0)})
+        block = decoder.Block(config).bind({"params": decoder.layer_of(pair.base, 0)})
         return block.mlp_half(block.attention_at_ends(x, context))
 
     said = cost.block_flops(config, work.num_prompts, work.num_nodes, work.tree.ends.mask.size)
@@ -119,10 +119,10 @@ def test_what_is_held_is_what_the_room_was_planned_from():
     block = 2 * work.num_nodes * work.config.width * 4
     held = cost.held(work, ROOM, budget=10**12)
     assert held.states == 4 * block and held.batch == 4 * each
-    prompt = memory.prompt_bytes(work.config, work.tokens, 4, work.depth)
-    assert held.cheap == 6 * prompt
-    assert cost.held(work, ROOM, budget=2 * prompt).cheap == 2 * prompt
-    assert cost.held(work, ROOM, budget=1).cheap == prompt
+    least, two, six = (memory.cheap_bytes(work.config, work.tokens, 4, work.depth, prompts) for prompts in (1, 2, 6))
+    assert held.cheap == six
+    assert cost.held(work, ROOM, budget=two).cheap == two
+    assert cost.held(work, ROOM, budget=two - 1).cheap == cost.held(work, ROOM, budget=1).cheap == least
 
 
 def test_a_patch_runs_the_blocks_above_it():

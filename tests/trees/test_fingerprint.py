@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxpatch import testing
+from jaxpatch.trees import fingerprint as module
 from jaxpatch.trees.fingerprint import fingerprint
 
 BASE = testing.tiny_pair().base
@@ -43,3 +44,12 @@ def test_any_single_bit_of_a_large_leaf_shows():
         flipped[draw.integers(leaf.size)] ^= np.uint32(1) << np.uint32(draw.integers(32))
         seen.add(fingerprint({"a": flipped}))
     assert len(seen) > 195, "one draw in 131,072 may come twice"
+
+
+@pytest.mark.parametrize("slab", [1, 12, 20, 10**6])
+def test_slabs_of_any_height_sum_to_the_same(monkeypatch, slab):
+    """Seven rows of five numbers, one by one, two or four at a time, and all at once."""
+    leaf = jnp.asarray(np.random.default_rng(0).normal(size=(7, 5)), jnp.float32)
+    whole = module._sums(leaf)
+    monkeypatch.setattr(module, "SLAB", slab)
+    np.testing.assert_array_equal(module._sums.__wrapped__(leaf), whole)
