@@ -193,6 +193,7 @@ def scores_with(
                 ceilings={name: float(value(patched[own] - tool.base[own])) for name, patched in together.items()},
                 noise={kind: float(np.abs(value(each[own])).max()) for kind, each in apart.items()},
                 method=method,
+                mode=tool.mode,
                 aggregate=options.aggregate,
                 layer=layer,
                 partition=tool.partition,

@@ -34,7 +34,7 @@ class Instrument(NamedTuple):
         exact: (kind, indices [n, dims], progress) -> effects of single components, [n, X].
         cheap: (kinds, progress) -> kind -> both linearisations, [X, *shape] each.
         reach: kind -> bool array, True for components that can matter (no higher than what is read).
-        num_read_outs: how many blocks of prompts X is made of.
+        num_read_outs: how many blocks of prompts X is made of. mode: what an effect is of, one of `MODES`.
         ranked: kind -> bool array, True for what the first read-out can see; kinds that are not named are seen as far as `reach` goes.
     """
 
@@ -46,6 +46,7 @@ class Instrument(NamedTuple):
     cheap: Callable[[tuple[str, ...], sweep.Progress], Mapping[str, Cheap]]
     reach: Mapping[str, np.ndarray]
     num_read_outs: int = 1
+    mode: str = "restoration"
     at_once: int | None = None
     ranked: Mapping[str, np.ndarray] = MappingProxyType({})
 
@@ -138,6 +139,7 @@ def of_pair(
         cheap=cheap,
         reach={name: _reach(name, kind, config, asked) for name, kind in partition.items()},
         num_read_outs=len(asked),
+        mode=mode,
         at_once=at_once,
         ranked={name: _reach(name, kind, config, asked[:1]) for name, kind in partition.items()},
     )

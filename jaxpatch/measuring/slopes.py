@@ -137,10 +137,8 @@ def _neuron_share(config: DecoderConfig, context: decoder.Context, layer: Layer)
 def _cheap(own, slope, donors, donors_slope, moved, spec) -> Cheap:
     """Of components that write `own` through a matrix: own and what the donor's own weights make of the same input, each with the
     gradient that arrives through its own matrix. moved: the derivative of own towards the donor."""
-    return Cheap(
-        linear=_einsum(spec, donors, donors_slope) - _einsum(spec, own, slope),
-        first_order=_einsum(spec, moved, slope) + _einsum(spec, own, donors_slope - slope),
-    )
+    by_matrix = _einsum(spec, own, donors_slope - slope)
+    return Cheap(_einsum(spec, donors - own, donors_slope) + by_matrix, _einsum(spec, moved, slope) + by_matrix)
 
 
 def _kv_share(config: DecoderConfig, context: decoder.Context, layer: Layer) -> Cheap:

@@ -137,7 +137,7 @@ def exact(
             try:
                 effects[span] = _span(config, kind, models, states, *at, size, unreached, mesh, step)
             except jax.errors.JaxRuntimeError as error:
-                size = _smaller(size, error, devices.width(mesh))
+                size = _smaller(size, error, devices.width(mesh), "candidate")
                 continue
             done, which = done + len(span), rest
             journal.note(kind, Swept(effects, done, size))
@@ -158,22 +158,26 @@ def cheap(
 
     As many prompts at once as the budget allows; one backward pass for each such group and read-out.
 
-    Raises: MemoryError where one prompt does not fit in the budget.
+    Raises: MemoryError where one prompt does not fit in the budget, or on the device.
     """
     depth = read_outs.depth(config, models.read_outs)
     budget = memory.default_budget(models.host) if budget is None else budget
     batch, tokens = models.inputs.tokens.shape
     most = memory.cheap_prompts(config, tokens, memory.itemsize_of(models.host), depth, budget)
-    size = memory.even(batch, most)
-    starts = range(0, batch, size)
+    size, total = memory.even(batch, most), batch * len(models.read_outs)
     found: list[dict[str, slopes.Cheap]] = []
     for read_out in models.read_outs:
-        parts = []
-        for start in starts:
+        parts, start = [], 0
+        while start < batch:
             rows = np.minimum(np.arange(start, start + size), batch - 1)
             some = models._replace(inputs=models.inputs.rows(rows), read_outs=(read_out.rows(rows),))
-            parts.append(jax.tree.map(np.asarray, _cheap(config, kinds, some)))
-            progress(len(found) * len(starts) + len(parts), len(models.read_outs) * len(starts))
+            try:
+                parts.append(jax.tree.map(np.asarray, _cheap(config, kinds, some)))
+            except jax.errors.JaxRuntimeError as error:
+                size = _smaller(size, error, 1, "prompt")
+                continue
+            start += size
+            progress(len(found) * batch + min(start, batch), total)
         found.append(jax.tree.map(lambda *cut: np.concatenate(cut, axis=1)[:, :batch], *parts))
     return jax.tree.map(lambda *every: np.concatenate([_all_blocks(one, depth) for one in every]), *found)
 
@@ -227,22 +231,20 @@ def _span(config, kind, models, states, layers, indices, size, unreached, mesh, 
     return fetched
 
 
-def _smaller(size: int, error: Exception, fewest: int) -> int:
-    """Half as many candidates at once. Raises where that is no remedy."""
+def _smaller(size: int, error: Exception, fewest: int, what: str) -> int:
+    """Half as many at once. Raises where that is no remedy."""
     if "RESOURCE_EXHAUSTED" not in str(error):
         raise error
     if jax.process_count() > 1:
         raise MemoryError(
-            f"a device ran out of memory with {size} candidates at once, and the other processes cannot know; start again with less "
+            f"a device ran out of memory with {size} {what}s at once, and the other processes cannot know; start again with less "
             "memory= (--memory)."
         ) from error
     if size <= fewest:
         raise MemoryError(
-            "the device runs out of memory with a single candidate; use fewer or shorter prompts, a narrower dtype, or a "
-            "device with more memory."
+            f"the device runs out of memory with a single {what}; use fewer or shorter prompts, a narrower dtype, or a device with "
+            "more memory."
         ) from error
     smaller = max(fewest, size // 2 // fewest * fewest)
-    warnings.warn(
-        f"the device ran out of memory with {size} candidates at once; going on with {smaller}.", stacklevel=3
-    )
+    warnings.warn(f"the device ran out of memory with {size} {what}s at once; going on with {smaller}.", stacklevel=3)
     return smaller

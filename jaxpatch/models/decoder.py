@@ -204,11 +204,8 @@ class Decoder(nn.Module):
     def read_out(self, x):
         """Logits of a residual stream, as wide as it: nothing is rounded on the way. x: [..., D] -> [..., V]."""
         normed = layers.rms_norm(x, self.final_norm().astype(x.dtype), self.config.norm_eps)
-        spec, module = ("...d,vd->...v", self.embed) if self.config.tied else ("...d,dv->...v", self.unembed)
-        kernel = module()["kernel"]
-        if normed.dtype == kernel.dtype:
-            return layers.meet(spec, normed, kernel)
-        return layers.meet(spec, layers.in_parts(normed, kernel.dtype), kernel).sum(axis=0)
+        kernel = self.embed()["kernel"].T if self.config.tied else self.unembed()["kernel"]
+        return layers.in_full(normed, kernel)
 
     def __call__(self, tokens):
         return self.read_out(self.hidden(tokens))

@@ -106,17 +106,43 @@ def meet(spec: str, x: Float[Array, "*x"], kernel: Float[Array, "*w"], inner: in
     return _beside_first(y * spread(y), runs)
 
 
-def in_parts(x: Float[Array, "*any"], dtype: Any) -> Float[Array, "P ..."]:
-    """Narrow numbers that add up to wide ones.
+def in_full(x: Float[Array, "*lead i"], kernel: Float[Array, "i o"]) -> Float[Array, "*lead o"]:
+    """``x @ kernel`` of wide states and a matrix of any type, nothing rounded: not the states, nor the gradient that comes back."""
+    if x.dtype == kernel.dtype:
+        return jnp.einsum("...i,io->...o", x, kernel, precision=precision())
+    return _in_full(x, kernel)
 
-    >>> in_parts(jnp.array([1 + 2.0**-10]), jnp.bfloat16).ravel().tolist()
-    [1.0, 0.0009765625, 0.0]
+
+@jax.custom_vjp
+def _in_full(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    parts, sizes = in_parts(x, kernel.dtype)
+    products = jnp.einsum("...i,io->...o", parts, kernel, precision=precision(), preferred_element_type=x.dtype)
+    return jnp.einsum("p...,p->...", products, sizes, precision=precision())
+
+
+def _in_full_back(operands: tuple[jax.Array, jax.Array], slope: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = operands
+    rows = x.reshape(-1, x.shape[-1]), slope.reshape(-1, slope.shape[-1])
+    return _in_full(slope, kernel.T), jnp.einsum("ni,no->io", *rows, precision=precision()).astype(kernel.dtype)
+
+
+_in_full.defvjp(lambda x, kernel: (_in_full(x, kernel), (x, kernel)), _in_full_back)
+
+
+def in_parts(x: Float[Array, "*any"], dtype: Any) -> tuple[Float[Array, "P ..."], Float[Array, " P"]]:
+    """Narrow numbers, each as large as the wide ones, and the powers of two by which they add up to them.
+
+    >>> parts, sizes = in_parts(jnp.array([1 + 2.0**-10]), jnp.bfloat16)
+    >>> parts.ravel().tolist(), sizes.tolist()
+    ([1.0, 0.25, 0.0], [1.0, 0.00390625, 1.52587890625e-05])
     """
-    narrow, parts = jnp.finfo(dtype), []
-    for _ in range(-(-(jnp.finfo(x.dtype).nmant + 1) // (narrow.nmant + 1))):
-        parts.append(jax.lax.reduce_precision(x, narrow.nexp, narrow.nmant))
-        x = x - parts[-1]
-    return jnp.stack(parts).astype(dtype)
+    narrow = jnp.finfo(dtype)
+    sizes = 2.0 ** -np.arange(0, jnp.finfo(x.dtype).nmant + 1, narrow.nmant + 1)
+    parts = []
+    for size in sizes.tolist():
+        parts.append(jax.lax.reduce_precision(x / size, narrow.nexp, narrow.nmant))
+        x = x - parts[-1] * size
+    return jnp.stack(parts).astype(dtype), jnp.asarray(sizes, x.dtype)
 
 
 def _is_first(x: jax.Array, axis: int) -> jax.Array:

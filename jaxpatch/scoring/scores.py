@@ -27,6 +27,7 @@ class Scores:
         noise: kind -> noise floor of exact scores: the largest distance, in E_w, over a few components, between the engine and the
             definition in the highest precision, or between that and itself a second time. Scores that differ by less are alike.
         method: how the effects were found. aggregate: "mean_of_ratios" or "ratio_of_means".
+        mode: "restoration", or "knockout", where effects are what is lost.
         screening: kind -> what was truly replaced, for the screened method.
     """
 
@@ -39,6 +40,7 @@ class Scores:
     ceilings: Mapping[str, float]
     noise: Mapping[str, float]
     method: str
+    mode: str = "restoration"
     aggregate: str
     layer: int
     partition: Partition = field(repr=False)

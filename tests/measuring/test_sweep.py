@@ -161,6 +161,24 @@ def test_a_device_out_of_memory_with_one_candidate_says_what_to_do(monkeypatch):
     assert "RESOURCE_EXHAUSTED" in str(caught.value.__cause__)
 
 
+def test_cheap_scores_of_a_device_out_of_memory_take_fewer_prompts(monkeypatch):
+    models = MODELS._replace(read_outs=READ_OUTS[:2])
+    whole, real, sizes, seen = sweep.cheap(CONFIG, ("head",), models), sweep._cheap, [], []
+
+    def cheap(config, kinds, some):
+        sizes.append(len(some.inputs.tokens))
+        if sizes[-1] > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte")
+        return real(config, kinds, some)
+
+    monkeypatch.setattr(sweep, "_cheap", cheap)
+    with pytest.warns(UserWarning, match="ran out of memory with . prompts at once; going on with"):
+        found = sweep.cheap(CONFIG, ("head",), models, progress=lambda *at: seen.append(at))
+    assert sizes == [4, 2] + [1] * 8 and seen == [(done, 8) for done in range(1, 9)]
+    for mine, wanted in zip(found["head"], whole["head"], strict=True):
+        np.testing.assert_allclose(mine, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
 def test_other_errors_of_the_device_are_not_swallowed(monkeypatch):
     sizes = out_of_memory(monkeypatch, 0, "INTERNAL: the device fell off the bus")
     with pytest.raises(jax.errors.JaxRuntimeError, match="fell off the bus"):

@@ -177,3 +177,37 @@ def test_rotating_keeps_lengths_and_depends_on_the_distance_only():
 
         np.testing.assert_allclose(jnp.linalg.norm(at(q, 5)), jnp.linalg.norm(q))
         np.testing.assert_allclose((at(q, 5) * at(k, 2)).sum(), (at(q, 13) * at(k, 10)).sum())
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_a_product_in_full_rounds_neither_states_nor_gradients(dtype):
+    """Against float64, as near as float32 products of the same matrix are; narrow states alone would be off by a thousandth."""
+    x, kernel, slope = drawn(3, 40), np.asarray(jnp.asarray(drawn(40, 6, seed=1), dtype)), drawn(3, 6, seed=2)
+    wide, matrix = (np.asarray(part, np.float64) for part in (x, kernel))
+    found, back = jax.vjp(layers.in_full, jnp.asarray(x), jnp.asarray(kernel))
+    wanted = (wide @ matrix, np.float64(slope) @ matrix.T, wide.T @ slope)
+    assert found.dtype == jnp.float32
+    for mine, theirs, largest in zip((found, *back(jnp.asarray(slope))), wanted, (1e-6, 1e-6, 1e-2), strict=True):
+        np.testing.assert_allclose(np.float64(mine), theirs, rtol=0, atol=largest * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.bfloat16, 2**-8), (jnp.float16, 2**-10)])
+@pytest.mark.parametrize("apart", [1.0, 1e-3, 1e-7])
+def test_runs_beside_each_other_round_what_sets_them_apart(dtype, tolerance, apart):
+    """Two devices with a host and two others each; heads in and out. Rounding is relative to the distance, however small."""
+    kernel = jnp.asarray(drawn(12, 4, 5, seed=1), dtype)
+    host, others = drawn(2, 1, 7, 12) * 100, np.float32(apart) * drawn(2, 2, 7, 12, seed=2)
+    x = np.concatenate([host, host + others], axis=1)
+    into = np.asarray(layers.meet("...td,dnh->...tnh", jnp.asarray(x), kernel))
+    true = np.einsum("rctd,dnh->rctnh", np.float64(x[:, 1:]) - x[:, :1], np.float64(kernel))
+    found = into[:, 1:] - into[:, :1]
+    at_least = 1e-6 * np.abs(into).max()  # float32 itself
+    np.testing.assert_allclose(found, true, rtol=0, atol=2 * tolerance * np.abs(true).max() + at_least)
+    z = np.float32(into)
+    out = np.asarray(layers.meet("...tnh,nhd->...td", jnp.asarray(z), kernel.transpose(1, 2, 0), inner=2))
+    true = np.einsum("rctnh,dnh->rctd", np.float64(z[:, 1:]) - z[:, :1], np.float64(kernel))
+    assert out.dtype == np.float32
+    at_least = 1e-6 * np.abs(out).max()
+    np.testing.assert_allclose(
+        out[:, 1:] - out[:, :1], true, rtol=0, atol=2 * tolerance * np.abs(true).max() + at_least
+    )
