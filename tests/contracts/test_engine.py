@@ -197,13 +197,10 @@ def test_scores_of_a_narrow_model_are_those_of_its_weights(dtype, tolerance, cha
     base, special = (np.asarray(states.mean(axis=1)) for states in ends)
     units = [towards / np.linalg.norm(towards) for towards in special - base]
     wanted = (*(jp.Anchor(layer=layer, direction=units[layer]) for layer in (1, 0, 2)), NextToken("log_prob"))
-    for method, atol in (("local_linear", 1e-4), ("first_order", 1e-4), ("exact", tolerance)):
+    for method, share in (("local_linear", 1e-3), ("first_order", 1e-3), ("exact", tolerance)):
         narrow, wide = (METHODS[method](cast(*dtypes), kinds, OPTIONS) for dtypes in ((dtype,), (dtype, "float32")))
         for kind in kinds:
             got, true = (found[kind].effects.reshape(len(wanted), -1) for found in (narrow, wide))
             assert got.dtype == true.dtype == np.float32
-            for row in range(len(wanted)):
-                atol_here = atol * np.abs(true[row]).max()
-                np.testing.assert_allclose(
-                    got[row], true[row], rtol=0, atol=atol_here, err_msg=f"{method} {kind} {row}"
-                )
+            apart, size = (np.linalg.norm(part, axis=1) for part in (got - true, true))
+            assert (apart <= share * size).all(), f"{method} {kind}: {apart / size}"
