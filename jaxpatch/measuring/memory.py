@@ -21,6 +21,8 @@ SHARE = 0.5
 """Of the memory that is free, what a sweep takes where no budget is given."""
 ENOUGH = 4
 """Candidates for which states of more blocks give way."""
+NARROW_PARTS = 3
+"""Products of narrow numbers that make one of wide ones (`layers.in_full`)."""
 IN_FLIGHT = 2
 """Pieces whose arrays exist at once: one that runs and one that is ready."""
 WEIGHT_COPIES = 2
@@ -47,7 +49,8 @@ def plan(config: DecoderConfig, tree: PrefixTree, itemsize: int, depth: int, bud
     """
     num_nodes = tree.tokens.shape[0]
     each, block = IN_FLIGHT * candidate_bytes(config, tree, itemsize), states_bytes(config, tree, itemsize)
-    fixed = IN_FLIGHT * WEIGHT_COPIES * block_bytes(config, itemsize)
+    beside = each if itemsize < stream_itemsize(itemsize) else 0  # the host, as a candidate more
+    fixed = IN_FLIGHT * WEIGHT_COPIES * block_bytes(config, itemsize) + beside
     least = fixed + each + 2 * block
     if least > budget:
         raise MemoryError(
@@ -72,7 +75,7 @@ def candidate_bytes(config: DecoderConfig, tree: PrefixTree, itemsize: int) -> i
     weights = math.prod(tiles.mask.shape) * config.heads * (wide + wide)
     attention = 2 * (config.heads * queries + 2 * config.kv_heads * keys) + weights + num_nodes * config.width * wide
     mlp = num_nodes * (2 * config.neurons * both + config.width * wide)
-    logits = tree.last.shape[0] * config.vocab * wide
+    logits = tree.last.shape[0] * config.vocab * wide * (1 if itemsize == wide else 1 + NARROW_PARTS)
     return stream + max(attention, mlp, logits)
 
 

@@ -46,6 +46,16 @@ def test_blocks_give_way_before_a_few_candidates(room):
     assert memory.plan(MEDIUM, tree(), 4, 30, held(MEDIUM, tree(), room), fill=10**9) == room
 
 
+def test_a_narrow_model_has_room_for_the_host_beside_its_candidates():
+    each = memory.IN_FLIGHT * memory.candidate_bytes(MEDIUM, tree(), 2)
+    weights = memory.IN_FLIGHT * memory.WEIGHT_COPIES * memory.block_bytes(MEDIUM, 2)
+    budget = weights + 31 * memory.states_bytes(MEDIUM, tree(), 2) + 5 * each
+    assert memory.plan(MEDIUM, tree(), 2, 30, budget, fill=10**9) == (4, 30)
+    assert memory.candidate_bytes(MEDIUM, tree(), 2) > memory.candidate_bytes(MEDIUM, tree(), 4), (
+        "states wide, and rounded"
+    )
+
+
 def test_no_more_candidates_than_fill_the_machine():
     nodes = tree().tokens.shape[0]
     assert memory.plan(TINY, tree(), 4, 3, 10**12, fill=5 * nodes + 1) == (5, 3)
