@@ -93,17 +93,23 @@ def meet(spec: str, x: Float[Array, "*x"], kernel: Float[Array, "*w"], inner: in
     if x.dtype == kernel.dtype:
         return multiply(x, kernel)
     runs = x.ndim - inner - 2
-    apart, size = _apart_from_first(x, runs), jnp.ones((), wide)
-    narrow = jnp.finfo(kernel.dtype)
-    if narrow.minexp > jnp.finfo(wide).minexp:  # float16: small differences would be below its smallest number
-        largest = jnp.abs(apart).max(axis=tuple(range(x.ndim - inner, x.ndim)))
-        size = jnp.maximum(largest / (float(narrow.max) / 2), jnp.finfo(wide).tiny)
+    if runs < 0:
+        raise ValueError(
+            f"{x.dtype} states {x.shape} meet a {kernel.dtype} matrix: wanted runs, the host's first, on an axis before."
+        )
+    apart = _apart_from_first(x, runs)
+    size = _size(apart, kernel.dtype, inner)
+    y = multiply((apart / size.reshape(*size.shape, *(1,) * inner)).astype(kernel.dtype), kernel)
+    return _beside_first(y * size.reshape(*size.shape, *(1,) * (y.ndim - size.ndim)), runs)
 
-    def spread(like: jax.Array) -> jax.Array:
-        return size.reshape(*size.shape, *(1,) * (like.ndim - size.ndim)) if size.ndim else size
 
-    y = multiply((apart / spread(apart)).astype(kernel.dtype), kernel)
-    return _beside_first(y * spread(y), runs)
+def _size(apart: Float[Array, "*any"], dtype: Any, inner: int) -> Float[Array, "*#lead"]:
+    """What rows are divided by before they are rounded. The smallest number of float16 is not small enough for differences."""
+    narrow, wide = jnp.finfo(dtype), jnp.finfo(apart.dtype)
+    if narrow.minexp == wide.minexp:
+        return jnp.ones((1,) * (apart.ndim - inner), apart.dtype)
+    largest = jnp.abs(apart).max(axis=tuple(range(apart.ndim - inner, apart.ndim)))
+    return jnp.maximum(largest / (float(narrow.max) / 2), wide.tiny)
 
 
 def in_full(x: Float[Array, "*lead i"], kernel: Float[Array, "i o"]) -> Float[Array, "*lead o"]:

@@ -211,3 +211,10 @@ def test_runs_beside_each_other_round_what_sets_them_apart(dtype, tolerance, apa
     np.testing.assert_allclose(
         out[:, 1:] - out[:, :1], true, rtol=0, atol=2 * tolerance * np.abs(true).max() + at_least
     )
+
+
+def test_wide_states_without_runs_do_not_meet_a_narrow_matrix():
+    with pytest.raises(
+        ValueError, match=r"float32 states \(3, 4\) meet a bfloat16 matrix: wanted runs, the host's first"
+    ):
+        layers.meet("...ti,io->...to", jnp.ones((3, 4)), jnp.ones((4, 2), jnp.bfloat16))
