@@ -35,14 +35,25 @@ class Run(NamedTuple):
     up: Float[Array, "A B T F"]
 
 
+class Heads(NamedTuple):
+    """Queries and keys (both rotated) and values of one block, or the gradients that arrive there."""
+
+    q: Float[Array, "B T N H"]
+    k: Float[Array, "B T K H"]
+    v: Float[Array, "B T K H"]
+
+
 class Slope(NamedTuple):
-    """The gradients that arrive in one block where things are written: at the stream's end, neurons' activations, the stream in the
-    middle, and head vectors."""
+    """The gradients that arrive in one block: at the stream's end, neurons' activations and their two inputs, the stream in the middle,
+    head vectors, and what they are made of."""
 
     end: Float[Array, "B T D"]
     neurons: Float[Array, "B T F"]
+    gate: Float[Array, "B T F"]
+    up: Float[Array, "B T F"]
     mid: Float[Array, "B T D"]
     z: Float[Array, "B T N H"]
+    heads: Heads
 
 
 class Cheap(NamedTuple):
@@ -53,11 +64,12 @@ class Cheap(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """One block, as the shares see it. run: of this block alone."""
+    """One block, as the shares see it. run: of this block alone. heads: of the host's run."""
 
     host: Params
     donor: Params
     run: Run
+    heads: Heads
     slope: Slope
 
 
@@ -79,10 +91,11 @@ def climb(config: DecoderConfig, models: Models, depth: int) -> tuple[Float[Arra
 
 def descend(
     config: DecoderConfig, context: decoder.Context, weights: Params, run: Run, end: Float[Array, "B T D"]
-) -> tuple[Float[Array, "B T D"], Slope]:
+) -> tuple[Float[Array, "B T D"], Slope, Heads]:
     """From the gradient that arrives at a block's end: the one that leaves at its beginning, and those between.
 
-    Each step goes back from what stood there in the host's run, so nothing but the queries, keys and values is computed again.
+    Each step goes back from what stood there in the host's run, so nothing but queries, keys and values, returned as well, is computed
+    again.
     """
 
     def back(function: Callable[..., Any], *at_and_slope: Any) -> Any:
@@ -93,11 +106,18 @@ def descend(
         return decoder.Block(config).bind({"params": weights})
 
     (neurons,) = back(lambda neurons: block().mlp.write(neurons), layers.gated(run.gate, run.up), end)
-    inputs = back(layers.gated, run.gate, run.up, neurons)
-    mid = end + back(lambda mid: _neuron_inputs(config, weights, mid), run.mid, inputs)[0]
+    gate, up = back(layers.gated, run.gate, run.up, neurons)
+    mid = end + back(lambda mid: _neuron_inputs(config, weights, mid), run.mid, (gate, up))[0]
     (z,) = back(lambda z: block().attn.write(z), run.z, mid)
-    entering = mid + back(lambda x: block().head_vectors(x, context), run.entering, z)[0]
-    return entering, Slope(end, neurons, mid, z)
+    heads, pull = jax.vjp(lambda x: _heads(config, context, weights, x), run.entering)
+    arriving = Heads(*back(context.attend, *heads, z))
+    return mid + pull(arriving)[0], Slope(end, neurons, gate, up, mid, z, arriving), heads
+
+
+def _heads(config: DecoderConfig, context: decoder.Context, weights: Params, entering: jax.Array) -> Heads:
+    attn = decoder.Attention(config).bind({"params": weights["attn"]})
+    x = layers.rms_norm(entering, weights["attn_norm"]["scale"], config.norm_eps)
+    return Heads(attn.queries(x, context.cos_sin), attn.keys(x, context.cos_sin), attn.values(x))
 
 
 def _neuron_inputs(config: DecoderConfig, weights: Params, mid: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -113,49 +133,38 @@ def _einsum(spec: str, *operands: jax.Array) -> jax.Array:
     return jnp.einsum(spec, *operands, precision=layers.precision())
 
 
+def _donors_heads(config: DecoderConfig, context: decoder.Context, layer: Layer) -> Heads:
+    """What the donor's matrices make of the host's stream."""
+    return _heads(config, context, {**layer.host, "attn": layer.donor["attn"]}, layer.run.entering)
+
+
 def _head_share(config: DecoderConfig, context: decoder.Context, layer: Layer) -> Cheap:
-    x = layers.rms_norm(layer.run.entering, layer.host["attn_norm"]["scale"], config.norm_eps)
-    attn = decoder.Attention(config).bind({"params": layer.host["attn"]})
-    k, v = attn.keys(x, context.cos_sin), attn.values(x)
-    q = [layers.rotate(layers.to_heads(x, side["attn"]["q"]), context.cos_sin) for side in (layer.host, layer.donor)]
-    donors_z = context.attend(q[1], k, v)
-    moved_z = jax.jvp(lambda q: context.attend(q, k, v), (q[0],), (q[1] - q[0],))[1]
+    q = _donors_heads(config, context, layer).q
+    own, change = layer.run.z, context.attend(q, *layer.heads[1:]) - layer.run.z
     arriving = _einsum("btd,nhd->btnh", layer.slope.mid, layer.donor["attn"]["o"]["kernel"])
-    return _cheap(layer.run.z, layer.slope.z, donors_z, arriving, moved_z, "btnh,btnh->bn")
+    by_matrix = own * (arriving - layer.slope.z)
+    moved = (q - layer.heads.q) * layer.slope.heads.q
+    return Cheap((change * arriving + by_matrix).sum((1, 3)), (moved + by_matrix).sum((1, 3)))
 
 
 def _neuron_share(config: DecoderConfig, context: decoder.Context, layer: Layer) -> Cheap:
     del context
-    ours = layer.run.gate, layer.run.up
-    theirs = _neuron_inputs(config, {**layer.host, "mlp": layer.donor["mlp"]}, layer.run.mid)
-    moves = tuple(b - a for a, b in zip(ours, theirs, strict=True))
-    arriving = _einsum("btd,fd->btf", layer.slope.end, layer.donor["mlp"]["down"]["kernel"])
-    moved = jax.jvp(layers.gated, ours, moves)[1]
-    return _cheap(layers.gated(*ours), layer.slope.neurons, layers.gated(*theirs), arriving, moved, "btf,btf->bf")
-
-
-def _cheap(own, slope, donors, donors_slope, moved, spec) -> Cheap:
-    """Of components that write `own` through a matrix: own and what the donor's own weights make of the same input, each with the
-    gradient that arrives through its own matrix. moved: the derivative of own towards the donor."""
-    by_matrix = _einsum(spec, own, donors_slope - slope)
-    return Cheap(_einsum(spec, donors - own, donors_slope) + by_matrix, _einsum(spec, moved, slope) + by_matrix)
+    run, slope = layer.run, layer.slope
+    gate, up = _neuron_inputs(config, {**layer.host, "mlp": layer.donor["mlp"]}, run.mid)
+    own = layers.gated(run.gate, run.up)
+    arriving = _einsum("btd,fd->btf", slope.end, layer.donor["mlp"]["down"]["kernel"])
+    by_matrix = own * (arriving - slope.neurons)
+    moved = (gate - run.gate) * slope.gate + (up - run.up) * slope.up
+    change = (layers.gated(gate, up) - own) * arriving
+    return Cheap((change + by_matrix).sum(1), (moved + by_matrix).sum(1))
 
 
 def _kv_share(config: DecoderConfig, context: decoder.Context, layer: Layer) -> Cheap:
-    x = layers.rms_norm(layer.run.entering, layer.host["attn_norm"]["scale"], config.norm_eps)
-    q = layers.rotate(layers.to_heads(x, layer.host["attn"]["q"]), context.cos_sin)
-    sides = []
-    for side in (layer.host, layer.donor):
-        attn = decoder.Attention(config).bind({"params": side["attn"]})
-        sides.append((attn.keys(x, context.cos_sin), attn.values(x)))
-    moves = tuple(b - a for a, b in zip(*sides, strict=True))
-    moved = jax.jvp(lambda k, v: context.attend(q, k, v), sides[0], moves)[1]
-
-    def by_group(change: jax.Array) -> jax.Array:
-        along = _einsum("btnh,btnh->bn", change, layer.slope.z)
-        return along.reshape(along.shape[0], config.kv_heads, -1).sum(axis=-1)
-
-    return Cheap(by_group(context.attend(q, *sides[1]) - layer.run.z), by_group(moved))
+    _, k, v = _donors_heads(config, context, layer)
+    change = (context.attend(layer.heads.q, k, v) - layer.run.z) * layer.slope.z
+    moved = (k - layer.heads.k) * layer.slope.heads.k + (v - layer.heads.v) * layer.slope.heads.v
+    by_head = change.sum((1, 3))
+    return Cheap(by_head.reshape(len(by_head), config.kv_heads, -1).sum(axis=-1), moved.sum((1, 3)))
 
 
 def _whole_block(kind: str) -> Share:
@@ -202,8 +211,8 @@ def cheap(config: DecoderConfig, kinds: tuple[str, ...], models: Models) -> dict
     def step(end, at):
         number, run = at
         host, donor = (decoder.widened(decoder.layer_of(side, number)) for side in (models.host, models.donor))
-        entering, slope = descend(config, context, host, run, end)
-        layer = Layer(host, donor, run, slope)
+        entering, slope, heads = descend(config, context, host, run, end)
+        layer = Layer(host, donor, run, heads, slope)
         return entering, {kind: SHARES[kind](config, context, layer) for kind in kinds}
 
     numbers = jnp.arange(depth, dtype=jnp.int32)

@@ -256,14 +256,14 @@ def _padded(job: Job, num_prompts: int) -> tuple[int, int]:
 
 
 def _share(job: Job, kind: str) -> int:
-    """What one kind adds to a block: the donor's vectors with their derivative, and the gradient through the donor's weights."""
+    """What one kind adds to a block: the donor's vectors, and the gradient through the donor's matrices."""
     config, (forward, attention) = job.config, _padded(job, job.num_prompts)
     tokens = job.num_prompts * job.tokens
     inner, inner_kv = config.heads * config.head_width, config.kv_heads * config.head_width
     if kind == "head":
-        return 2 * tokens * config.width * (3 * inner + 2 * inner_kv) + 3 * attention
+        return 4 * tokens * config.width * inner + attention
     if kind == "kv":
-        return 2 * tokens * config.width * (inner + 4 * inner_kv) + 3 * attention
+        return 4 * tokens * config.width * inner_kv + attention
     if kind == "neuron":
         return mlp_flops(config, tokens)
     return WHOLE_BLOCK_SHARE * math.prod(partition_of(config)[kind].shape[1:]) * forward
