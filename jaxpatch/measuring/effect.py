@@ -38,10 +38,10 @@ class Patched(NamedTuple):
 
     def block(self, number: jax.Array) -> Params:
         """The parameters of one block, float32 or wider."""
-        host, donor = (decoder.layer_of(side, number) for side in self[:2])
+        host, donor = (decoder.widened(decoder.layer_of(side, number)) for side in self[:2])
         partition = components.of_block(host)
         gates = {kind: jnp.asarray(gate)[number] for kind, gate in self.gates.items() if kind in partition}
-        return decoder.widened(blend.patch(host, donor, gates, partition))
+        return blend.patch(host, donor, gates, partition)
 
     def logits(self, config: DecoderConfig, x: jax.Array) -> jax.Array:
         """Logits of a residual stream. A product with a blend of two matrices is the blend of two products, which takes less room."""

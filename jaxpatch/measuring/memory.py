@@ -27,6 +27,8 @@ IN_FLIGHT = 2
 """Pieces whose arrays exist at once: one that runs and one that is ready."""
 WEIGHT_COPIES = 2
 """Of one block's matrices, that a running piece has cut out of the stack."""
+LOGITS = 6
+"""Arrays as long as the vocabulary, of a prompt that is read at its next token."""
 COPIES = 5
 """Of one block's matrices, where both models' are widened, blended or multiplied by in turn: in the cheap scores and the definition."""
 SMALLEST_BUDGET = 256 * 2**20
@@ -121,15 +123,15 @@ def prompt_bytes(config: DecoderConfig, tokens: int, itemsize: int, depth: int) 
     inner = config.heads * config.head_width
     run = tokens * (2 * config.width + inner + 2 * config.neurons)
     block = tokens * (12 * config.width + 10 * config.neurons + 10 * inner + 6 * config.heads * tokens)
-    return (depth * run + block) * stream_itemsize(itemsize)
+    return (depth * run + block + LOGITS * config.vocab) * stream_itemsize(itemsize)
 
 
 def prompts_at_once(config: DecoderConfig, tokens: int, itemsize: int, budget: int) -> int:
     """Prompts that the definition may run together: within the budget, beside a few copies of one block's matrices; at least one."""
     wide, inner = stream_itemsize(itemsize), config.heads * config.head_width
-    states = 8 * config.width + 4 * config.neurons + 4 * inner + 4 * config.heads * tokens
+    states = tokens * (8 * config.width + 4 * config.neurons + 4 * inner + 4 * config.heads * tokens)
     left = budget - COPIES * block_bytes(config, wide)
-    return max(1, left // (tokens * states * wide))
+    return max(1, left // ((states + LOGITS * config.vocab) * wide))
 
 
 def even(number: int, most: int) -> int:
