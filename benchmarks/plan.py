@@ -106,7 +106,7 @@ def main() -> None:
     ]
     screen = next(took.result for took in timed if took.side.name.startswith("screened"))["neuron"].screening
     facts: dict[str, float] = {"neurons that the screen replaced": int(screen.replaced.sum())}
-    facts["neurons that it was foreseen to replace"] = cost.smallest_sample(OPTIONS.alpha) + OPTIONS.top
+    facts["neurons that it was foreseen to replace"] = cost.smallest_sample(OPTIONS.alpha, OPTIONS.sample) + OPTIONS.top
     facts |= {
         f"{part}: GFLOP/s, median": float(np.median([each.paces[part].flops for each in rounds])) / 1e9
         for part in rounds[0].paces

@@ -88,7 +88,7 @@ def looked_up(tool: instrument.Instrument, layers: list[int], truth: np.ndarray)
         return truth[(slice(None), *indices.T)].T
 
     cheap = tool.cheap((KIND,), sweep.silent)
-    return tool._replace(reach={KIND: reach}, exact=lookup, cheap=lambda kinds, progress: cheap)
+    return tool._replace(seen=({KIND: reach},), exact=lookup, cheap=lambda kinds, progress: cheap)
 
 
 def screen(tool: instrument.Instrument, top: int, alpha: float, seed: int) -> tuple[Answer, Screening]:

@@ -1,7 +1,8 @@
 """The conductor: one call per stage, in the order of the method. No arithmetic of its own."""
 
+import importlib.metadata
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -50,6 +51,7 @@ def score(
     aggregate: str = "mean_of_ratios",
     top: int = 100,
     alpha: float = 0.05,
+    sample: int = 200,
     steps: int = 16,
     seed: int = 0,
     memory: int | None = None,
@@ -71,6 +73,7 @@ def score(
         mode: "restoration", or "knockout": base's weights are put into special, and the score is the share that is lost.
         aggregate: "mean_of_ratios" or "ratio_of_means".
         top: how many of the best components must be found (screened only). alpha: the level of that (see `scoring.screened`).
+        sample: components drawn at random for it, at least; a larger one notices rarer ones to which the cheap score is blind.
         steps: points along the path (integrated only).
         seed: of the bootstrap and of what is drawn.
         memory: bytes that the engine may hold beside the two models, on each device; half of what is free where None.
@@ -104,6 +107,7 @@ def score(
         aggregate=aggregate,
         top=top,
         alpha=alpha,
+        sample=sample,
         steps=steps,
         seed=seed,
         memory=memory,
@@ -124,6 +128,7 @@ def score_each(
     aggregate: str = "mean_of_ratios",
     top: int = 100,
     alpha: float = 0.05,
+    sample: int = 200,
     steps: int = 16,
     seed: int = 0,
     memory: int | None = None,
@@ -146,11 +151,13 @@ def score_each(
         >>> [int((scores.effects["layer"] != 0).any(0).sum()) for scores in found]
         [2, 3]
     """
-    options = Options(top, alpha, steps, aggregate, seed, progress)
-    _refuse_bad_options(pair, inputs, wanted, kinds, method, mode, options, memory)
+    options = Options(top, alpha, sample, steps, aggregate, seed, progress)
+    kinds = tuple(kinds) if isinstance(kinds, Iterable) and not isinstance(kinds, str) else kinds
+    wanted = tuple(wanted) if isinstance(wanted, Iterable) else wanted
+    _refuse_bad_options(pair, inputs, wanted, kinds, method, mode, options, memory, mesh, journal)
     wanted = read_outs.several(wanted)
     budget = default_budget(pair.base) if memory is None else int(memory)
-    asked = {"kinds": tuple(kinds), "method": method, "mode": mode, "mesh": None if mesh is None else dict(mesh.shape)}
+    asked = {"kinds": kinds, "method": method, "mode": mode, "mesh": None if mesh is None else dict(mesh.shape)}
     identity = devices.agreed(_identity(pair, inputs, wanted, budget, options=options, **asked))
     budget = int(journal.begin(identity)["budget"])
     tool = instrument.of_pair(pair, inputs, wanted, mode=mode, budget=budget, mesh=mesh, journal=journal)
@@ -175,8 +182,9 @@ def scores_with(
     together = _ceilings(tool, kinds)
     apart = _noise(tool, answers, method)
     made = []
-    for own, is_kept, layer in zip(rows, kept, layers, strict=True):
-        gap, effects = tool.gap[own], {kind: answer.effects[own] for kind, answer in answers.items()}
+    for own, is_kept, layer, seen in zip(rows, kept, layers, tool.seen, strict=True):
+        gap = tool.gap[own]
+        effects = {kind: np.where(seen[kind], answer.effects[own], 0) for kind, answer in answers.items()}
 
         def value(effect, gap=gap, is_kept=is_kept):
             return normalise.normalised(effect, gap, is_kept, options.aggregate)
@@ -191,7 +199,7 @@ def scores_with(
                 gap=gap,
                 is_kept=is_kept,
                 ceilings={name: float(value(patched[own] - tool.base[own])) for name, patched in together.items()},
-                noise={kind: float(np.abs(value(each[own])).max()) for kind, each in apart.items()},
+                noise={k: float(np.abs(value(each[own])).max()) for k, each in apart.items() if seen[k].any()},
                 method=method,
                 mode=tool.mode,
                 aggregate=options.aggregate,
@@ -289,23 +297,22 @@ def generate(pair: Pair, params: Params, inputs: Inputs, *, max_new: int = 64) -
 
 def _identity(pair: Pair, inputs: Inputs, wanted: Sequence[ReadOut], budget: int, **asked: Any) -> dict[str, str]:
     """All that the numbers depend on, in words."""
-    device = next(iter(jax.tree.leaves(pair.base)[0].devices()))
+    base = jax.tree.leaves(pair.base)[0]
     options = asked.pop("options")._asdict()
     del options["progress"]
-    read = {
-        f"{number}/{place}": leaf
-        for number, each in enumerate(wanted)
-        for place, leaf in enumerate(jax.tree.leaves(each))
-    }
-    about = [repr(jax.tree.structure(each)) for each in wanted]
+    tokens, lengths = map(np.asarray, checked_inputs(inputs, pair.config))
+    tokens = np.where(np.arange(tokens.shape[1]) < lengths[:, None], tokens, 0)
     return {
         "base": fingerprint(pair.base),
         "special": fingerprint(pair.special),
-        "prompts": fingerprint(checked_inputs(inputs, pair.config)._asdict()),
-        "anchor": f"{fingerprint(read)} {about}",
+        **{f"{name} of the models": str(value) for name, value in vars(pair.config).items()},
+        "dtype": str(base.dtype),
+        "prompts": f"{len(tokens)}, {fingerprint({'tokens': tokens, 'lengths': lengths})}",
+        "anchor": ", ".join(map(read_outs.described, wanted)),
         "precision": layers.precision(),
-        "device": device.device_kind,
+        "device": next(iter(base.devices())).device_kind,
         "jax": jax.__version__,
+        "jaxpatch": importlib.metadata.version("jaxpatch"),
         "budget": str(budget),
         **{name: str(value) for name, value in (asked | options).items()},
     }
@@ -362,50 +369,60 @@ def _refuse_bad_options(
     mode: str,
     options: Options,
     memory: float | None,
+    mesh: Mesh | None,
+    journal: sweep.Journal,
 ) -> None:
     """Raises for all that can be refused before any work: KeyError where only kinds are unknown, else ValueError."""
-    if isinstance(kinds, str) or not kinds:
-        raise ValueError(f"kinds: wanted a tuple of names such as ('head', 'neuron'); got {kinds!r}.")
-    faults, unknown = [], []
-    try:
-        components.refuse_unknown(components.of_decoder(pair.base), kinds)
-    except KeyError as error:
-        unknown = [error.args[0]]
-    checks: list[Callable[[], object]] = [lambda: checked_inputs(inputs, pair.config)]
+    faults, unknown = _kind_faults(pair, kinds)
     try:
         asked = read_outs.several(wanted)
     except ValueError as error:
         asked = ()
         faults.append(str(error))
+    checks: list[Callable[[], object]] = [lambda: checked_inputs(inputs, pair.config)]
     checks += [lambda each=each: read_outs.checked_for(inputs, each, pair.config) for each in asked]
-    for check in checks:
+    checks += [] if mesh is None else [lambda: devices.checked(mesh)]
+    for check in checks if isinstance(inputs, Inputs) else checks[:0]:
         try:
             check()
         except ValueError as error:
             faults.append(str(error))
-    if mode not in instrument.MODES:
-        faults.append(f"unknown mode {mode!r}; {paths.did_you_mean(mode, instrument.MODES)}")
-    if method not in METHODS:
-        faults.append(f"unknown method {method!r}; {paths.did_you_mean(method, METHODS)}")
-    if options.aggregate not in normalise.AGGREGATES:
-        faults.append(
-            f"unknown aggregate {options.aggregate!r}; {paths.did_you_mean(options.aggregate, normalise.AGGREGATES)}"
-        )
-    if memory is not None and not (isinstance(memory, int | float | np.number) and 1 <= memory < np.inf):
+    if not isinstance(inputs, Inputs):
+        faults.append(f"inputs: wanted Inputs(tokens, lengths), such as encode makes; got {type(inputs).__name__}.")
+    for name, value, known in (
+        ("mode", mode, instrument.MODES),
+        ("method", method, METHODS),
+        ("aggregate", options.aggregate, normalise.AGGREGATES),
+    ):
+        if value not in known:
+            faults.append(f"unknown {name} {value!r}; {paths.did_you_mean(value, known)}")
+    if memory is not None and not (_is_number(memory) and 1 <= memory < np.inf):
         faults.append(f"memory: wanted a number of bytes; got {memory!r}.")
-    if repeated := sorted({kind for kind in kinds if list(kinds).count(kind) > 1}):
-        faults.append(f"kinds: {', '.join(repeated)} named more than once.")
-    if not all(isinstance(number, int | np.integer) for number in (options.top, options.steps, options.seed)):
-        faults.append(
-            f"top, steps and seed must be whole numbers; got {options.top!r}, {options.steps!r}, {options.seed!r}."
-        )
-    if options.top < 1 or options.steps < 1:
-        faults.append(f"top and steps must be at least 1; got top={options.top}, steps={options.steps}.")
-    if not 0 < options.alpha < 1:
-        faults.append(f"alpha must lie between 0 and 1; got {options.alpha}.")
-    if options.seed < 0:
-        faults.append(f"seed must not be negative; got {options.seed}.")
+    for name, fewest in (("top", 1), ("sample", 1), ("steps", 1), ("seed", 0)):
+        value = getattr(options, name)
+        if not _is_number(value) or value != int(value) or value < fewest:
+            faults.append(f"{name}: wanted a whole number, at least {fewest}; got {value!r}.")
+    if not _is_number(options.alpha) or not 0 < options.alpha < 1:
+        faults.append(f"alpha: wanted a number between 0 and 1; got {options.alpha!r}.")
+    if not isinstance(journal, sweep.Journal):
+        faults.append(f"journal: wanted a Journal, as in Journal({str(journal)!r}); got {type(journal).__name__}.")
     if faults:
         raise ValueError("\n".join(unknown + faults))
     if unknown:
         raise KeyError(unknown[0])
+
+
+def _kind_faults(pair: Pair, kinds: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What is wrong with the kinds, and a sentence on those that this model lacks."""
+    if not isinstance(kinds, tuple) or not kinds or not all(isinstance(kind, str) for kind in kinds):
+        return [f"kinds: wanted a tuple of names such as ('head', 'neuron'); got {kinds!r}."], []
+    faults = [f"kinds: {kind} named more than once." for kind in components.repeated(kinds)]
+    try:
+        components.refuse_unknown(components.of_decoder(pair.base), kinds)
+    except KeyError as error:
+        return faults, [error.args[0]]
+    return faults, []
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(np.isfinite(value))

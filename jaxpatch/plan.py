@@ -41,11 +41,12 @@ class Plan:
         kinds: of component: head, kv, neuron, attention, mlp, layer, matrix, norm, final_norm, embed, unembed.
         top: how many of the best components of each kind must be found (screened).
         alpha: level at which they are (screened).
+        sample: components drawn at random for that, at least.
         steps: points along the path (integrated).
         memory: GiB that the engine may hold beside the two models; half of what is free where not given.
         dtype: of the weights in memory: float32, bfloat16, float16 or float64.
         precision: of float32 matrix products on an accelerator: highest (float32), high (TF32, or three passes of bfloat16), default.
-        device: here (the engine runs for two seconds on random weights), h100, a100, tpu-v5e or tpu-v5p (by their datasheets).
+        device: here (the engine runs for some seconds on random weights), h100, a100, tpu-v5e or tpu-v5p (by their datasheets).
         seed: of prompts and random weights.
     """
 
@@ -58,6 +59,7 @@ class Plan:
     kinds: tuple[str, ...] = ("head", "neuron")
     top: int = 100
     alpha: float = 0.05
+    sample: int = 200
     steps: int = 16
     memory: float | None = None
     dtype: str = "float32"
@@ -109,7 +111,7 @@ def plan(options: Plan, *, console: Console | None = None) -> Planned:
         with jax.default_matmul_precision(options.precision), console.status("calibrating"):
             known = calibration.calibrate(job, prompts, options.kinds, options.dtype, budget, seed=options.seed)
     columns = {kind: (kind,) for kind in options.kinds} | {TOGETHER: options.kinds}
-    asked = {"top": options.top, "alpha": options.alpha, "steps": options.steps}
+    asked = {"top": options.top, "alpha": options.alpha, "sample": options.sample, "steps": options.steps}
     by_column = {name: cost.bills(job, kinds, room, **asked) for name, kinds in columns.items()}
     bills = {method: {name: by_column[name][method] for name in columns} for method in by_column[TOGETHER]}
     times = {m: {name: machines.seconds(bill, known.paces) for name, bill in each.items()} for m, each in bills.items()}
@@ -128,7 +130,15 @@ def refuse(options: Plan) -> None:
     ):
         if (value := getattr(options, name)) not in known:
             faults.append(f"--{name} {value!r}: {paths.did_you_mean(value, known)}")
-    for name, fewest in (("num_prompts", 1), ("tokens", 1), ("layer", 0), ("top", 1), ("steps", 1), ("seed", 0)):
+    for name, fewest in (
+        ("num_prompts", 1),
+        ("tokens", 1),
+        ("layer", 0),
+        ("top", 1),
+        ("sample", 1),
+        ("steps", 1),
+        ("seed", 0),
+    ):
         value = getattr(options, name)
         if value is not None and value < fewest:
             faults.append(f"--{name.replace('_', '-')} {value}: wanted at least {fewest}")
@@ -143,6 +153,7 @@ def refuse(options: Plan) -> None:
         for kind in options.kinds
         if kind not in components.KINDS and not components.is_per_head_key(kind)
     ]
+    faults += [f"--kinds {kind}: named more than once" for kind in components.repeated(options.kinds)]
     if not options.kinds:
         faults.append("--kinds: wanted at least one")
     if options.task is not None and options.task not in tasks.TASKS and not Path(options.task).is_file():
@@ -226,7 +237,7 @@ def _show(
         compiling = ", ".join(f"{part} {seconds:.0f} s" for part, seconds in planned.compiling.items())
         notes = [f"measured here, GFLOP/s: {rates}", f"compiling comes once beside this: {compiling}"]
     notes.append(
-        f"screened is the least it takes, an assumption: {cost.smallest_sample(options.alpha)} at random and the best "
+        f"screened is the least it takes, an assumption: {cost.smallest_sample(options.alpha, options.sample)} at random and the best "
         f"{options.top} of each kind; more where the cheap score is poor"
     )
     notes.append("counted: the scores alone, not reading the pair, finding the anchor, validating or writing answers")
@@ -276,10 +287,12 @@ def _short(number: float) -> str:
 def duration(seconds: float) -> str:
     """In the unit that reads best.
 
-    >>> duration(0.25), duration(90), duration(200_000)
-    ('0.25 s', '1.5 min', '2.3 days')
+    >>> duration(0.0025), duration(0.25), duration(90), duration(200_000)
+    ('2.5 ms', '0.25 s', '1.5 min', '2.3 days')
     """
     for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.2g} {unit}" if seconds < 100 * length else f"{seconds / length:,.0f} {unit}"
-    return f"{seconds:.2g} s"
+    if seconds >= 0.1:
+        return f"{seconds:.2g} s"
+    return f"{seconds * 1000:.3g} ms" if seconds >= 1e-4 else "under 0.1 ms"

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import re
 import shutil
 import time
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -21,9 +23,13 @@ PERIOD = 30.0
 """Seconds between two savings."""
 
 
-OURS = re.compile(r"\d+(\.orbax-checkpoint-tmp.*)?")
+LOCK = "lock"
+OURS = re.compile(rf"{LOCK}|\d+(\.orbax-checkpoint-tmp.*)?")
 """Names of what a journal puts into its folder."""
 REFUSED = b"refused: "
+IN_USE = "cannot keep a journal in "
+BROKEN = (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError)
+"""What reading a damaged state raises."""
 
 
 class DifferentRunError(ValueError):
@@ -45,12 +51,13 @@ class Journal:
 
     Sweeps are told apart by their order, which is the same each time: all that a method draws comes from its seed. So the same call
     with the same folder goes on where a killed one was, and ends with the same numbers to the last bit. Of several processes the first
-    alone reads and writes the folder, and tells the others.
+    alone reads and writes the folder, and tells the others. While a journal is open no other one can have its folder.
 
     Args:
-        folder: made with the first saving. period: seconds between two savings.
+        folder: made when the journal is opened, and removed again if nothing was saved in it. period: seconds between two savings.
 
-    Raises: DifferentRunError, from `begin`, where the folder was begun by another pair, on other prompts or with other options.
+    Raises: DifferentRunError where the folder was begun by another pair, on other prompts or with other options, or cannot be read;
+        OSError where it cannot be written, or another process has it open.
 
     Example:
         >>> import tempfile, jax.numpy as jnp, jaxpatch as jp
@@ -61,6 +68,8 @@ class Journal:
     """
 
     def __init__(self, folder: str | Path, *, period: float = PERIOD):
+        if not isinstance(period, int | float) or not 0 <= period < math.inf:
+            raise ValueError(f"period: wanted seconds, at least 0; got {period!r}.")
         self.folder = Path(folder).expanduser().resolve()
         self.period = period
         self._sweeps: list[tuple[str, Swept]] = []
@@ -69,9 +78,11 @@ class Journal:
         self._saved_at = time.monotonic()
         self._is_changed = False
         self._manager: ocp.CheckpointManager | None = None
+        self._lock = filelock.FileLock(self.folder / LOCK, timeout=0)
         self.num_resumed = 0
 
     def __enter__(self) -> "Journal":
+        self._open()
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -79,6 +90,36 @@ class Journal:
             self._try_to_save()
         if self._manager is not None:
             self._manager.close()
+            self._manager = None
+        if self._lock.is_locked:
+            if self.folder.is_dir() and all(path.name == LOCK for path in self.folder.iterdir()):
+                self._remove()
+            self._lock.release()
+
+    def _open(self) -> None:
+        """Make the folder ours, and refuse what is not a journal. In all processes, or in none."""
+        said = devices.told(self._opening_faults() if devices.is_first() else b"")[0].decode()
+        if said.startswith(IN_USE):
+            raise OSError(said)
+        if said:
+            raise DifferentRunError(said)
+
+    def _opening_faults(self) -> bytes:
+        if self._lock.is_locked:
+            return b""
+        if faults := place_faults(self.folder):
+            return f"{self.folder}: {'; '.join(faults)}.".encode()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(NotImplementedError):  # some network file systems have no locks
+                self._lock.acquire()
+        except filelock.Timeout:
+            return (
+                f"{IN_USE}{self.folder}: another run has it open. Wait until that has ended, or name another.".encode()
+            )
+        except OSError as error:
+            return f"{IN_USE}{self.folder}: {error.strerror or error}. Name a folder that can be written.".encode()
+        return b""
 
     def begin(self, identity: Mapping[str, str]) -> dict[str, str]:
         """Open the folder for a run that is known by these words.
@@ -88,6 +129,7 @@ class Journal:
 
         Returns: the identity to go by. Raises: DifferentRunError naming all that differs.
         """
+        self._open()
         self._current = -1
         if self._sweeps:
             before, sweeps = self._identity, self._sweeps
@@ -100,7 +142,7 @@ class Journal:
         ]
         if others:
             raise DifferentRunError(
-                f"{self.folder} holds an unfinished run with other {', '.join(others)}. Run what it was begun with, name another, "
+                f"{self.folder} holds a run with other {', '.join(others)}. Run what it was begun with, name another, "
                 "or remove the folder."
             )
         self._identity, self._sweeps = {**identity, "budget": before["budget"]}, sweeps
@@ -121,19 +163,25 @@ class Journal:
 
     def _told(self) -> bytes:
         """What the folder holds, in one piece; nothing where it is new; or why it is refused."""
-        if faults := place_faults(self.folder):
-            return REFUSED + f"{self.folder}: {'; '.join(faults)}.".encode()
-        if not self.folder.exists() or (step := self._opened().latest_step()) is None:
+        if (step := self._managed().latest_step()) is None:
             return b""
         wanted = ocp.args.Composite(about=ocp.args.JsonRestore(), effects=ocp.args.StandardRestore())
-        kept = self._opened().restore(step, args=wanted)
+        try:
+            kept = self._managed().restore(step, args=wanted)
+            about, effects = kept["about"], [kept["effects"][str(n)] for n, _ in enumerate(kept["about"]["sweeps"])]
+        except BROKEN as error:
+            reason = str(error).strip().split("\n")[0][:200]
+            return (
+                REFUSED
+                + f"{self.folder} holds a state that cannot be read ({reason}). Remove it to start again.".encode()
+            )
         packed = io.BytesIO()
-        np.savez(packed, about=np.frombuffer(json.dumps(kept["about"]).encode(), np.uint8), **kept["effects"])
+        named = {str(number): each for number, each in enumerate(effects)}
+        np.savez(packed, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **named)
         return packed.getvalue()
 
-    def _opened(self) -> ocp.CheckpointManager:
+    def _managed(self) -> ocp.CheckpointManager:
         if self._manager is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
             alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
             self._manager = ocp.CheckpointManager(
                 self.folder,
@@ -175,26 +223,33 @@ class Journal:
         """Write everything down, now. Raises: OSError, for instance for a full disk."""
         if not devices.is_first():
             return
-        manager = self._opened()
+        manager = self._managed()
         about = {
             "identity": self._identity,
             "sweeps": [{"kind": kind, "done": swept.done, "size": swept.size} for kind, swept in self._sweeps],
         }
         effects = {str(number): swept.effects for number, (_, swept) in enumerate(self._sweeps)}
-        manager.save(
-            (manager.latest_step() or 0) + 1,
-            args=ocp.args.Composite(about=ocp.args.JsonSave(about), effects=ocp.args.StandardSave(effects)),
-        )
+        try:
+            manager.save(
+                (manager.latest_step() or 0) + 1,
+                args=ocp.args.Composite(about=ocp.args.JsonSave(about), effects=ocp.args.StandardSave(effects)),
+            )
+        except (ValueError, RuntimeError) as error:  # so says Orbax's storage that a disk is full
+            raise OSError(str(error).strip().split("\n")[0]) from error
         self._saved_at, self._is_changed = time.monotonic(), False
 
     def forget(self) -> None:
         """Remove what was saved, and the folder if nothing else is in it: the run is finished."""
         self._is_changed = False
-        if not devices.is_first() or not self.folder.is_dir():
-            return
+        if devices.is_first() and self.folder.is_dir():
+            self._remove()
+
+    def _remove(self) -> None:
+        """What is ours, and the folder if nothing else is in it. The lock goes last."""
         for path in self.folder.iterdir():
-            if OURS.fullmatch(path.name):
+            if OURS.fullmatch(path.name) and path.name != LOCK:
                 shutil.rmtree(path, ignore_errors=True)
+        (self.folder / LOCK).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 

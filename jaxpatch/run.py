@@ -43,6 +43,7 @@ class Run:
         method: exact, screened, local_linear, first_order or integrated.
         top: how many of the best components of each kind must be found (screened).
         alpha: level at which they are (screened).
+        sample: drawn at random for that, at least: a larger one notices rarer components to which the cheap score is blind (screened).
         steps: points along the path (integrated).
         read_out: of the anchor: projection, cosine or centred.
         contrast: of the anchor: instruction (special with - without) or models (special - base).
@@ -73,6 +74,7 @@ class Run:
     method: str = "screened"
     top: int = 100
     alpha: float = 0.05
+    sample: int = 200
     steps: int = 16
     read_out: str = "projection"
     contrast: str = "instruction"
@@ -140,11 +142,11 @@ def run(options: Run, *, command: Sequence[str] = (), console: Console | None = 
         _refuse_together(options)
     else:
         refuse(options)
-    with jax.default_matmul_precision(options.precision):
-        return _run(options, command, console)
+    with jax.default_matmul_precision(options.precision), resume.Journal(unfinished(options.out)) as journal:
+        return _run(options, command, console, journal)
 
 
-def _run(options: Run, command: Sequence[str], console: Console) -> Path:
+def _run(options: Run, command: Sequence[str], console: Console, journal: resume.Journal) -> Path:
     clock = Clock(console)
     mesh = devices.grid(options.mesh) if options.mesh or options.distributed else None
     sets = _prompt_sets(options)
@@ -175,7 +177,7 @@ def _run(options: Run, command: Sequence[str], console: Console) -> Path:
             progress=part("layers tried"),
         )
         anchors.refuse_untrusted(info)
-    with clock.stage(f"score ({options.method})") as part, resume.Journal(unfinished(options.out)) as journal:
+    with clock.stage(f"score ({options.method})") as part:
         found = pipeline.score(
             pair,
             encoded["scoring"],
@@ -186,6 +188,7 @@ def _run(options: Run, command: Sequence[str], console: Console) -> Path:
             top=options.top,
             alpha=options.alpha,
             memory=None if options.memory is None else int(options.memory * 2**30),
+            sample=options.sample,
             steps=options.steps,
             seed=options.seed,
             mesh=mesh,
@@ -287,6 +290,7 @@ def refuse(options: Run, *, is_writing: bool = True) -> None:
         ("num_random", 1),
         ("max_new", 1),
         ("top", 1),
+        ("sample", 1),
         ("steps", 1),
         ("seed", 0),
         ("layer", 0),
@@ -300,6 +304,7 @@ def refuse(options: Run, *, is_writing: bool = True) -> None:
     if not 0 < options.alpha < 1:
         faults.append(f"--alpha {options.alpha}: wanted a level between 0 and 1")
     faults += [f"--kinds {k}: {paths.did_you_mean(k, components.KINDS)}" for k in _unknown_kinds(options.kinds)]
+    faults += [f"--kinds {k}: named more than once" for k in components.repeated(options.kinds)]
     if not options.kinds:
         faults.append("--kinds: wanted at least one")
     if options.task not in tasks.TASKS and not Path(options.task).is_file():

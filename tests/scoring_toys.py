@@ -57,9 +57,10 @@ def ladder(exact, cheap, first_order=None) -> instrument.Instrument:
         return true[:, indices[:, 0]].T
 
     gap = np.tile(np.asarray(SIZES), len(rows[0]))
-    return instrument.of_effect(effect, partition, len(gap))._replace(
+    tool = instrument.of_effect(effect, partition, len(gap))
+    return tool._replace(
         special=gap,
         exact=replaced,
         cheap=lambda kinds, progress: {kind: Cheap(linear, slopes) for kind in kinds},
-        num_read_outs=len(rows[0]),
+        seen=tool.seen * len(rows[0]),
     )

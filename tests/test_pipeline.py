@@ -29,23 +29,55 @@ ANCHOR = jp.Anchor(layer=1, direction=np.eye(16)[0])
         (dict(method="exactly"), ValueError, "unknown method 'exactly'; did you mean 'exact'"),
         (dict(method="shapley"), ValueError, "Known: exact, first_order, local_linear, integrated, screened"),
         (dict(aggregate="mean"), ValueError, "unknown aggregate 'mean'.*mean_of_ratios, ratio_of_means"),
-        (dict(top=0), ValueError, "top and steps must be at least 1; got top=0, steps=16"),
-        (dict(steps=-1), ValueError, "top and steps must be at least 1; got top=100, steps=-1"),
-        (dict(alpha=0.0), ValueError, "alpha must lie between 0 and 1; got 0.0"),
-        (dict(alpha=1), ValueError, "alpha must lie between 0 and 1; got 1"),
+        (dict(top=0), ValueError, "top: wanted a whole number, at least 1; got 0"),
+        (dict(steps=-1), ValueError, "steps: wanted a whole number, at least 1; got -1"),
+        (dict(alpha=0.0), ValueError, "alpha: wanted a number between 0 and 1; got 0.0"),
+        (dict(alpha=1), ValueError, "alpha: wanted a number between 0 and 1; got 1"),
         (dict(mode="knock-out"), ValueError, "unknown mode 'knock-out'; did you mean 'knockout'"),
         (dict(mode="ablation"), ValueError, "restoration, knockout"),
-        (dict(seed=-1), ValueError, "seed must not be negative; got -1"),
-        (dict(top=2.5), ValueError, "top, steps and seed must be whole numbers; got 2.5, 16, 0"),
+        (dict(seed=-1), ValueError, "seed: wanted a whole number, at least 0; got -1"),
         (dict(memory="4GB"), ValueError, "memory: wanted a number of bytes; got '4GB'"),
         (dict(memory=float("inf")), ValueError, "memory: wanted a number of bytes; got inf"),
         (dict(kinds=("head", "head")), ValueError, "kinds: head named more than once"),
+        (dict(kinds=(3,)), ValueError, r"kinds: wanted a tuple of names .*; got \(3,\)"),
+        (dict(kinds=None), ValueError, "kinds: wanted a tuple of names .*; got None"),
+        (dict(alpha="x"), ValueError, "alpha: wanted a number between 0 and 1; got 'x'"),
+        (dict(seed=None), ValueError, "seed: wanted a whole number, at least 0; got None"),
+        (dict(top=2.5), ValueError, "top: wanted a whole number, at least 1; got 2.5"),
+        (dict(memory=True), ValueError, "memory: wanted a number of bytes; got True"),
+        (dict(mesh=(4, 2)), ValueError, r"mesh: wanted a jax.sharding.Mesh, as jax.make_mesh makes it; got \(4, 2\)"),
+        (dict(journal="here"), ValueError, r"journal: wanted a Journal, as in Journal\('here'\); got str"),
+        (dict(inputs=np.ones((2, 3), int)), ValueError, r"inputs: wanted Inputs\(tokens, lengths\), .*; got ndarray"),
+        (dict(anchor=None), ValueError, r"read-outs: wanted an Anchor, a NextToken, or several; got \(None,\)"),
     ],
 )
 def test_bad_options_are_refused_before_any_work(monkeypatch, options, error, message):
     monkeypatch.setattr(pipeline.instrument, "of_pair", lambda *args, **kw: pytest.fail("work was done"))
     with pytest.raises(error, match=message):
-        jp.score(PAIR, INPUTS, ANCHOR, **options)
+        jp.score(**({"pair": PAIR, "inputs": INPUTS, "anchor": ANCHOR} | options))
+
+
+def test_whatever_can_be_gone_through_once_serves():
+    once = jp.score(PAIR, INPUTS, ANCHOR, kinds=(kind for kind in ("layer", "head")))
+    assert list(once.values) == ["layer", "head"]
+    both = jp.score_each(PAIR, INPUTS, (each for each in (ANCHOR, NextToken())), kinds=["layer"])
+    assert len(both) == 2
+    np.testing.assert_allclose(both[0].values["layer"], once.values["layer"], rtol=0, atol=1e-6)
+
+
+def test_what_an_anchor_cannot_see_scores_nothing_beside_a_read_out_that_can():
+    low, high = jp.score_each(PAIR, INPUTS, (ANCHOR, NextToken()), kinds=("final_norm", "layer"))
+    assert not low.effects["final_norm"].any() and high.effects["final_norm"].all()
+    assert not low.effects["layer"][:, ANCHOR.layer + 1 :].any() and low.effects["layer"][:, ANCHOR.layer].all()
+    assert low.drowned == ()
+
+
+@pytest.mark.parametrize(
+    "asked", [dict(kinds=("embed",)), dict(kinds=("head",), method="integrated"), dict(kinds=("head",))]
+)
+def test_a_budget_in_which_nothing_fits_is_refused(asked):
+    with pytest.raises(MemoryError, match=r"the budget is 1 bytes. Give more memory \(memory=, --memory\), or use "):
+        jp.score(PAIR, INPUTS, ANCHOR, memory=1, **asked)
 
 
 def test_all_faults_of_a_call_are_named_at_once():
@@ -59,8 +91,8 @@ def test_all_faults_of_a_call_are_named_at_once():
         "blocks 0 to 2",
         "'exactly'",
         "'on'",
-        "alpha must",
-        "seed must not",
+        "alpha: wanted",
+        "seed: wanted",
     ):
         assert words in str(caught.value)
 
@@ -311,7 +343,7 @@ def test_little_memory_gives_the_same_scores(found):
     for kind in ("head", "neuron"):
         largest = np.abs(found.effects[kind]).max()
         np.testing.assert_allclose(again.effects[kind], found.effects[kind], rtol=0, atol=2e-6 * largest)
-    with pytest.raises(MemoryError, match="Give more memory, or use fewer or shorter prompts"):
+    with pytest.raises(MemoryError, match=r"Give more memory \(memory=, --memory\), or use shorter prompts"):
         jp.score(PAIR, INPUTS, ANCHOR, memory=1000)
 
 

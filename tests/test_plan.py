@@ -121,7 +121,9 @@ def test_models_larger_than_the_machine_are_refused(call, capsys, monkeypatch):
 
 def test_a_budget_too_small_says_what_would_do(call, capsys):
     assert call("--device", "h100", "--memory", "0.000001") == 1
-    assert "Give more memory, or use fewer or shorter prompts" in " ".join(capsys.readouterr().err.split())
+    assert "Give more memory (memory=, --memory), or use fewer or shorter prompts" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 def test_float64_is_for_the_machine_at_hand(folders):

@@ -1,7 +1,9 @@
 """A sweep that is stopped anywhere goes on where it was, and ends with the same bits; what was begun with something else is refused."""
 
+import dataclasses
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,6 +102,14 @@ def test_a_finished_run_is_only_read(tmp_path, monkeypatch):
         ("method", dict(method="screened")),
         ("seed", dict(seed=1)),
         ("mode", dict(mode="knockout")),
+        (
+            "norm_eps of the models",
+            dict(pair=dataclasses.replace(PAIR, config=testing.tiny_config(neurons=96, norm_eps=1e-3))),
+        ),
+        (
+            "rope_theta of the models",
+            dict(pair=dataclasses.replace(PAIR, config=testing.tiny_config(neurons=96, rope_theta=9e3))),
+        ),
     ],
 )
 def test_another_run_is_refused_by_name(tmp_path, name, change):
@@ -145,16 +155,111 @@ def test_the_budget_is_the_one_it_was_begun_with(tmp_path):
     assert resume.Journal(tmp_path / "state").begin({**journal._identity, "budget": "5"})["budget"] == str(10**8)
 
 
-def test_a_full_disk_costs_the_state_and_not_the_sweep(tmp_path, monkeypatch):
-    def full(self):
-        raise OSError(28, "No space left on device")
+def test_padding_is_no_part_of_the_prompts(tmp_path):
+    tokens = np.asarray(INPUTS.tokens)
+    repadded = np.where(np.arange(tokens.shape[1]) < np.asarray(INPUTS.lengths)[:, None], tokens, 7)
+    assert (repadded != tokens).any()
+    with resume.Journal(tmp_path / "state") as journal:
+        whole = bits(scored(journal))
+    with resume.Journal(tmp_path / "state") as journal:
+        again = jp.score(
+            PAIR, INPUTS._replace(tokens=repadded), ANCHOR, kinds=KINDS, method="exact", top=10, journal=journal
+        )
+    assert bits(again) == whole and journal.num_resumed > 0
 
-    monkeypatch.setattr(resume.Journal, "save", full)
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """No file can grow beyond a few bytes, which the storage under Orbax reports as a disk that is full."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    kept = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, kept)
+
+
+def test_a_full_disk_costs_the_state_and_not_the_sweep(tmp_path, full_disk):
+    with (
+        pytest.warns(UserWarning, match="could not be saved in "),
+        resume.Journal(tmp_path / "state", period=0) as journal,
+    ):
+        found = bits(scored(journal))
+        with pytest.raises(OSError):
+            journal.save()
+    assert found == bits(scored())
+
+
+def test_when_there_is_room_again_it_is_saved(tmp_path, monkeypatch):
+    """Only the first savings fail; what they left is no obstacle."""
+    tried = []
+
+    def fails_at_first(self, step, **kw):
+        tried.append(step)
+        if len(tried) < 3:
+            raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
+        return save(self, step, **kw)
+
+    save = resume.ocp.CheckpointManager.save
+    monkeypatch.setattr(resume.ocp.CheckpointManager, "save", fails_at_first)
     with (
         pytest.warns(UserWarning, match="could not be saved in .*No space left"),
         resume.Journal(tmp_path / "state", period=0) as journal,
     ):
-        assert bits(scored(journal)) == bits(scored())
+        whole = bits(scored(journal))
+    with resume.Journal(tmp_path / "state") as journal:
+        assert bits(scored(journal)) == whole and journal.num_resumed > 0
+
+
+@pytest.mark.parametrize("part", ["about", "effects", "the whole step"])
+def test_a_damaged_state_is_refused_by_name(tmp_path, part):
+    with resume.Journal(tmp_path / "state") as journal:
+        scored(journal)
+    (step,) = (path for path in (tmp_path / "state").iterdir() if path.name.isdigit())
+    if part == "the whole step":
+        shutil.rmtree(step)
+        step.mkdir()
+    else:
+        for file in (step / part).rglob("*"):
+            if file.is_file():
+                file.write_bytes(b"{ garbage")
+    with (
+        pytest.raises(
+            jp.DifferentRunError, match=r"state holds a state that cannot be read \(.+\). Remove it to start again"
+        ),
+        resume.Journal(tmp_path / "state") as journal,
+    ):
+        scored(journal)
+
+
+def test_a_folder_that_is_open_is_nobody_elses(tmp_path):
+    with resume.Journal(tmp_path / "state") as journal:
+        with pytest.raises(
+            OSError, match=r"state: another run has it open. Wait until that has ended, or name another"
+        ):
+            scored(resume.Journal(tmp_path / "state"))
+        whole = bits(scored(journal))
+    with resume.Journal(tmp_path / "state") as journal:
+        assert bits(scored(journal)) == whole
+
+
+def test_a_journal_that_can_never_be_written_is_refused_before_any_work():
+    with pytest.raises(OSError, match=r"cannot keep a journal in /proc/nothing: .*Name a folder that can be written"):
+        scored(resume.Journal("/proc/nothing"))
+
+
+def test_a_journal_in_which_nothing_was_saved_leaves_nothing(tmp_path):
+    with resume.Journal(tmp_path / "state"):
+        assert (tmp_path / "state").is_dir()
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("period", [-1, float("nan"), float("inf"), "soon"])
+def test_a_bad_period_is_refused(tmp_path, period):
+    with pytest.raises(ValueError, match="period: wanted seconds, at least 0; got"):
+        resume.Journal(tmp_path, period=period)
 
 
 KILLED = """

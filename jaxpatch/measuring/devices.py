@@ -103,6 +103,8 @@ def agreed(identity: Mapping[str, str]) -> dict[str, str]:
 
 def checked(mesh: Mesh) -> Mesh:
     """The mesh with axes over which XLA decides what is exchanged. Raises ValueError for axes that mean nothing here."""
+    if not isinstance(mesh, Mesh):
+        raise ValueError(f"mesh: wanted a jax.sharding.Mesh, as jax.make_mesh makes it; got {mesh!r}.")
     if unknown := [name for name in mesh.axis_names if name not in (CANDIDATES, MODEL)]:
         raise ValueError(
             f"mesh: unknown axes {', '.join(map(str, unknown))}; wanted {CANDIDATES!r}, {MODEL!r} or both. "

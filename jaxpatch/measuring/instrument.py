@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -33,9 +32,9 @@ class Instrument(NamedTuple):
         at_once: readings for which the definition may run together, where memory bounds it.
         exact: (kind, indices [n, dims], progress) -> effects of single components, [n, X].
         cheap: (kinds, progress) -> kind -> both linearisations, [X, *shape] each.
-        reach: kind -> bool array, True for components that can matter (no higher than what is read).
-        num_read_outs: how many blocks of prompts X is made of. mode: what an effect is of, one of `MODES`.
-        ranked: kind -> bool array, True for what the first read-out can see; kinds that are not named are seen as far as `reach` goes.
+        slopes: (gates, progress) -> kind -> gradient of each reading in the gates, by the definition, [X, *shape].
+        seen: for each read-out, kind -> bool array, True for components that it can see (no higher than where it reads).
+        mode: what an effect is of, one of `MODES`.
     """
 
     partition: components.Partition
@@ -44,11 +43,20 @@ class Instrument(NamedTuple):
     effect: jax.tree_util.Partial
     exact: Callable[[str, np.ndarray, sweep.Progress], np.ndarray]
     cheap: Callable[[tuple[str, ...], sweep.Progress], Mapping[str, Cheap]]
-    reach: Mapping[str, np.ndarray]
-    num_read_outs: int = 1
+    slopes: Callable[[Gates, sweep.Progress], Mapping[str, np.ndarray]]
+    seen: tuple[Mapping[str, np.ndarray], ...]
     mode: str = "restoration"
     at_once: int | None = None
-    ranked: Mapping[str, np.ndarray] = MappingProxyType({})
+
+    @property
+    def num_read_outs(self) -> int:
+        """Of how many blocks of prompts X is made."""
+        return len(self.seen)
+
+    @property
+    def reach(self) -> dict[str, np.ndarray]:
+        """What any of the read-outs can see: kind -> bool array."""
+        return {kind: np.any([each[kind] for each in self.seen], axis=0) for kind in self.seen[0]}
 
     @property
     def gap(self) -> np.ndarray:
@@ -80,7 +88,7 @@ def of_pair(
         mesh: devices that share exact sweeps, with axes "candidates", "model" or both.
         journal: of its sweeps, so that they can be gone on with.
 
-    Raises: ValueError for bad inputs, a bad read-out or mode.
+    Raises: ValueError for bad inputs, a bad read-out or mode; MemoryError where a run of one prompt does not fit in the budget.
     """
     if mode not in MODES:
         raise ValueError(f"mode {mode!r}; wanted one of {', '.join(MODES)}.")
@@ -126,9 +134,14 @@ def of_pair(
             passes = sweep.cheap(config, inside, models, budget=budget, progress=progress)
             found = {kind: Cheap(*(sign * each for each in both)) for kind, both in passes.items()}
         outside = {kind: jnp.zeros(partition[kind].shape) for kind in kinds if kind not in found}
-        slopes = gate_slopes(effect_fn, outside, base.shape[0], progress) if outside else {}
+        rest = slopes(outside, progress) if outside else {}
         shaped = {kind: Cheap(*(_whole(each, partition[kind].shape) for each in both)) for kind, both in found.items()}
-        return shaped | {kind: Cheap(slope, slope) for kind, slope in slopes.items()}
+        return shaped | {kind: Cheap(slope, slope) for kind, slope in rest.items()}
+
+    def slopes(at: Gates, progress: sweep.Progress) -> dict[str, np.ndarray]:
+        depth, tokens = read_outs.depth(config, asked), prompts.tokens.shape[1]
+        memory.cheap_prompts(config, tokens, memory.itemsize_of(pair.base), depth, budget)
+        return gate_slopes(effect_fn, at, base.shape[0], progress)
 
     return Instrument(
         partition=partition,
@@ -137,11 +150,10 @@ def of_pair(
         effect=effect_fn,
         exact=exact,
         cheap=cheap,
-        reach={name: _reach(name, kind, config, asked) for name, kind in partition.items()},
-        num_read_outs=len(asked),
+        slopes=slopes,
+        seen=tuple({name: _seen(name, kind, config, each) for name, kind in partition.items()} for each in asked),
         mode=mode,
         at_once=at_once,
-        ranked={name: _reach(name, kind, config, asked[:1]) for name, kind in partition.items()},
     )
 
 
@@ -174,9 +186,12 @@ def of_effect(
 
     partial = jax.tree_util.Partial(effect_fn)
 
+    def slopes(at: Gates, progress: sweep.Progress) -> dict[str, np.ndarray]:
+        return gate_slopes(partial, at, num_inputs, progress)
+
     def cheap(kinds: tuple[str, ...], progress: sweep.Progress) -> dict[str, Cheap]:
-        slopes = gate_slopes(partial, {kind: zeros[kind] for kind in kinds}, num_inputs, progress)
-        return {kind: Cheap(slope, slope) for kind, slope in slopes.items()}
+        at_zero = slopes({kind: zeros[kind] for kind in kinds}, progress)
+        return {kind: Cheap(slope, slope) for kind, slope in at_zero.items()}
 
     return Instrument(
         partition=partition,
@@ -185,7 +200,8 @@ def of_effect(
         effect=partial,
         exact=exact,
         cheap=cheap,
-        reach={name: np.ones(kind.shape, bool) for name, kind in partition.items()},
+        slopes=slopes,
+        seen=({name: np.ones(kind.shape, bool) for name, kind in partition.items()},),
     )
 
 
@@ -225,13 +241,13 @@ def _referring(pair: Pair, prompts: inputs.Inputs, asked: tuple[ReadOut, ...], a
     )
 
 
-def _reach(name: str, kind: components.Kind, config, asked: tuple[ReadOut, ...]) -> np.ndarray:
-    reach = np.zeros(kind.shape, bool)
+def _seen(name: str, kind: components.Kind, config, read_out: ReadOut) -> np.ndarray:
+    seen = np.zeros(kind.shape, bool)
     if kind.axes[0] == "layer":
-        reach[: read_outs.depth(config, asked)] = True
-    elif name == "embed" or any(isinstance(each, read_outs.NextToken) for each in asked):
-        reach[:] = True
-    return reach
+        seen[: read_outs.depth(config, [read_out])] = True
+    elif name == "embed" or isinstance(read_out, read_outs.NextToken):
+        seen[:] = True
+    return seen
 
 
 def _whole(effects: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -55,9 +55,8 @@ def plan(config: DecoderConfig, tree: PrefixTree, itemsize: int, depth: int, bud
     fixed = IN_FLIGHT * WEIGHT_COPIES * block_bytes(config, itemsize) + beside
     least = fixed + each + 2 * block
     if least > budget:
-        raise MemoryError(
-            f"a sweep needs at least {least / 2**20:.0f} MiB beside the models ({num_nodes} distinct token positions, "
-            f"width {config.width}); the budget is {budget / 2**20:.0f} MiB. Give more memory, or use fewer or shorter prompts."
+        raise _too_little(
+            f"a sweep over {num_nodes} distinct token positions", least, budget, "use fewer or shorter prompts"
         )
     most, left = max(1, fill // num_nodes), budget - fixed
     blocks = max(1, min(depth, (left - min(most, ENOUGH) * each) // block - 1))
@@ -111,10 +110,7 @@ def cheap_prompts(config: DecoderConfig, tokens: int, itemsize: int, depth: int,
     """
     least = cheap_bytes(config, tokens, itemsize, depth, 1)
     if least > budget:
-        raise MemoryError(
-            f"the backward pass of the cheap scores needs {least / 2**20:.0f} MiB beside the models for one prompt of {tokens} tokens; "
-            f"the budget is {budget / 2**20:.0f} MiB. Give more memory, or use shorter prompts."
-        )
+        raise _too_little(f"a backward pass of one prompt of {tokens} tokens", least, budget, "use shorter prompts")
     return 1 + int((budget - least) // prompt_bytes(config, tokens, itemsize, depth))
 
 
@@ -127,11 +123,23 @@ def prompt_bytes(config: DecoderConfig, tokens: int, itemsize: int, depth: int) 
 
 
 def prompts_at_once(config: DecoderConfig, tokens: int, itemsize: int, budget: int) -> int:
-    """Prompts that the definition may run together: within the budget, beside a few copies of one block's matrices; at least one."""
+    """Prompts that the definition may run together, beside a few copies of one block's matrices.
+
+    Raises: MemoryError where one does not fit in the budget.
+    """
     wide, inner = stream_itemsize(itemsize), config.heads * config.head_width
     states = tokens * (8 * config.width + 4 * config.neurons + 4 * inner + 4 * config.heads * tokens)
-    left = budget - COPIES * block_bytes(config, wide)
-    return max(1, left // ((states + LOGITS * config.vocab) * wide))
+    each, fixed = (states + LOGITS * config.vocab) * wide, COPIES * block_bytes(config, wide)
+    if fixed + each > budget:
+        raise _too_little(f"a run of one prompt of {tokens} tokens", fixed + each, budget, "use shorter prompts")
+    return (budget - fixed) // each
+
+
+def _too_little(what: str, least: int, budget: int, else_do: str) -> MemoryError:
+    needed, given = (f"{each / 2**20:,.1f} MiB" if each >= 2**20 else f"{each:,} bytes" for each in (least, budget))
+    return MemoryError(
+        f"{what} needs {needed} beside the models; the budget is {given}. Give more memory (memory=, --memory), or {else_do}."
+    )
 
 
 def even(number: int, most: int) -> int:

@@ -1,7 +1,7 @@
 """Read-outs: how far the control state is formed, and how far two next-token distributions are apart. All in float32 or wider."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import flax.struct
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from jaxpatch.measuring.inputs import Inputs
 from jaxpatch.models import layers
 from jaxpatch.models.config import DecoderConfig
+from jaxpatch.trees.fingerprint import fingerprint
 
 READ_OUTS = ("projection", "cosine", "centred")
 NEXT_TOKEN = ("kl", "log_prob")
@@ -100,10 +101,21 @@ def depth(config: DecoderConfig, read_outs: Sequence[ReadOut]) -> int:
 
 def several(wanted: ReadOut | Sequence[ReadOut]) -> tuple[ReadOut, ...]:
     """One read-out or some, as a tuple. Raises ValueError where there is none, or something else."""
-    asked = (wanted,) if isinstance(wanted, ReadOut) else tuple(wanted)
+    asked = tuple(wanted) if isinstance(wanted, Iterable) else (wanted,)
     if not asked or not all(isinstance(each, ReadOut) for each in asked):
         raise ValueError(f"read-outs: wanted an Anchor, a NextToken, or several; got {wanted!r}.")
     return asked
+
+
+def described(read_out: ReadOut) -> str:
+    """In words, with a fingerprint of its arrays: the same for read-outs that read the same.
+
+    >>> described(Anchor(layer=1, direction=jnp.array([0.0, 1.0])))
+    'projection after block 1 (82f8ba1ab34f9b45)'
+    """
+    own = fingerprint({str(number): leaf for number, leaf in enumerate(jax.tree.leaves(read_out))})
+    where = f"after block {read_out.layer}" if isinstance(read_out, Anchor) else "of the next token"
+    return f"{read_out.read_out} {where} ({own})"
 
 
 def checked_for(inputs: Inputs, read_out: ReadOut, config: DecoderConfig) -> ReadOut:
@@ -124,6 +136,8 @@ def _checked_next_token(read_out: NextToken, config: DecoderConfig, batch: int) 
             raise ValueError(
                 f"next token: reference has shape {given.shape}; wanted log-probabilities {(batch, config.vocab)}."
             )
+        if np.isnan(given).any():
+            raise ValueError("next token: reference holds NaN; wanted log-probabilities.")
         return dataclasses.replace(read_out, reference=jnp.asarray(given))
     is_token = np.issubdtype(given.dtype, np.integer) and given.shape == (batch,)
     if not is_token or given.min() < 0 or given.max() >= config.vocab:
@@ -149,6 +163,8 @@ def checked(anchor: Anchor, config: DecoderConfig) -> Anchor:
         faults.append("centre: wanted for the centred read-out, and for no other")
     elif anchor.centre is not None and np.shape(anchor.centre) != (config.width,):
         faults.append(f"centre has shape {np.shape(anchor.centre)}; wanted ({config.width},)")
+    elif anchor.centre is not None and not np.isfinite(anchor.centre).all():
+        faults.append("centre holds NaN or infinity")
     if faults:
         raise ValueError("anchor: " + "; ".join(faults) + ".")
     centre = None if anchor.centre is None else jnp.asarray(anchor.centre)

@@ -7,7 +7,7 @@ host only sends pieces ahead, and fetches a span of them at a time.
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -59,6 +59,7 @@ class Swept(NamedTuple):
     size: int
 
 
+@runtime_checkable
 class Journal(Protocol):
     """Remembers what sweeps have done. `resume.Journal` keeps it on disk."""
 

@@ -145,6 +145,15 @@ def refuse_unknown(partition: Partition, kinds: Sequence[str]) -> None:
         raise KeyError(" ".join(faults))
 
 
+def repeated(kinds: Sequence[str]) -> list[str]:
+    """Kinds that are named more than once.
+
+    >>> repeated(("head", "mlp", "head"))
+    ['head']
+    """
+    return sorted({kind for kind in kinds if list(kinds).count(kind) > 1})
+
+
 def is_per_head_key(kind: str) -> bool:
     """Whether a name asks for keys or values of single heads, as "head_k" or "qkv" would.
 

@@ -1,4 +1,4 @@
-"""Shell: how fast the machine at hand is, by running the engine itself for about two seconds.
+"""Shell: how fast the machine at hand is, by running the engine itself for some seconds.
 
 What runs is a model of the same shapes with a few blocks and random weights, on the same prompts, in batches of the size that a run
 would use. Two sweeps that differ only in how many blocks follow tell the pace of the arithmetic from what every piece takes beside it.

@@ -28,7 +28,6 @@ from jaxpatch.models import decoder
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.prefix_tree import PrefixTree
 from jaxpatch.patching import components
-from jaxpatch.scoring import screened
 from jaxpatch.shapes import Params
 from jaxpatch.trees import paths
 
@@ -131,7 +130,9 @@ def held(job: Job, room: Room, budget: int) -> Held:
     )
 
 
-def bills(job: Job, kinds: Sequence[str], room: Room, *, top: int, alpha: float, steps: int) -> dict[str, Bill]:
+def bills(
+    job: Job, kinds: Sequence[str], room: Room, *, top: int, alpha: float, sample: int, steps: int
+) -> dict[str, Bill]:
     """Method -> what it costs to score these kinds together.
 
     Of `screened` it is the least, which is an assumption: its sample and the best `top` are replaced, spread evenly over the layers,
@@ -150,16 +151,16 @@ def bills(job: Job, kinds: Sequence[str], room: Room, *, top: int, alpha: float,
 
     return {
         "exact": sweeps(math.inf),
-        "screened": _together(linear, sweeps(smallest_sample(alpha) + top)),
+        "screened": _together(linear, sweeps(smallest_sample(alpha, sample) + top)),
         "local_linear": linear,
         "first_order": linear,
         "integrated": {SLOPES: slopes(job, kinds, steps * job.num_prompts)},
     }
 
 
-def smallest_sample(alpha: float) -> int:
+def smallest_sample(alpha: float, sample: int) -> int:
     """Candidates of a kind that a screen draws at random, if the cheap score is good."""
-    return max(screened.SAMPLE, math.ceil(NUM_SCALES / alpha))
+    return max(sample, math.ceil(NUM_SCALES / alpha))
 
 
 def _together(one: Bill, two: Bill) -> Bill:

@@ -383,7 +383,8 @@ def promise(kind: str, screening: Screening) -> str:
     if screening.is_trusted:
         return (
             f"{best} No bound of any other lies above {percent(screening.bound)}; each of these bounds holds with probability "
-            f"{percent(1 - screening.alpha)}."
+            f"{percent(1 - screening.alpha)}. Up to {percent(screening.unnoticed)} of all could be {plural(kind)} to which the cheap "
+            "score is blind, without a trace in the random sample."
         )
     return (
         f"{best} The cheap score is poor here, so the random sample was enlarged to {int(screening.is_random.sum()):,}: the expected "

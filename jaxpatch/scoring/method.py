@@ -16,13 +16,14 @@ def all_silent(kind: str) -> Progress:
 
 
 class Options(NamedTuple):
-    """top: how many of the best components the answer must get right (screened). alpha: its level. steps: points along the path
-    (integrated). aggregate: how inputs are weighed, where a method ranks. seed: of everything drawn. progress: kind -> a function
-    called with (done, total).
+    """top: how many of the best components the answer must get right (screened). alpha: its level. sample: at least so many are drawn
+    at random for it. steps: points along the path (integrated). aggregate: how inputs are weighed, where a method ranks. seed: of
+    everything drawn. progress: kind -> a function called with (done, total).
     """
 
     top: int = 100
     alpha: float = 0.05
+    sample: int = 200
     steps: int = 16
     aggregate: str = "mean_of_ratios"
     seed: int = 0
@@ -54,7 +55,10 @@ class Screening(NamedTuple):
         scale: what residuals are measured in: "constant", "disagreement" (of the two linearisations) or "size" (of the cheap score).
         rounds: how the screen got there.
         excess: share of the contenders whose exact score was above the bound that they were given.
-        is_trusted: whether the calibration speaks for the cheap score; if not, bounds are wide and more is replaced.
+        surprises: how many of the random sample are among the top though their bounds would have hidden them.
+        unnoticed: share of the components that the cheap score may be blind to without any of them being in the random sample, but with
+            probability `alpha`; 0 where all were replaced.
+        is_trusted: whether the calibration spoke for the cheap score; if not, a larger sample was drawn.
         spearman, sign, slope: agreement over the replaced: rank correlation, share of equal signs, least-squares slope of exact on
             cheap through 0. top_overlap: share of the exact top tenth that is in the cheap top tenth, over the replaced.
         residual: standard deviation of exact - cheap over the random ones, which stand for all that was not replaced.
@@ -71,6 +75,8 @@ class Screening(NamedTuple):
     scale: str
     rounds: tuple[Round, ...]
     excess: float
+    surprises: int
+    unnoticed: float
     is_trusted: bool
     spearman: float
     sign: float

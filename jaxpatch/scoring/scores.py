@@ -18,7 +18,8 @@ class Scores:
     """Weight-patching scores of every component of the asked kinds.
 
     Attributes:
-        values: kind -> [*shape] float32, E_w: 0 nothing recovered, 1 everything. Components above the anchor score 0.
+        values: kind -> [*shape] float32, E_w: 0 nothing recovered, 1 everything. Components above the anchor score 0. After a screen,
+            those that were not replaced have an estimate that is never above their bound.
         effects: kind -> [B, *shape] float32 (float64 for float64 models), ``F_a(patched) - F_a(base)``, not normalised.
         low, high: kind -> [*shape], bootstrap interval over inputs (95 %); NaN with fewer than two inputs.
         gap: [B], ``G(x) = F_a(special, x) - F_a(base, x)``.
@@ -63,8 +64,10 @@ class Scores:
     def top(self, kind: str, count: int) -> pd.DataFrame:
         """The components with the highest scores, best first: a row each, with interval.
 
-        Raises: KeyError where this kind was not scored.
+        Raises: KeyError where this kind was not scored; ValueError for a negative count.
         """
+        if count < 0:
+            raise ValueError(f"top: wanted how many, at least 0; got {count}.")
         if kind not in self.values:
             raise KeyError(f"{kind!r} was not scored; scored: {', '.join(self.values)}.")
         frame = self.to_frame()

@@ -11,11 +11,15 @@ the order of their upper bounds until no bound of an unseen one lies above the k
 * what it takes to have found every component of the sample that belongs among the top.
 
 The first promises a bound for each unseen component, not for all of them at once: where the cheap score is good, few lie near enough to
-the threshold for that to matter. Where it is poor (residuals half as large as the spread of the exact scores, or more contenders above
-their bounds than alpha) the components that exceed their bounds *are* the top, and the sample is enlarged to n = N / (alpha k). Then
-the third rule alone bounds the expected number of missed ones, N / (n + 1), by alpha k, whatever the cheap score is worth: a random
-component that is missed would have to need a larger q than all n of the sample. Both say nothing of other prompts, nor of components
-that were chosen because they are special. The procedure is ours.
+the threshold for that to matter. A sample of n does not see what fewer than about 1 in n do: components that the cheap score is blind
+to may be as many as a share ``1 - alpha^(1 / n)`` of all, 1.5 % for n = 200, and still leave no trace in the sample with probability
+`alpha` (`Screening.unnoticed`); a larger `sample` notices rarer ones. Where it is poor (one of the sample is among the top though its
+bound would have hidden it, residuals half as large as the spread of the exact scores, or more contenders above their bounds than alpha)
+the components that exceed their bounds *are* the top, and the sample is enlarged to n = N / (alpha k). Then the third rule alone bounds
+the expected number of missed ones, N / (n + 1), by alpha k, whatever the cheap score is worth: a random component that is missed would
+have to need a larger q than all n of the sample. Both say nothing of other prompts, nor of components that were chosen because they are
+special. An unseen component scores what the cheap score says, or its bound where that is lower, so that none stands among the top
+without having been replaced. The procedure is ours.
 """
 
 import math
@@ -30,8 +34,6 @@ from jaxpatch.scoring import normalise
 from jaxpatch.scoring.agreement import agreement
 from jaxpatch.scoring.method import Answer, Options, Round, Screening
 
-SAMPLE = 200
-"""Components drawn for the calibration."""
 LARGEST_RESIDUAL = 0.5
 """Of the spread of exact scores: a cheap score that misses by more is not to be trusted."""
 
@@ -75,7 +77,7 @@ class _Screen:
 
     def __init__(self, instrument: Instrument, kind: str, weights: np.ndarray, cheap, draw, options: Options):
         self.instrument, self.kind, self.weights, self.options = instrument, kind, weights, options
-        self.places = np.flatnonzero(instrument.reach[kind] & instrument.ranked.get(kind, True))
+        self.places = np.flatnonzero(instrument.seen[0][kind])
         self.effects = cheap.linear.reshape(len(weights), -1).astype(instrument.base.dtype)
         self.cheap = weights @ self.effects[:, self.places]
         first_order = weights @ cheap.first_order.reshape(len(weights), -1)[:, self.places]
@@ -83,8 +85,9 @@ class _Screen:
         self.level = options.alpha / len(self.scales)
         self.exact = np.full(len(self.places), np.nan)
         self.drawn = draw.permutation(len(self.places))
-        self.num_drawn = min(len(self.places), max(SAMPLE, math.ceil(1 / self.level)))
-        self.num_contenders = self.num_exceeding = 0
+        self.num_drawn = min(len(self.places), max(options.sample, math.ceil(1 / self.level)))
+        self.num_contenders = self.num_exceeding = self.surprises = 0
+        self.is_trusted = True
         self.rounds: list[Round] = []
         self.progress = options.progress(kind)
 
@@ -98,22 +101,23 @@ class _Screen:
         best = np.argsort(-self.cheap, kind="stable")[: self.options.top]
         self._replace(np.union1d(self.sample, best))
         said = self._until_none_can_enter()
-        if not self._is_trusted():
+        self.is_trusted = self._is_trusted()
+        if not self.is_trusted:
             enough = math.ceil(len(self.places) / (self.options.alpha * self.options.top))
             self.num_drawn = min(len(self.places), max(self.num_drawn, enough))
             self._replace(self.sample[np.isnan(self.exact[self.sample])])
             said = self._until_none_can_enter()
         return self._answer(*said)
 
-    def _until_none_can_enter(self) -> tuple[str, float]:
-        """Replace contenders, highest bound first. Returns the scale, and the highest bound of what stays unseen."""
+    def _until_none_can_enter(self) -> tuple[str, np.ndarray]:
+        """Replace contenders, highest bound first. Returns the scale, and all bounds."""
         while True:
-            name, quantile, bound = self._sharpest()
+            name, quantile, bound, self.surprises = self._sharpest()
             threshold, unseen = self._threshold(), np.isnan(self.exact)
             contenders = np.flatnonzero(unseen & (bound > threshold))
             self.rounds.append(Round(int((~unseen).sum()), threshold, quantile, len(contenders)))
             if not len(contenders):
-                return name, float(bound[unseen].max()) if unseen.any() else -math.inf
+                return name, bound
             chosen = contenders[np.argsort(-bound[contenders], kind="stable")][: self.options.top]
             self._replace(chosen)
             self.num_contenders += len(chosen)
@@ -126,10 +130,11 @@ class _Screen:
 
     def _is_trusted(self) -> bool:
         true = self.exact[self.sample]
-        misses = np.sqrt(np.mean((true - self.cheap[self.sample]) ** 2)) if len(true) else 0.0
-        return (
-            bool(misses <= LARGEST_RESIDUAL * true.std() and self.excess <= self.options.alpha) if len(true) else True
-        )
+        if not len(true):
+            return True
+        misses = np.sqrt(np.mean((true - self.cheap[self.sample]) ** 2))
+        is_near = bool(misses <= LARGEST_RESIDUAL * true.std())
+        return is_near and self.excess <= self.options.alpha and not self.surprises
 
     def _replace(self, chosen: np.ndarray) -> None:
         if not len(chosen):
@@ -151,9 +156,9 @@ class _Screen:
         seen = np.sort(self.exact[~np.isnan(self.exact)])[::-1]
         return float(seen[min(self.options.top, len(seen)) - 1]) if len(seen) else -math.inf
 
-    def _sharpest(self) -> tuple[str, float, np.ndarray]:
-        """The scale that leaves the fewest contenders, with its quantile and bounds. Each has its share of alpha, so that
-        choosing costs nothing of the level."""
+    def _sharpest(self) -> tuple[str, float, np.ndarray, int]:
+        """The scale that leaves the fewest contenders, with its quantile and bounds, and how many of the sample belong among the top
+        though their bounds would have hidden them. Each scale has its share of alpha, so that choosing costs nothing of the level."""
         seen, threshold = ~np.isnan(self.exact), self._threshold()
         near = seen.copy()
         near[self.sample] = False
@@ -164,12 +169,24 @@ class _Screen:
             quantile = upper_quantile(residuals[self.sample], self.level)
             if near.sum() * self.level >= 1:
                 quantile = max(quantile, upper_quantile(residuals[near], self.level))
-            quantile = max(quantile, ((threshold - self.cheap[top]) / scale[top]).max(initial=-math.inf))
+            needed = (threshold - self.cheap[top]) / scale[top]
+            surprises = int((needed > quantile).sum())
+            quantile = max(quantile, needed.max(initial=-math.inf))
             bound = self.cheap + scale * quantile
-            made.append((int((bound[~seen] > threshold).sum()), name, quantile, bound))
+            made.append((int((bound[~seen] > threshold).sum()), name, quantile, bound, surprises))
         return min(made, key=lambda each: each[0])[1:]
 
-    def _answer(self, scale: str, bound: float) -> Answer:
+    def _keep_below(self, bound: np.ndarray) -> None:
+        """Take from the effects of unseen components what their scores are above their bounds, from each input its share."""
+        too_high = np.where(np.isnan(self.exact), np.maximum(self.cheap - bound, 0), 0)
+        share = np.zeros(len(self.weights))
+        first = len(share) // self.instrument.num_read_outs
+        share[:first] = self.instrument.gap[:first]
+        which = np.flatnonzero(too_high)
+        self.effects[:, self.places[which]] -= np.outer(share, too_high[which]).astype(self.effects.dtype)
+
+    def _answer(self, scale: str, bound: np.ndarray) -> Answer:
+        self._keep_below(bound)
         seen = ~np.isnan(self.exact)
         residual = (self.exact - self.cheap)[self.sample]
         shape = self.instrument.reach[self.kind].shape
@@ -184,11 +201,13 @@ class _Screen:
             top=self.options.top,
             alpha=self.options.alpha,
             threshold=self._threshold(),
-            bound=bound,
+            bound=float(bound[~seen].max(initial=-math.inf)),
             scale=scale,
             rounds=tuple(self.rounds),
             excess=self.excess,
-            is_trusted=self._is_trusted(),
+            unnoticed=1 - self.options.alpha ** (1 / max(1, len(self.sample))) if not seen.all() else 0.0,
+            surprises=self.surprises,
+            is_trusted=self.is_trusted,
             **agreement(self.cheap[seen], self.exact[seen])._asdict(),
             residual=float(residual.std()) if len(residual) else 0.0,
         )

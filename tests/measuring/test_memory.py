@@ -65,11 +65,29 @@ def test_no_more_candidates_than_fill_the_machine():
 def test_too_little_memory_says_what_would_do():
     least = held(MEDIUM, tree(), (1, 1))
     said = (
-        rf"at least {least / MIB:.0f} MiB beside the models \({tree().tokens.shape[0]} distinct token positions, width 128\); "
-        rf"the budget is {(least - 1) / MIB:.0f} MiB. Give more memory, or use fewer or shorter prompts"
+        rf"a sweep over {tree().tokens.shape[0]} distinct token positions needs {least / MIB:.1f} MiB beside the models; "
+        r"the budget is 1.0 MiB. Give more memory \(memory=, --memory\), or use fewer or shorter prompts"
     )
     with pytest.raises(MemoryError, match=said):
+        memory.plan(MEDIUM, tree(), 4, 30, MIB, fill=10**9)
+    assert memory.plan(MEDIUM, tree(), 4, 30, least, fill=10**9) == (1, 1)
+    with pytest.raises(MemoryError):
         memory.plan(MEDIUM, tree(), 4, 30, least - 1, fill=10**9)
+
+
+@pytest.mark.parametrize(
+    ("ask", "what"),
+    [
+        (lambda budget: memory.prompts_at_once(MEDIUM, 9, 4, budget), "a run of one prompt of 9 tokens"),
+        (lambda budget: memory.cheap_prompts(MEDIUM, 9, 4, 30, budget), "a backward pass of one prompt of 9 tokens"),
+    ],
+)
+def test_one_prompt_must_fit(ask, what):
+    with pytest.raises(
+        MemoryError, match=f"{what} needs .* MiB beside the models; the budget is 1,000 bytes. .*use shorter prompts"
+    ):
+        ask(1000)
+    assert ask(10**9) > 1
 
 
 def test_default_budget_is_a_share_of_what_is_free(monkeypatch):

@@ -141,7 +141,8 @@ def test_a_prompt_that_does_not_fit_is_refused():
     least = memory.cheap_bytes(CONFIG, INPUTS.tokens.shape[1], 4, 2, 1)
     assert memory.cheap_prompts(CONFIG, INPUTS.tokens.shape[1], 4, 2, least) == 1
     with pytest.raises(
-        MemoryError, match=r"cheap scores needs \d+ MiB beside the models for one prompt of 4 tokens; the budget is"
+        MemoryError,
+        match=r"a backward pass of one prompt of 4 tokens needs [\d,]+ bytes beside the models; the budget is",
     ):
         sweep.cheap(CONFIG, ("head",), models, budget=least - 1)
 

@@ -22,7 +22,9 @@ def test_every_part_of_a_bill_has_a_pace(quick, kinds):
     job = cost.Job(config, engine_cases.tree_of(prompts), 7, 2, 4)
     found = calibration.calibrate(job, prompts, kinds, "float32", 10**9)
     room = calibration.memory.plan(config, job.tree, 4, 2, 10**9, 1000)
-    parts = {part for bill in cost.bills(job, kinds, room, top=5, alpha=0.05, steps=2).values() for part in bill}
+    parts = {
+        part for bill in cost.bills(job, kinds, room, top=5, alpha=0.05, sample=200, steps=2).values() for part in bill
+    }
     assert found.paces.keys() == found.compiling.keys() == parts
     assert all(0 < pace.flops < np.inf and pace.piece >= 0 for pace in found.paces.values())
 

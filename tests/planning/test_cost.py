@@ -151,17 +151,19 @@ def test_pieces_begin_at_their_lowest_layer_and_are_full():
 
 def test_every_method_has_a_bill_and_screening_saves():
     work, kinds = job(testing.tiny_config(layers=6, **WIDE, kv_heads=2), depth=5), ("head", "neuron")
-    bills = cost.bills(work, kinds, ROOM, top=100, alpha=0.05, steps=16)
+    bills = cost.bills(work, kinds, ROOM, top=100, alpha=0.05, sample=200, steps=16)
     assert bills.keys() == METHODS.keys()
     assert bills["screened"]["head"] == bills["exact"]["head"], "40 heads are fewer than a sample"
     assert bills["screened"]["neuron"].pieces == 300 / 4 and bills["exact"]["neuron"].pieces == 5 * 512 / 4
     assert bills["local_linear"] == bills["first_order"] == {cost.CHEAP: bills["screened"][cost.CHEAP]}
     assert bills["integrated"][cost.SLOPES].pieces == 16 * 6
-    assert cost.smallest_sample(0.01) == 300
+    assert cost.smallest_sample(0.01, 200) == 300 and cost.smallest_sample(0.05, 500) == 500
 
 
 def test_the_embedding_is_patched_by_the_plain_model():
-    bills = cost.bills(job(testing.tiny_config()), ("embed", "final_norm"), ROOM, top=1, alpha=0.05, steps=1)
+    bills = cost.bills(
+        job(testing.tiny_config()), ("embed", "final_norm"), ROOM, top=1, alpha=0.05, sample=200, steps=1
+    )
     assert bills["exact"][cost.SLOPES].pieces == 1, "the last norm does not reach an anchor"
     assert bills["screened"][cost.SLOPES].pieces == 1 + 6
     assert cost.CHEAP not in bills["local_linear"]

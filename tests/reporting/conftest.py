@@ -12,7 +12,6 @@ import jaxpatch as jp
 from jaxpatch import testing
 from jaxpatch.reporting import figures
 from jaxpatch.reporting.findings import Findings, Sample
-from jaxpatch.scoring import screened as screen
 
 SAMPLES = (
     Sample("Describe owls.", "base", "Owls are birds.", False),
@@ -48,10 +47,9 @@ def exact(scored) -> Findings:
 def screened(scored, exact) -> Findings:
     """A screen that leaves some heads unseen: a small sample, and a level that is met with few."""
     pair, prompts, anchor, _ = scored
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        patch.setattr(screen, "SAMPLE", 3)
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = jp.score(pair, prompts, anchor, kinds=("head",), method="screened", top=2, alpha=0.9)
+        found = jp.score(pair, prompts, anchor, kinds=("head",), method="screened", top=2, alpha=0.9, sample=3)
     assert not found.screening["head"].replaced[: anchor.layer + 1].all()
     return exact._replace(scores=found)
 

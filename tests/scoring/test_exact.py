@@ -17,12 +17,12 @@ def test_out_of_reach_is_zero_and_never_asked_for():
     asked = []
     tool = scoring_toys.linear()
     tool = tool._replace(
-        reach={**tool.reach, "head": np.array([[True, True], [False, False]])},
+        seen=({**tool.reach, "head": np.array([[True, True], [False, False]])},),
         exact=lambda kind, indices, progress: asked.append(indices.tolist()) or np.ones((len(indices), 2)),
     )
     effects = exact.effects(tool, ("head",), scoring_toys.options())["head"].effects
     assert asked == [[[0, 0], [0, 1]]] and effects[:, 0].all() and not effects[:, 1].any()
-    nothing = tool._replace(reach={"head": np.zeros((2, 2), bool)})
+    nothing = tool._replace(seen=({"head": np.zeros((2, 2), bool)},))
     assert not exact.effects(nothing, ("head",), scoring_toys.options())["head"].effects.any() and len(asked) == 1
 
 

@@ -7,12 +7,14 @@ import pytest
 import scoring_toys
 
 import jaxpatch as jp
-from jaxpatch import testing
+from jaxpatch import pipeline, testing
 from jaxpatch.measuring import instrument
 from jaxpatch.scoring import exact, local_linear, screened
+from jaxpatch.scoring.method import DEFAULTS
 
 TOP = 50
 NUMBER = 3000
+SAMPLE = DEFAULTS.sample
 
 
 def ladder(seed: int, noise: float = 0.3):
@@ -26,7 +28,7 @@ def ladder(seed: int, noise: float = 0.3):
 
 def screen(numbers, **changes):
     tool = scoring_toys.ladder(*numbers)
-    return screened.effects(tool, ("part",), scoring_toys.options(top=TOP, **changes))["part"]
+    return screened.effects(tool, ("part",), scoring_toys.options(**({"top": TOP} | changes)))["part"]
 
 
 def quietly(numbers, **changes):
@@ -46,7 +48,7 @@ def test_a_perfect_cheap_score_costs_its_sample_and_the_best():
     true = ladder(0)[0]
     answer = screen((true, true))
     said = answer.screening
-    assert said.is_random.sum() == screened.SAMPLE
+    assert said.is_random.sum() == SAMPLE
     best = np.argsort(-true)[:TOP]
     assert set(np.flatnonzero(said.replaced)) == set(np.flatnonzero(said.is_random)) | set(best)
     assert set(np.argsort(-answer.effects.mean(0))[:TOP]) == set(best)
@@ -95,6 +97,45 @@ def test_nothing_unseen_may_be_above_the_threshold_at_the_end(seed):
     assert thresholds == sorted(thresholds), "what is found can only get better"
 
 
+@pytest.mark.parametrize("aggregate", ["mean_of_ratios", "ratio_of_means"])
+def test_no_estimate_stands_above_its_bound(aggregate):
+    """A cheap score that is too high for all: bounds lie below it, and what was not replaced must not be taken for the best."""
+    true = np.random.default_rng(0).normal(0.003, 0.01, NUMBER)
+    tool = scoring_toys.ladder(true, true + 0.004)
+    found = pipeline.score_with(
+        tool, kinds=("part",), method="screened", options=scoring_toys.options(top=TOP, aggregate=aggregate)
+    )
+    said, values = found.screening["part"], found.values["part"]
+    assert said.is_trusted and 0 < said.replaced.sum() < NUMBER / 2
+    assert set(found.top("part", TOP)["index"]) == set(np.argsort(-true)[:TOP])
+    assert values[~said.replaced].max() == pytest.approx(said.bound, abs=1e-6) and said.bound <= said.threshold
+    np.testing.assert_allclose(values[said.replaced], true[said.replaced], atol=1e-6)
+    assert (found.low["part"] <= values + 1e-6).all() and (values <= found.high["part"] + 1e-6).all()
+
+
+def test_what_a_sample_does_not_notice():
+    """Of components to which the cheap score is blind, a share of `unnoticed` is missed by the sample with probability alpha."""
+    true = ladder(0)[0]
+    answers = [screen((true, true), seed=seed, alpha=0.2).screening for seed in range(300)]
+    number = round(answers[0].unnoticed * NUMBER)
+    assert answers[0].unnoticed == pytest.approx(1 - 0.2 ** (1 / SAMPLE))
+    missed = np.mean([not said.is_random[:number].any() for said in answers])
+    assert missed == pytest.approx(0.2, abs=0.07)
+
+
+def test_a_larger_sample_notices_what_a_small_one_does_not():
+    """The truly best are ones to which the cheap score is blind, and all others are right."""
+    true = np.random.default_rng(0).standard_normal(NUMBER)
+    best = np.argsort(-true)[:20]
+    true[best] += 5
+    cheap = np.where(np.isin(np.arange(NUMBER), best), 0, true)
+    few, many = ([quietly((true, cheap), top=20, sample=sample, seed=s) for s in range(10)] for sample in (30, 500))
+    assert any(answer.screening.is_trusted for answer in few), "so rare are they that few do not see them"
+    found = [answer.screening.replaced[best].mean() for answer in many]
+    assert not any(answer.screening.is_trusted for answer in many) and min(found) == 1
+    assert all(answer.screening.surprises for answer in many)
+
+
 def test_a_smaller_alpha_replaces_at_least_as_many():
     for seed in range(5):
         replaced = [
@@ -112,7 +153,7 @@ def test_same_seed_same_bits_other_seed_other_sample():
     assert (first.screening.is_random != other.screening.is_random).any()
 
 
-@pytest.mark.parametrize("number", [1, 30, screened.SAMPLE])
+@pytest.mark.parametrize("number", [1, 30, SAMPLE])
 def test_few_components_are_all_replaced(number):
     """There is nothing left to be trusted, so nothing is warned of: these are exact scores, however bad the cheap one."""
     draw = np.random.default_rng(0)
@@ -126,9 +167,9 @@ def test_components_out_of_reach_are_no_part_of_it():
     true = ladder(0)[0]
     tool = scoring_toys.ladder(true, true)
     reach = np.arange(NUMBER) < 1000
-    answer = screened.effects(tool._replace(reach={"part": reach}), ("part",), scoring_toys.options(top=TOP))["part"]
-    assert not answer.screening.replaced[~reach].any() and answer.screening.is_random.sum() == screened.SAMPLE
-    nothing = tool._replace(reach={"part": np.zeros(NUMBER, bool)})
+    answer = screened.effects(tool._replace(seen=({"part": reach},)), ("part",), scoring_toys.options(top=TOP))["part"]
+    assert not answer.screening.replaced[~reach].any() and answer.screening.is_random.sum() == SAMPLE
+    nothing = tool._replace(seen=({"part": np.zeros(NUMBER, bool)},))
     said = screened.effects(nothing, ("part",), scoring_toys.options(top=TOP))["part"].screening
     assert not said.replaced.any() and said.bound == said.threshold == -np.inf and said.is_trusted
 
@@ -185,7 +226,7 @@ def test_a_real_pair_gets_exact_values_where_replaced():
     true = exact.effects(tool, ("neuron",), scoring_toys.options())["neuron"].effects
     cheap = local_linear.effects(tool, ("neuron",), scoring_toys.options())["neuron"].effects
     replaced = answer.screening.replaced
-    assert screened.SAMPLE <= replaced.sum() < 500 and not replaced[2:].any(), "nothing above the anchor is replaced"
+    assert SAMPLE <= replaced.sum() < 500 and not replaced[2:].any(), "nothing above the anchor is replaced"
     largest = np.abs(true).max()
     np.testing.assert_allclose(answer.effects[:, replaced], true[:, replaced], atol=1e-5 * largest, rtol=0)
     np.testing.assert_array_equal(answer.effects[:, ~replaced], cheap[:, ~replaced])
