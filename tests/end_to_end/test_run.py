@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from jaxpatch import cli, run
+from jaxpatch import cli, resume, run
 from jaxpatch.measuring import memory, sweep
 
 COMMAND = (sys.executable, "-u", "-m", "jaxpatch.cli")
@@ -91,6 +91,15 @@ def test_a_folder_that_only_looks_like_a_journal_is_refused(in_process, tmp_path
     said = capsys.readouterr().err
     assert "results.unfinished: it holds other things than a journal (thesis)" in said and "--memory inf" in said
     assert left_behind(tmp_path / "results.unfinished") == ["thesis"]
+
+
+def test_two_runs_into_one_place_do_not_meet(in_process, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run.checkpoints, "load_pair", lambda *args, **kw: pytest.fail("a model was read"))
+    with resume.Journal(tmp_path / "results.unfinished"):
+        assert in_process() == 1
+        said = " ".join(capsys.readouterr().err.split())
+        assert "results.unfinished: another run has it open. Wait until that has ended, or name another" in said
+        assert left_behind(tmp_path / "results.unfinished") == ["lock"]
 
 
 def test_the_same_seed_gives_the_same_scores(in_process, tmp_path):
@@ -309,11 +318,12 @@ def test_ctrl_c_says_what_to_do(arguments, tmp_path):
     assert left_behind(tmp_path) == []
 
 
-def test_a_killed_run_leaves_nothing_and_starts_again(arguments, in_process, tmp_path):
+def test_a_run_killed_before_it_scored_leaves_a_lock_that_locks_nothing(arguments, in_process, tmp_path):
     process = start(arguments)
     time.sleep(0.5)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=120)
-    assert left_behind(tmp_path) == []
+    assert left_behind(tmp_path) == ["results.unfinished"]
+    assert left_behind(tmp_path / "results.unfinished") == ["lock"]
     assert in_process() == 0
     assert left_behind(tmp_path) == ["results"]
