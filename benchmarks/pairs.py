@@ -14,6 +14,7 @@ from jaxpatch import fetch
 from jaxpatch.measuring import anchors, inputs, prompt_sets, read_outs
 from jaxpatch.models import checkpoints, decoder
 from jaxpatch.models.config import DecoderConfig
+from jaxpatch.models.rope import Rope
 from jaxpatch.trees import paths
 
 ADAPTER = report.FOLDER.parent / "experiments" / "six_constraints" / "adapter"
@@ -95,7 +96,7 @@ def real(num_prompts: int) -> Case:
 
 
 def _shape(**fields: Any) -> DecoderConfig:
-    return DecoderConfig(family="llama", context=4096, rope_theta=500_000.0, norm_eps=1e-5, **fields)
+    return DecoderConfig(family="llama", context=4096, rope=Rope(theta=500_000.0), norm_eps=1e-5, **fields)
 
 
 SHAPES: dict[str, tuple[DecoderConfig, str]] = {

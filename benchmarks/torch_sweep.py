@@ -95,7 +95,7 @@ def _their_config(config: DecoderConfig) -> transformers.LlamaConfig:
         head_dim=config.head_width,
         max_position_embeddings=config.context,
         rms_norm_eps=config.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope.theta},
         tie_word_embeddings=config.tied,
         attention_bias=config.attention_bias,
         mlp_bias=config.mlp_bias,

@@ -91,7 +91,7 @@ def tiny_checkpoints(folder: str | Path, *, seed: int = 0) -> tuple[Path, Path]:
         "intermediate_size": config.neurons,
         "max_position_embeddings": config.context,
         "rms_norm_eps": config.norm_eps,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope.theta},
         "eos_token_id": tokenizer.eos_token_id,
     }
     pair = dataclasses.replace(tiny_pair(config, seed=seed), tokenizer=tokenizer, raw_config=raw)

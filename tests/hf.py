@@ -11,18 +11,29 @@ import tokenizers
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from transformers import modeling_rope_utils
 from transformers.models.llama import modeling_llama
 
 torch.set_num_threads(1)  # matrices this small only lose by threads
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 24,
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     "MHA untied": dict(num_key_value_heads=4),
     "GQA tied": dict(num_key_value_heads=2, tie_word_embeddings=True),
     "MQA untied wide heads": dict(num_key_value_heads=1, head_dim=6),
     "GQA untied biases": dict(num_key_value_heads=2, attention_bias=True, mlp_bias=True),
     "MHA tied attention bias": dict(num_key_value_heads=4, tie_word_embeddings=True, attention_bias=True),
+    "GQA llama3 rope": dict(rope_parameters=LLAMA3_ROPE, max_position_embeddings=192),
+    "GQA linear rope": dict(rope_parameters={"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}),
     "MQA tied mlp bias": dict(num_key_value_heads=1, tie_word_embeddings=True, mlp_bias=True),
 }
 """Heads per group, tying, biases and a head width of its own: every value of each, in few models."""
@@ -86,20 +97,24 @@ def in_float64() -> Iterator[None]:
         def __getattr__(self, name):
             return getattr(torch, name)
 
-    modeling_llama.torch, kept = Lifted(), modeling_llama.torch
+    lifted = (modeling_llama, modeling_rope_utils)
+    for module in lifted:
+        module.torch = Lifted()
     try:
         yield
     finally:
-        modeling_llama.torch = kept
+        for module in lifted:
+            module.torch = torch
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> transformers.LlamaForCausalLM:
     """The model as transformers reads it; with float64 rotary frequencies where it is float64."""
     model = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
     if dtype == torch.float64:
+        rotary = model.model.rotary_emb
+        stretched = modeling_rope_utils.ROPE_INIT_FUNCTIONS | {"default": rotary.compute_default_rope_parameters}
         with in_float64():
-            frequencies, _ = model.model.rotary_emb.compute_default_rope_parameters(model.config)
-        model.model.rotary_emb.inv_freq = frequencies
+            rotary.inv_freq, _ = stretched[rotary.rope_type](model.config)
     return model
 
 

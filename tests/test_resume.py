@@ -15,6 +15,7 @@ import pytest
 import jaxpatch as jp
 from jaxpatch import resume, testing
 from jaxpatch.measuring import memory, sweep
+from jaxpatch.models.rope import Rope
 
 CONFIG = testing.tiny_config(neurons=96)
 PAIR, INPUTS = testing.tiny_pair(CONFIG), testing.tiny_inputs(CONFIG)
@@ -107,8 +108,8 @@ def test_a_finished_run_is_only_read(tmp_path, monkeypatch):
             dict(pair=dataclasses.replace(PAIR, config=testing.tiny_config(neurons=96, norm_eps=1e-3))),
         ),
         (
-            "rope_theta of the models",
-            dict(pair=dataclasses.replace(PAIR, config=testing.tiny_config(neurons=96, rope_theta=9e3))),
+            "rope of the models",
+            dict(pair=dataclasses.replace(PAIR, config=testing.tiny_config(neurons=96, rope=Rope(theta=9e3)))),
         ),
     ],
 )

@@ -1,6 +1,8 @@
 """What a decoder is made of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from jaxpatch.models.rope import Rope
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +19,7 @@ class DecoderConfig:
         head_width: H, width of one head; even, because rotary pairs its two halves.
         neurons: F, hidden units of one MLP.
         context: longest sequence in tokens.
-        rope_theta: base of the rotary frequencies.
+        rope: rotary positions.
         norm_eps: added to the mean square inside a norm.
         tied: the unembedding is the embedding, transposed.
         attention_bias: q, k, v and o have biases.
@@ -33,7 +35,7 @@ class DecoderConfig:
     head_width: int
     neurons: int
     context: int
-    rope_theta: float = 10_000.0
+    rope: Rope = field(default_factory=Rope)
     norm_eps: float = 1e-6
     tied: bool = False
     attention_bias: bool = False
@@ -49,8 +51,9 @@ class DecoderConfig:
             faults.append(f"kv_heads must divide heads; got heads={self.heads}, kv_heads={self.kv_heads}")
         if self.head_width % 2:
             faults.append(f"head_width must be even; got {self.head_width}")
-        if self.rope_theta <= 0 or self.norm_eps <= 0:
-            faults.append(f"rope_theta and norm_eps must be positive; got {self.rope_theta}, {self.norm_eps}")
+        if self.norm_eps <= 0:
+            faults.append(f"norm_eps must be positive; got {self.norm_eps}")
+        faults += self.rope.faults()
         if faults:
             raise ValueError("; ".join(faults) + ".")
 

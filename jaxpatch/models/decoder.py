@@ -248,13 +248,13 @@ def widened(params: Params, kernels: bool = True) -> Params:
 def causal_context(config: DecoderConfig, num_tokens: int, dtype: Any) -> Context:
     """Right-padded sequences: a token looks at itself and at what stands before it, so padding needs no mask."""
     positions = jnp.arange(num_tokens)
-    cos_sin = layers.rope(positions, config.head_width, config.rope_theta, dtype)
+    cos_sin = layers.rope(positions, config.rope.frequencies(config.head_width), dtype)
     return Context(cos_sin, positions[:, None] >= positions[None, :])
 
 
 def tree_context(config: DecoderConfig, tree: prefix_tree.PrefixTree, dtype: Any) -> TreeContext:
     """The context of a prefix tree's nodes."""
-    cos_sin = layers.rope(tree.positions, config.head_width, config.rope_theta, dtype)
+    cos_sin = layers.rope(tree.positions, config.rope.frequencies(config.head_width), dtype)
     return TreeContext(cos_sin, tree.inside, tree.ends, tree.last)
 
 

@@ -45,7 +45,7 @@ def greedy(
 
     def run(new, positions, mask, slot, cache, is_steered):
         """Residual stream [B, t, D] of new tokens, the cache grown by them."""
-        cos_sin = layers.rope(positions, config.head_width, config.rope_theta, dtype)
+        cos_sin = layers.rope(positions, config.rope.frequencies(config.head_width), dtype)
         context = decoder.Context(cos_sin, mask, slot)
 
         def block(x, layer):

@@ -54,10 +54,9 @@ def rms_norm(x: Float[Array, "*lead D"], scale: Float[Array, " D"], eps: float) 
     return scale * normed.astype(scale.dtype)
 
 
-def rope(positions: Int[Array, "*lead T"], width: int, theta: float, dtype: Any) -> CosSin:
-    """Cosine and sine of the rotary angles of heads of `width`, in `dtype`."""
+def rope(positions: Int[Array, "*lead T"], frequencies: np.ndarray, dtype: Any) -> CosSin:
+    """Cosine and sine of the angles that pairs of such frequencies have turned, in `dtype`."""
     wide = np.promote_types(dtype, np.float32)
-    frequencies = theta ** (-np.arange(0, width, 2) / width)
     angles = positions[..., None].astype(wide) * frequencies.astype(wide)
     return jnp.cos(angles).astype(dtype), jnp.sin(angles).astype(dtype)
 

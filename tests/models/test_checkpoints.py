@@ -172,7 +172,10 @@ def test_a_shorter_vocabulary_is_refused(folders, tmp_path):
         (dict(attention_bias=True), ("attention_bias: base has False, special has True",)),
         (dict(rms_norm_eps=1e-6), ("norm_eps: base has 1e-05, special has 1e-06",)),
         (dict(hidden_size=24, mlp_bias=True), ("width", "mlp_bias", "head_width")),
-        (dict(rope_parameters={"rope_type": "default", "rope_theta": 9.0}), ("rope_theta: base has 500.0",)),
+        (
+            dict(rope_parameters={"rope_type": "default", "rope_theta": 9.0}),
+            ("rope: base has Rope(theta=500.0, stretch=None), special has Rope(theta=9.0",),
+        ),
     ],
     ids=str,
 )

@@ -10,6 +10,7 @@ from jaxpatch import testing
 from jaxpatch.models import checkpoints, convert
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.families import FAMILIES
+from jaxpatch.models.rope import Linear, Llama3, Rope
 
 CHANGES = dict(
     family="gemma",
@@ -21,7 +22,7 @@ CHANGES = dict(
     head_width=8,
     neurons=20,
     context=5,
-    rope_theta=100.0,
+    rope=Rope(theta=100.0),
     norm_eps=0.1,
     tied=True,
     attention_bias=True,
@@ -45,7 +46,7 @@ def test_each_field_changes_the_answer_or_is_refused(name):
     try:
         assert np.abs(answer(changed, params) - answer(config, params)).max() > 1e-3
     except (ValueError, KeyError) as error:
-        assert name not in ("rope_theta", "norm_eps", "tied"), f"these change nothing but the numbers; got {error}"
+        assert name not in ("rope", "norm_eps", "tied"), f"these change nothing but the numbers; got {error}"
 
 
 def test_changes_make_another_model_and_leave_this_one():
@@ -61,8 +62,13 @@ def test_changes_make_another_model_and_leave_this_one():
         (dict(layers=0), "layers must be at least 1; got 0"),
         (dict(heads=4, kv_heads=3), "kv_heads must divide heads; got heads=4, kv_heads=3"),
         (dict(head_width=5), "head_width must be even; got 5"),
-        (dict(rope_theta=0.0), "rope_theta and norm_eps must be positive"),
-        (dict(norm_eps=-1e-6), "rope_theta and norm_eps must be positive"),
+        (dict(rope=Rope(theta=0.0)), "rope theta must be positive; got 0.0"),
+        (dict(rope=Rope(stretch=Linear(factor=-2.0))), "rope factor must be positive; got -2.0"),
+        (
+            dict(rope=Rope(stretch=Llama3(factor=8.0, slow=4.0, fast=1.0, original=9))),
+            "slow = 4.0 must be less than fast = 1.0",
+        ),
+        (dict(norm_eps=-1e-6), "norm_eps must be positive; got -1e-06"),
     ],
 )
 def test_nonsense_is_refused(changes, fault):

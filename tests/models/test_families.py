@@ -6,6 +6,7 @@ import pytest
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.convert import Rule
 from jaxpatch.models.families import FAMILIES, family, llama
+from jaxpatch.models.rope import Linear, Llama3, Rope
 
 
 @pytest.fixture
@@ -36,6 +37,12 @@ def test_a_family_has_what_the_floor_asks_of_it(name):
         member.gguf_config({})
 
 
+STRETCHES = {
+    "GQA llama3 rope": Llama3(factor=8.0, slow=1.0, fast=4.0, original=24),
+    "GQA linear rope": Linear(factor=4.0),
+}
+
+
 @pytest.mark.parametrize("variant", hf.VARIANTS)
 def test_a_config_is_read_as_transformers_means_it(variant):
     theirs = hf.config(**hf.VARIANTS[variant])
@@ -50,7 +57,7 @@ def test_a_config_is_read_as_transformers_means_it(variant):
         head_width=theirs.head_dim,
         neurons=theirs.intermediate_size,
         context=theirs.max_position_embeddings,
-        rope_theta=theirs.rope_parameters["rope_theta"],
+        rope=Rope(theta=theirs.rope_parameters["rope_theta"], stretch=STRETCHES.get(variant)),
         norm_eps=theirs.rms_norm_eps,
         tied=theirs.tie_word_embeddings,
         attention_bias=theirs.attention_bias,
@@ -62,7 +69,7 @@ def test_what_is_left_out_has_transformers_defaults():
     fields = dict(vocab_size=8, num_hidden_layers=1, hidden_size=8, num_attention_heads=2, intermediate_size=3)
     ours, theirs = llama.read_config(fields), type(hf.config())(**fields)
     assert (ours.kv_heads, ours.head_width, ours.context) == (2, 4, theirs.max_position_embeddings)
-    assert (ours.rope_theta, ours.norm_eps) == (theirs.rope_parameters["rope_theta"], theirs.rms_norm_eps)
+    assert (ours.rope.theta, ours.norm_eps) == (theirs.rope_parameters["rope_theta"], theirs.rms_norm_eps)
     assert (ours.tied, ours.attention_bias, ours.mlp_bias) == (False, False, False)
 
 
@@ -77,7 +84,7 @@ def test_what_is_left_out_has_transformers_defaults():
     ],
 )
 def test_rope_theta_is_found_where_old_and_new_configs_have_it(raw, changes, theta):
-    assert llama.read_config(raw | changes).rope_theta == theta
+    assert llama.read_config(raw | changes).rope == Rope(theta=theta)
 
 
 @pytest.mark.parametrize(
@@ -93,15 +100,39 @@ def test_fields_that_change_nothing_pass(raw, changes):
     assert llama.read_config(raw | changes) == llama.read_config(raw)
 
 
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "rope_theta": 1e4}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "rope_theta": 5e5, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+YARN = {"rope_type": "yarn", "factor": 8.0, "rope_theta": 1e4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "rope"),
+    [
+        (
+            dict(rope_parameters=LLAMA3 | {"original_max_position_embeddings": 32}),
+            Rope(theta=5e5, stretch=Llama3(factor=8.0, slow=1.0, fast=4.0, original=32)),
+        ),
+        (
+            dict(rope_parameters=None, rope_scaling=LLAMA3, rope_theta=7.0),
+            Rope(theta=5e5, stretch=Llama3(factor=8.0, slow=1.0, fast=4.0, original=96)),
+        ),
+        (
+            dict(rope_parameters=None, rope_scaling={"type": "linear", "factor": 2}, rope_theta=7.0),
+            Rope(theta=7.0, stretch=Linear(factor=2.0)),
+        ),
+    ],
+)
+def test_a_stretched_rope_is_read_as_old_and_new_configs_write_it(raw, changes, rope):
+    assert llama.read_config(raw | changes).rope == rope
 
 
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        (dict(rope_parameters=LLAMA3), "rope type 'llama3' is not supported"),
-        (dict(rope_parameters=None, rope_scaling=LLAMA3), "rope type 'llama3' is not supported"),
-        (dict(rope_scaling={"type": "linear", "factor": 2.0}), "factor"),
+        (dict(rope_parameters=YARN), "rope type 'yarn' is not supported (default, linear and llama3 are)"),
+        (dict(rope_parameters=None, rope_scaling=YARN), "rope type 'yarn' is not supported"),
+        (dict(rope_scaling={"type": "linear"}), "rope factor: wanted a positive number, got None"),
+        (dict(rope_scaling={"type": "linear", "factor": 2.0, "beta": 3}), "rope beta = 3 is not supported"),
+        (dict(rope_parameters=LLAMA3 | {"low_freq_factor": 9.0}), "slow = 9.0 must be less than fast = 4.0"),
         (dict(rope_parameters={"rope_theta": 5.0, "partial_rotary_factor": 0.5}), "partial_rotary_factor = 0.5"),
         (dict(hidden_act="gelu"), "hidden_act = 'gelu' is not supported (only 'silu' is)"),
         (dict(pretraining_tp=2), "pretraining_tp = 2"),
@@ -127,8 +158,8 @@ def test_fields_that_matter_are_refused_by_name(raw, changes, fault):
 
 def test_all_faults_are_named_at_once(raw):
     with pytest.raises(ValueError) as error:
-        llama.read_config(raw | dict(hidden_act="gelu", rope_parameters=LLAMA3, sliding_window=4, vocab_size=0))
-    assert all(word in str(error.value) for word in ("gelu", "llama3", "sliding_window", "vocab_size"))
+        llama.read_config(raw | dict(hidden_act="gelu", rope_parameters=YARN, sliding_window=4, vocab_size=0))
+    assert all(word in str(error.value) for word in ("gelu", "yarn", "sliding_window", "vocab_size"))
 
 
 def test_a_ledger_knows_what_was_read():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxpatch.models import layers
+from jaxpatch.models.rope import Rope
 
 LONG = 2 * layers.PIECE + 3
 """Two whole pieces and a bit."""
@@ -162,7 +163,7 @@ def test_a_norm_of_narrow_numbers_is_computed_wide():
 
 def test_rotary_angles_are_right_far_out():
     positions = jnp.asarray([0, 1, 8191])
-    cos, sin = layers.rope(positions, 64, 100_000.0, jnp.float32)
+    cos, sin = layers.rope(positions, Rope(theta=100_000.0).frequencies(64), jnp.float32)
     angles = np.asarray(positions)[:, None] * 100_000.0 ** (-np.arange(0, 64, 2) / 64)
     np.testing.assert_allclose(cos, np.cos(angles), atol=5e-4)
     np.testing.assert_allclose(sin, np.sin(angles), atol=5e-4)
@@ -173,7 +174,7 @@ def test_rotating_keeps_lengths_and_depends_on_the_distance_only():
         q, k = jnp.asarray(drawn(1, 1, 8)), jnp.asarray(drawn(1, 1, 8, seed=1))
 
         def at(x, position):
-            return layers.rotate(x, layers.rope(jnp.asarray([position]), 8, 500.0, jnp.float64))
+            return layers.rotate(x, layers.rope(jnp.asarray([position]), Rope(theta=500.0).frequencies(8), jnp.float64))
 
         np.testing.assert_allclose(jnp.linalg.norm(at(q, 5)), jnp.linalg.norm(q))
         np.testing.assert_allclose((at(q, 5) * at(k, 2)).sum(), (at(q, 13) * at(k, 10)).sum())

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.convert import Rule
+from jaxpatch.models.rope import Linear, Llama3, Rope
 
 
 class Family(NamedTuple):
@@ -66,3 +67,31 @@ class Ledger:
             for name, value in self._raw.items()
             if name not in self._read and name not in ignored and value not in (None, harmless.get(name))
         ]
+
+
+def read_rope(ledger: Ledger, context: int, faults: list[str]) -> Rope:
+    """The rotary positions of a config, wherever its transformers has written them: ``rope_parameters``, or ``rope_scaling`` and
+    ``rope_theta``."""
+    new, old = (dict(ledger.table(name, faults)) for name in ("rope_parameters", "rope_scaling"))
+    if "type" in old:
+        old = {"rope_type": old.pop("type")} | old
+    rope = Ledger(new | old)
+    found: list[str] = []
+    theta = rope.need("rope_theta", found, ledger.need("rope_theta", found, 10_000.0, kind=float), kind=float)
+    sort, stretch = rope.take("rope_type", "default"), None
+    if sort == "linear":
+        stretch = Linear(factor=rope.need("factor", found, kind=float))
+    elif sort == "llama3":
+        stretch = Llama3(
+            factor=rope.need("factor", found, kind=float),
+            slow=rope.need("low_freq_factor", found, kind=float),
+            fast=rope.need("high_freq_factor", found, kind=float),
+            original=rope.need("original_max_position_embeddings", found, context),
+        )
+    elif sort != "default":
+        found.append(f"type {sort!r} is not supported (default, linear and llama3 are)")
+    if sort in ("default", "linear", "llama3"):
+        found += rope.unread({"partial_rotary_factor": 1.0}, frozenset())
+    made = Rope(theta=theta, stretch=stretch)
+    faults += [f"rope {fault}" for fault in found]
+    return made

@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.convert import Rule
-from jaxpatch.models.families.family import Family, Ledger
+from jaxpatch.models.families.family import Family, Ledger, read_rope
 
 _HARMLESS = {"hidden_act": "silu", "pretraining_tp": 1, "rope_interleaved": False, "is_encoder_decoder": False}
 """Fields that change the model, and the one value under which they do not."""
@@ -27,13 +27,9 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
     """config.json -> our config. Raises ValueError with every fault."""
     ledger, faults = Ledger(raw), []
     width, heads = ledger.need("hidden_size", faults), ledger.need("num_attention_heads", faults)
-    rope = Ledger({**ledger.table("rope_parameters", faults), **ledger.table("rope_scaling", faults)})
-    rope_type = rope.take("rope_type", rope.take("type", "default"))
-    if rope_type != "default":
-        faults.append(f"rope type {rope_type!r} is not supported (only 'default' is)")
     if ledger.take("head_dim") is None and width % heads:
         faults.append(f"num_attention_heads = {heads} does not divide hidden_size = {width}, and there is no head_dim")
-    rope_theta = ledger.need("rope_theta", faults, 10_000.0, kind=float)
+    context = ledger.need("max_position_embeddings", faults, 2048)
     fields: dict[str, Any] = dict(
         family="llama",
         vocab=ledger.need("vocab_size", faults),
@@ -43,16 +39,14 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
         kv_heads=ledger.need("num_key_value_heads", faults, heads),
         head_width=ledger.need("head_dim", faults, width // heads),
         neurons=ledger.need("intermediate_size", faults),
-        context=ledger.need("max_position_embeddings", faults, 2048),
-        rope_theta=rope.need("rope_theta", faults, rope_theta, kind=float),
+        context=context,
+        rope=read_rope(ledger, context, faults),
         norm_eps=ledger.need("rms_norm_eps", faults, 1e-6, kind=float),
         tied=ledger.need("tie_word_embeddings", faults, False, kind=bool),
         attention_bias=ledger.need("attention_bias", faults, False, kind=bool),
         mlp_bias=ledger.need("mlp_bias", faults, False, kind=bool),
     )
     faults += ledger.unread(_HARMLESS, _IGNORED)
-    if rope_type == "default":
-        faults += [f"rope {fault}" for fault in rope.unread({"partial_rotary_factor": 1.0}, frozenset())]
     if faults:
         raise ValueError("; ".join(faults))
     return DecoderConfig(**fields)
