@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from transformers import modeling_rope_utils
-from transformers.models.llama import modeling_llama
 
 torch.set_num_threads(1)  # matrices this small only lose by threads
 transformers.utils.logging.disable_progress_bar()
@@ -34,12 +34,25 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "MHA tied attention bias": dict(num_key_value_heads=4, tie_word_embeddings=True, attention_bias=True),
     "GQA llama3 rope": dict(rope_parameters=LLAMA3_ROPE, max_position_embeddings=192),
     "GQA linear rope": dict(rope_parameters={"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}),
+    "Mistral, GQA": dict(model_type="mistral", sliding_window=None),
+    "Mistral, window": dict(model_type="mistral", sliding_window=3, num_key_value_heads=1),
+    "Qwen2, tied": dict(model_type="qwen2", tie_word_embeddings=True),
+    "Qwen2, local layers": dict(model_type="qwen2", use_sliding_window=True, sliding_window=2, max_window_layers=1),
+    "Qwen3, MHA": dict(model_type="qwen3", num_key_value_heads=4, head_dim=6),
+    "Qwen3, biases, local layers": dict(
+        model_type="qwen3",
+        attention_bias=True,
+        use_sliding_window=True,
+        sliding_window=2,
+        layer_types=["sliding_attention", "full_attention"],
+        head_dim=4,
+    ),
     "MQA tied mlp bias": dict(num_key_value_heads=1, tie_word_embeddings=True, mlp_bias=True),
 }
 """Heads per group, tying, biases and a head width of its own: every value of each, in few models."""
 
 
-def config(**changes: Any) -> transformers.LlamaConfig:
+def config(model_type: str = "llama", **changes: Any) -> transformers.PretrainedConfig:
     """Two layers, four heads; any field can be changed."""
     fields = dict(
         vocab_size=43,
@@ -54,14 +67,14 @@ def config(**changes: Any) -> transformers.LlamaConfig:
         bos_token_id=1,
         eos_token_id=2,
     )
-    return transformers.LlamaConfig(**(fields | changes))
+    return transformers.AutoConfig.for_model(model_type, **(fields | changes))
 
 
 def save(
     folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, shard: str = "5GB", **changes: Any
 ) -> Path:
     """A random model, no parameter at its initial value. shard: largest file, such as "3KB". Returns: the folder."""
-    model = transformers.LlamaForCausalLM(config(**changes))
+    model = transformers.AutoModelForCausalLM.from_config(config(**changes))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -88,8 +101,8 @@ def retensor(folder: Path, change: Mapping[str, torch.Tensor | None]) -> Path:
 
 
 @contextlib.contextmanager
-def in_float64() -> Iterator[None]:
-    """Lift what transformers' Llama computes in float32 whatever its weights are: norms, angles, softmax."""
+def in_float64(model: transformers.PreTrainedModel) -> Iterator[None]:
+    """Lift what transformers' model computes in float32 whatever its weights are: norms, angles, softmax."""
 
     class Lifted:
         float32 = float = torch.float64
@@ -97,7 +110,7 @@ def in_float64() -> Iterator[None]:
         def __getattr__(self, name):
             return getattr(torch, name)
 
-    lifted = (modeling_llama, modeling_rope_utils)
+    lifted = (sys.modules[type(model).__module__], modeling_rope_utils)
     for module in lifted:
         module.torch = Lifted()
     try:
@@ -107,27 +120,27 @@ def in_float64() -> Iterator[None]:
             module.torch = torch
 
 
-def load(folder: Path, dtype: torch.dtype = torch.float32) -> transformers.LlamaForCausalLM:
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> transformers.PreTrainedModel:
     """The model as transformers reads it; with float64 rotary frequencies where it is float64."""
-    model = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
     if dtype == torch.float64:
         rotary = model.model.rotary_emb
         stretched = modeling_rope_utils.ROPE_INIT_FUNCTIONS | {"default": rotary.compute_default_rope_parameters}
-        with in_float64():
+        with in_float64(model):
             rotary.inv_freq, _ = stretched[rotary.rope_type](model.config)
     return model
 
 
 def logits(
-    model: transformers.LlamaForCausalLM | Path, prompts: Sequence[Sequence[int]], dtype: torch.dtype = torch.float32
+    model: transformers.PreTrainedModel | Path, prompts: Sequence[Sequence[int]], dtype: torch.dtype = torch.float32
 ) -> list[np.ndarray]:
     """Next-token logits [T, V] of each prompt, one by one. model: loaded, or the directory of one."""
     model = load(model, dtype) if isinstance(model, Path) else model
-    with torch.no_grad(), in_float64() if dtype == torch.float64 else contextlib.nullcontext():
+    with torch.no_grad(), in_float64(model) if dtype == torch.float64 else contextlib.nullcontext():
         return [model(torch.tensor([list(prompt)])).logits[0].to(dtype).numpy() for prompt in prompts]
 
 
-def continuation(model: transformers.LlamaForCausalLM, prompt: Sequence[int], *, max_new: int, stop: int) -> list[int]:
+def continuation(model: transformers.PreTrainedModel, prompt: Sequence[int], *, max_new: int, stop: int) -> list[int]:
     """transformers' own greedy generation of one prompt, without the prompt."""
     ids = torch.tensor([list(prompt)])
     out = model.generate(
@@ -142,7 +155,7 @@ def continuation(model: transformers.LlamaForCausalLM, prompt: Sequence[int], *,
 
 
 @contextlib.contextmanager
-def steered(model: transformers.LlamaForCausalLM, layer: int, vector: np.ndarray, first: int) -> Iterator[None]:
+def steered(model: transformers.PreTrainedModel, layer: int, vector: np.ndarray, first: int) -> Iterator[None]:
     """Add a vector to the residual stream after a block, at every position from `first` of the prompt on."""
 
     def add(module, inputs, output):

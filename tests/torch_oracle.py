@@ -40,8 +40,8 @@ def padded(fill: int = 0) -> tuple[np.ndarray, list[int]]:
 class TorchPair(NamedTuple):
     """Two models, and the directories they were saved in."""
 
-    base: transformers.LlamaForCausalLM
-    special: transformers.LlamaForCausalLM
+    base: transformers.PreTrainedModel
+    special: transformers.PreTrainedModel
     base_folder: Path
     special_folder: Path
 
@@ -49,16 +49,17 @@ class TorchPair(NamedTuple):
 def make(
     folder: Path,
     *,
+    model_type: str = "llama",
     kv_heads: int = 2,
     tied: bool = False,
-    attention_bias: bool = False,
-    mlp_bias: bool = False,
     seed: int = 0,
     std: float = 0.25,
     noise: float = 0.1,
+    **fields: Any,
 ) -> TorchPair:
-    """Three layers, four heads; every parameter of special is base's plus noise, norms and biases too."""
-    config = transformers.LlamaConfig(
+    """Three layers, four heads; every parameter of special is base's plus noise, norms and biases too. fields: of the config."""
+    config = transformers.AutoConfig.for_model(
+        model_type,
         vocab_size=31,
         hidden_size=16,
         intermediate_size=10,
@@ -68,12 +69,11 @@ def make(
         head_dim=4,
         max_position_embeddings=32,
         tie_word_embeddings=tied,
-        attention_bias=attention_bias,
-        mlp_bias=mlp_bias,
         attn_implementation="eager",
+        **fields,
     )
     generator = torch.Generator().manual_seed(seed)
-    base = transformers.LlamaForCausalLM(config).eval()
+    base = transformers.AutoModelForCausalLM.from_config(config).eval()
     _add_noise(base, std, generator, around={"norm": 2.0})
     special = copy.deepcopy(base)
     _add_noise(special, noise, generator)
@@ -94,7 +94,7 @@ def _add_noise(
             parameter.add_(more * std * torch.randn(parameter.shape, generator=generator))
 
 
-def components(model: transformers.LlamaForCausalLM, kind: str) -> dict[tuple[int, ...], Slices]:
+def components(model: transformers.PreTrainedModel, kind: str) -> dict[tuple[int, ...], Slices]:
     """Every component of a kind: its index -> the (parameter, index into it) it owns."""
     names, c = dict(model.named_parameters()), model.config
     wide, everything = c.head_dim, slice(None)
@@ -112,7 +112,8 @@ def components(model: transformers.LlamaForCausalLM, kind: str) -> dict[tuple[in
 
     attention = tuple(f"self_attn.{m}_proj" for m in "qkvo")
     mlp = tuple(f"mlp.{m}_proj" for m in ("gate", "up", "down"))
-    norms = "input_layernorm", "post_attention_layernorm"
+    inner = tuple(f"self_attn.{n}_norm" for n in "qk" if f"model.layers.0.self_attn.{n}_norm.weight" in names)
+    norms = ("input_layernorm", "post_attention_layernorm", *inner)
     found: dict[tuple[int, ...], Slices] = {}
     if kind == "embed":
         return {(0,): [("model.embed_tokens.weight", everything)]}
@@ -134,7 +135,7 @@ def components(model: transformers.LlamaForCausalLM, kind: str) -> dict[tuple[in
             for number, part in enumerate(attention + mlp if kind == "matrix" else norms):
                 found[layer, number] = whole(layer, part)
         else:
-            parts = {"attention": attention, "mlp": mlp, "layer": attention + mlp + norms}[kind]
+            parts = {"attention": attention + inner, "mlp": mlp, "layer": attention + mlp + norms}[kind]
             found[(layer,)] = whole(layer, *parts)
     return found
 
@@ -155,7 +156,7 @@ def replaced(pair: TorchPair, slices: Slices) -> Iterator[None]:
                 into[name][where] = old
 
 
-def read(model: transformers.LlamaForCausalLM, prompt: Sequence[int], direction: np.ndarray) -> torch.Tensor:
+def read(model: transformers.PreTrainedModel, prompt: Sequence[int], direction: np.ndarray) -> torch.Tensor:
     """``<h_a[last], u>`` after every block a: [L]."""
     states: list[torch.Tensor] = []
 
@@ -171,7 +172,7 @@ def read(model: transformers.LlamaForCausalLM, prompt: Sequence[int], direction:
     return torch.stack(states).double() @ torch.as_tensor(np.asarray(direction, np.float64))
 
 
-def reads(model: transformers.LlamaForCausalLM, prompts: Sequence[Sequence[int]], direction: np.ndarray) -> np.ndarray:
+def reads(model: transformers.PreTrainedModel, prompts: Sequence[Sequence[int]], direction: np.ndarray) -> np.ndarray:
     """[L, B]."""
     with torch.no_grad():
         return torch.stack([read(model, prompt, direction) for prompt in prompts], dim=1).numpy()

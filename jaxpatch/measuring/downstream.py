@@ -72,7 +72,7 @@ def trace(
 
     def step(x, layer):
         block = decoder.Block(config).bind({"params": decoder.widened(decoder.layer_of(models.host, layer))})
-        mid = block.attention_half(x, context)[0]
+        mid = block.attention_half(x, context.at(layer))[0]
         return block.mlp_half(mid), (x, mid)
 
     after, (entering, mid) = jax.lax.scan(step, x, first + jnp.arange(length, dtype=jnp.int32))
@@ -157,7 +157,7 @@ def finish(
         x, found = carry
         x = enter(2 * layer, x)
         found = note(found, x, layer)
-        attended = jnp.where(waits <= 2 * layer, block(layer).attention_half(x, context)[0], x)
+        attended = jnp.where(waits <= 2 * layer, block(layer).attention_half(x, context.at(layer))[0], x)
         return mlp(layer, attended), found
 
     first = start.min()
@@ -168,7 +168,7 @@ def finish(
     x = enter(2 * top, x)
     found = note(found, x, top)
     highest, last = block(top), x[..., context.last, :]
-    last = jnp.where(waits <= 2 * top, highest.attention_at_ends(x, context), last)
+    last = jnp.where(waits <= 2 * top, highest.attention_at_ends(x, context.at(top)), last)
     last = enter(2 * top + 1, last)
     last = jnp.where(waits <= 2 * top + 1, highest.mlp_half(last), last)
     last = enter(2 * top + 2, last)

@@ -69,7 +69,7 @@ def run(
     context = decoder.causal_context(config, x.shape[-2], x.dtype)
 
     def step(x, number):
-        x = decoder.Block(config).apply({"params": model.block(number)}, x, context)[0]
+        x = decoder.Block(config).apply({"params": model.block(number)}, x, context.at(number))[0]
         return x, decoder.take(x, inputs.lengths - 1)[:, 0]
 
     return jax.lax.scan(jax.checkpoint(step, prevent_cse=False), x, jnp.arange(start, stop, dtype=jnp.int32))

@@ -46,16 +46,24 @@ def _heads(x: jax.Array, weights: Params, layer: jax.Array, heads: jax.Array) ->
     return out + weights["bias"][layer[:, None], heads][:, None].astype(out.dtype) if "bias" in weights else out
 
 
+def _turned(config: DecoderConfig, models: Models, name: str, x: jax.Array, layer: jax.Array, cos_sin) -> jax.Array:
+    """Queries ("q") or keys ("k") as they meet, [C, M, n, H], by the host's norms."""
+    if config.qk_norm:
+        scale = models.host["layers"]["attn"][f"{name}_norm"]["scale"][layer]
+        x = jax.vmap(lambda x, scale: layers.rms_norm(x, scale, config.norm_eps))(x, scale.astype(x.dtype))
+    return layers.rotate(x, cos_sin)
+
+
 def _head_stream(config: DecoderConfig, models: Models, states: Trace, layer, indices):
-    context, entering = context_of(config, models), states.entering[layer - states.first]
+    context, entering = context_of(config, models).at(layer), states.entering[layer - states.first]
     attn = models.host["layers"]["attn"]
     x = _normed(config, entering, models.host["layers"]["attn_norm"]["scale"][layer])
     groups = indices[:, None] // (config.heads // config.kv_heads)
-    k = layers.rotate(_heads(x, attn["k"], layer, groups), context.cos_sin)
+    k = _turned(config, models, "k", _heads(x, attn["k"], layer, groups), layer, context.cos_sin)
     v = _heads(x, attn["v"], layer, groups)
 
     def written(attn: Params) -> jax.Array:
-        q = layers.rotate(_heads(x, attn["q"], layer, indices[:, None]), context.cos_sin)
+        q = _turned(config, models, "q", _heads(x, attn["q"], layer, indices[:, None]), layer, context.cos_sin)
         z = context.attend(q, k, v)[:, :, 0]
         return _einsum("cmh,chd->cmd", z, attn["o"]["kernel"][layer, indices])
 
@@ -63,14 +71,14 @@ def _head_stream(config: DecoderConfig, models: Models, states: Trace, layer, in
 
 
 def _kv_stream(config: DecoderConfig, models: Models, states: Trace, layer, indices):
-    context, entering = context_of(config, models), states.entering[layer - states.first]
+    context, entering = context_of(config, models).at(layer), states.entering[layer - states.first]
     attn, size = models.host["layers"]["attn"], config.heads // config.kv_heads
     heads = indices[:, None] * size + jnp.arange(size)
     x = _normed(config, entering, models.host["layers"]["attn_norm"]["scale"][layer])
-    q = layers.rotate(_heads(x, attn["q"], layer, heads), context.cos_sin)
+    q = _turned(config, models, "q", _heads(x, attn["q"], layer, heads), layer, context.cos_sin)
 
     def vectors(attn: Params) -> jax.Array:
-        k = layers.rotate(_heads(x, attn["k"], layer, indices[:, None]), context.cos_sin)
+        k = _turned(config, models, "k", _heads(x, attn["k"], layer, indices[:, None]), layer, context.cos_sin)
         return context.attend(q, k, _heads(x, attn["v"], layer, indices[:, None]))
 
     change = vectors(models.donor["layers"]["attn"]) - vectors(attn)
@@ -106,7 +114,8 @@ def _whole_block(kind: str) -> Local:
             shape = partition[kind].shape
             gate = jnp.zeros(shape).at[index].set(1) if shape else jnp.ones(())
             weights = decoder.widened(blend.patch(*slices, {kind: gate}, partition))
-            return decoder.Block(config).apply({"params": weights}, states.entering[layer - states.first], context)[0]
+            entering = states.entering[layer - states.first]
+            return decoder.Block(config).apply({"params": weights}, entering, context.at(layer))[0]
 
         return jax.lax.map(one, (layer, indices))
 

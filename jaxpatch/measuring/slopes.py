@@ -36,7 +36,7 @@ class Run(NamedTuple):
 
 
 class Heads(NamedTuple):
-    """Queries and keys (both rotated) and values of one block, or the gradients that arrive there."""
+    """Queries, keys and values of one block, as their matrices make them, or the gradients that arrive there."""
 
     q: Float[Array, "B T N H"]
     k: Float[Array, "B T K H"]
@@ -81,7 +81,7 @@ def climb(config: DecoderConfig, models: Models, depth: int) -> tuple[Float[Arra
     def step(x, number):
         weights = decoder.widened(decoder.layer_of(models.host, number))
         block = decoder.Block(config).bind({"params": weights})
-        z = block.head_vectors(x, context)
+        z = block.head_vectors(x, context.at(number))
         mid = x + block.attn.write(z)
         gate, up = _neuron_inputs(config, weights, mid)
         return mid + block.mlp.write(layers.gated(gate, up)), Run(x, z, mid, gate, up)
@@ -109,15 +109,22 @@ def descend(
     gate, up = back(layers.gated, run.gate, run.up, neurons)
     mid = end + back(lambda mid: _neuron_inputs(config, weights, mid), run.mid, (gate, up))[0]
     (z,) = back(lambda z: block().attn.write(z), run.z, mid)
-    heads, pull = jax.vjp(lambda x: _heads(config, context, weights, x), run.entering)
-    arriving = Heads(*back(context.attend, *heads, z))
+    heads, pull = jax.vjp(lambda x: _heads(config, weights, x), run.entering)
+    arriving = Heads(*back(lambda *heads: _attend(config, context, weights, Heads(*heads)), *heads, z))
     return mid + pull(arriving)[0], Slope(end, neurons, gate, up, mid, z, arriving), heads
 
 
-def _heads(config: DecoderConfig, context: decoder.Context, weights: Params, entering: jax.Array) -> Heads:
-    attn = decoder.Attention(config).bind({"params": weights["attn"]})
+def _heads(config: DecoderConfig, weights: Params, entering: jax.Array) -> Heads:
+    attn = weights["attn"]
     x = layers.rms_norm(entering, weights["attn_norm"]["scale"], config.norm_eps)
-    return Heads(attn.queries(x, context.cos_sin), attn.keys(x, context.cos_sin), attn.values(x))
+    return Heads(*(layers.to_heads(x, attn[name]) for name in ("q", "k", "v")))
+
+
+def _attend(config: DecoderConfig, context: decoder.Context, weights: Params, heads: Heads) -> jax.Array:
+    """Head vectors."""
+    attn = decoder.Attention(config).bind({"params": weights["attn"]})
+    q, k = attn.turned_queries(heads.q, context.cos_sin), attn.turned_keys(heads.k, context.cos_sin)
+    return context.attend(q, k, heads.v)
 
 
 def _neuron_inputs(config: DecoderConfig, weights: Params, mid: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -133,14 +140,15 @@ def _einsum(spec: str, *operands: jax.Array) -> jax.Array:
     return jnp.einsum(spec, *operands, precision=layers.precision())
 
 
-def _donors_heads(config: DecoderConfig, context: decoder.Context, layer: Layer) -> Heads:
+def _donors_heads(config: DecoderConfig, layer: Layer) -> Heads:
     """What the donor's matrices make of the host's stream."""
-    return _heads(config, context, {**layer.host, "attn": layer.donor["attn"]}, layer.run.entering)
+    return _heads(config, {**layer.host, "attn": layer.donor["attn"]}, layer.run.entering)
 
 
 def _head_share(config: DecoderConfig, context: decoder.Context, layer: Layer) -> Cheap:
-    q = _donors_heads(config, context, layer).q
-    own, change = layer.run.z, context.attend(q, *layer.heads[1:]) - layer.run.z
+    q = _donors_heads(config, layer).q
+    own = layer.run.z
+    change = _attend(config, context, layer.host, layer.heads._replace(q=q)) - own
     arriving = _einsum("btd,nhd->btnh", layer.slope.mid, layer.donor["attn"]["o"]["kernel"])
     by_matrix = own * (arriving - layer.slope.z)
     moved = (q - layer.heads.q) * layer.slope.heads.q
@@ -160,8 +168,8 @@ def _neuron_share(config: DecoderConfig, context: decoder.Context, layer: Layer)
 
 
 def _kv_share(config: DecoderConfig, context: decoder.Context, layer: Layer) -> Cheap:
-    _, k, v = _donors_heads(config, context, layer)
-    change = (context.attend(layer.heads.q, k, v) - layer.run.z) * layer.slope.z
+    _, k, v = _donors_heads(config, layer)
+    change = (_attend(config, context, layer.host, layer.heads._replace(k=k, v=v)) - layer.run.z) * layer.slope.z
     moved = (k - layer.heads.k) * layer.slope.heads.k + (v - layer.heads.v) * layer.slope.heads.v
     by_head = change.sum((1, 3))
     return Cheap(by_head.reshape(len(by_head), config.kv_heads, -1).sum(axis=-1), moved.sum((1, 3)))
@@ -211,9 +219,10 @@ def cheap(config: DecoderConfig, kinds: tuple[str, ...], models: Models) -> dict
     def step(end, at):
         number, run = at
         host, donor = (decoder.widened(decoder.layer_of(side, number)) for side in (models.host, models.donor))
-        entering, slope, heads = descend(config, context, host, run, end)
+        own = context.at(number)
+        entering, slope, heads = descend(config, own, host, run, end)
         layer = Layer(host, donor, run, heads, slope)
-        return entering, {kind: SHARES[kind](config, context, layer) for kind in kinds}
+        return entering, {kind: SHARES[kind](config, own, layer) for kind in kinds}
 
     numbers = jnp.arange(depth, dtype=jnp.int32)
     return jax.lax.scan(step, jax.grad(read)(after), (numbers, run), reverse=True)[1]

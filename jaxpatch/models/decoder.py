@@ -23,12 +23,22 @@ class Cache(NamedTuple):
 class Context(NamedTuple):
     """What a block needs beside the residual stream.
 
-    cos_sin: of the rotary angles. mask: where a query may look. slot: where new keys go in the cache.
+    cos_sin: of the rotary angles. mask: where a query may look. slot: where new keys go in the cache. is_local: which layers are local;
+    cos_sin and mask are then two, of global layers and of local ones.
     """
 
     cos_sin: layers.CosSin
     mask: Bool[Array, "*lead T S"]
     slot: Int[Array, ""] | int = 0
+    is_local: Bool[Array, " L"] | None = None
+
+    def at(self, layer: jax.Array | int) -> "Context":
+        """That of one layer, or of each of some."""
+        if self.is_local is None:
+            return self
+        sort = self.is_local[layer].astype(np.int32)
+        cos, sin = self.cos_sin
+        return Context((cos[sort], sin[sort]), self.mask[sort], self.slot)
 
     def attend(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         """Head vectors before W_O."""
@@ -42,6 +52,16 @@ class TreeContext(NamedTuple):
     inside: prefix_tree.Tiles
     ends: prefix_tree.Tiles
     last: Int[Array, " B"]
+    is_local: Bool[Array, " L"] | None = None
+
+    def at(self, layer: jax.Array | int) -> "TreeContext":
+        """That of one layer, or of each of some."""
+        if self.is_local is None:
+            return self
+        sort = self.is_local[layer].astype(np.int32)
+        inside, ends = (tiles._replace(mask=tiles.mask[sort]) for tiles in (self.inside, self.ends))
+        cos, sin = self.cos_sin
+        return TreeContext((cos[sort], sin[sort]), inside, ends, self.last)
 
     def attend(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         """Head vectors before W_O."""
@@ -89,13 +109,26 @@ class Attention(nn.Module):
         self.q = Linear((c.width, *heads), heads if c.attention_bias else None)
         self.k = Linear((c.width, *groups), groups if c.attention_bias else None)
         self.v = Linear((c.width, *groups), groups if c.attention_bias else None)
-        self.o = Linear((*heads, c.width), (c.width,) if c.attention_bias else None)
+        self.o = Linear((*heads, c.width), (c.width,) if c.output_bias else None)
+        if c.qk_norm:
+            self.q_norm, self.k_norm = Scale(c.head_width), Scale(c.head_width)
 
     def queries(self, x, cos_sin):
-        return layers.rotate(layers.to_heads(x, self.q()), cos_sin)
+        return self.turned_queries(layers.to_heads(x, self.q()), cos_sin)
 
     def keys(self, x, cos_sin):
-        return layers.rotate(layers.to_heads(x, self.k()), cos_sin)
+        return self.turned_keys(layers.to_heads(x, self.k()), cos_sin)
+
+    def turned_queries(self, q, cos_sin):
+        """As they meet keys. q: [..., T, N, H], as `to_heads` gives them."""
+        return self._turned(q, self.q_norm() if self.config.qk_norm else None, cos_sin)
+
+    def turned_keys(self, k, cos_sin):
+        return self._turned(k, self.k_norm() if self.config.qk_norm else None, cos_sin)
+
+    def _turned(self, x, scale, cos_sin):
+        normed = x if scale is None else layers.rms_norm(x, scale.astype(x.dtype), self.config.norm_eps)
+        return layers.rotate(normed, cos_sin)
 
     def values(self, x):
         return layers.to_heads(x, self.v())
@@ -171,7 +204,9 @@ class Block(nn.Module):
         """The middle of the block at the last token of each prompt: [..., B, D]. All other nodes only serve as keys and values."""
         return x[..., context.last, :] + self.attn.at_ends(self.attention_input(x), context)
 
-    def __call__(self, x, context: Context | TreeContext, cache: Cache | None = None):
+    def __call__(self, x, context: Context | TreeContext, cache: Cache | None = None, layer=None):
+        """layer: which one this is, where the context is not yet that of one layer."""
+        context = context if layer is None else context.at(layer)
         mid, cache = self.attention_half(x, context, cache)
         return self.mlp_half(mid), cache
 
@@ -188,7 +223,7 @@ class Decoder(nn.Module):
             Block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast, 0),  # pyright: ignore[reportArgumentType]  # flax declares an int, and takes a tuple
+            in_axes=(nn.broadcast, 0, 0),  # pyright: ignore[reportArgumentType]  # flax declares an int, and takes a tuple
             length=c.layers,
         )(c)
         self.final_norm = Scale(c.width)
@@ -198,7 +233,8 @@ class Decoder(nn.Module):
     def hidden(self, tokens):
         """Residual stream after the last block. tokens: int [B, T] -> [B, T, D]."""
         kernel = self.embed()["kernel"]
-        x, _ = self.layers(stream(kernel, tokens), causal_context(self.config, tokens.shape[-1], kernel.dtype), None)
+        context, numbers = causal_context(self.config, tokens.shape[-1], kernel.dtype), jnp.arange(self.config.layers)
+        x, _ = self.layers(stream(kernel, tokens), context, None, numbers)
         return x
 
     def read_out(self, x):
@@ -248,14 +284,57 @@ def widened(params: Params, kernels: bool = True) -> Params:
 def causal_context(config: DecoderConfig, num_tokens: int, dtype: Any) -> Context:
     """Right-padded sequences: a token looks at itself and at what stands before it, so padding needs no mask."""
     positions = jnp.arange(num_tokens)
-    cos_sin = layers.rope(positions, config.rope.frequencies(config.head_width), dtype)
-    return Context(cos_sin, positions[:, None] >= positions[None, :])
+    back = positions[:, None] - positions[None, :]
+    return context_at(config, positions, back, back >= 0, dtype)
+
+
+def context_at(
+    config: DecoderConfig,
+    positions: Int[Array, "*lead T"],
+    back: Int[Array, "*lead T S"],
+    mask: Bool[Array, "*lead T S"],
+    dtype: Any,
+    slot: Int[Array, ""] | int = 0,
+) -> Context:
+    """The context of queries at these positions. back: tokens from a key to a query after it. mask: where global layers look."""
+    cos_sin, is_local = rotary(config, positions, dtype), local_layers(config)
+    if is_local is None:
+        return Context(cos_sin, mask, slot)
+    return Context(cos_sin, with_window(config, mask, back), slot, is_local)
 
 
 def tree_context(config: DecoderConfig, tree: prefix_tree.PrefixTree, dtype: Any) -> TreeContext:
     """The context of a prefix tree's nodes."""
-    cos_sin = layers.rope(tree.positions, config.rope.frequencies(config.head_width), dtype)
-    return TreeContext(cos_sin, tree.inside, tree.ends, tree.last)
+    cos_sin, is_local = rotary(config, tree.positions, dtype), local_layers(config)
+    if is_local is None:
+        return TreeContext(cos_sin, tree.inside, tree.ends, tree.last)
+
+    def windowed(tiles: prefix_tree.Tiles, positions: jax.Array) -> prefix_tree.Tiles:
+        """positions: of the tiles' queries."""
+        back = positions[tiles.queries][:, :, None] - tree.positions[tiles.keys][:, None, :]
+        return tiles._replace(mask=with_window(config, tiles.mask, back))
+
+    inside, ends = windowed(tree.inside, tree.positions), windowed(tree.ends, tree.positions[tree.last])
+    return TreeContext(cos_sin, inside, ends, tree.last, is_local)
+
+
+def rotary(config: DecoderConfig, positions: Int[Array, "*lead T"], dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """Of global layers; where there are local ones, of both, on a leading axis of two."""
+    ropes = (config.rope,) if config.window is None else (config.rope, config.local_rope or config.rope)
+    both = [layers.rope(positions, rope.frequencies(config.head_width), dtype) for rope in ropes]
+    return both[0] if len(both) == 1 else (jnp.stack([cos for cos, _ in both]), jnp.stack([sin for _, sin in both]))
+
+
+def with_window(config: DecoderConfig, mask: Bool[Array, "*any"], back: Int[Array, "*any"]) -> Bool[Array, "2 *any"]:
+    """Where global layers look, and where local ones do."""
+    return jnp.stack([mask, mask & (back < config.window)])
+
+
+def local_layers(config: DecoderConfig) -> Bool[Array, " L"] | None:
+    """Which layers are local; None where none can be."""
+    if config.window is None:
+        return None
+    return jnp.asarray(config.local) if config.local else jnp.ones(config.layers, bool)
 
 
 def apply(config: DecoderConfig, params: Params, *args: Any, method: str = "__call__") -> Any:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxpatch.models import decoder, layers
+from jaxpatch.models import decoder
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.shapes import Params
 
@@ -43,24 +43,26 @@ def greedy(
         steering = steering.at[steer[0]].set(steer[1].astype(steering.dtype))
     empty = jnp.zeros((config.layers, batch, slots, config.kv_heads, config.head_width), dtype)
 
+    slot_numbers = jnp.arange(slots)
+    slot_positions = jnp.where(slot_numbers < width, slot_numbers, lengths[:, None] + slot_numbers - width)
+
     def run(new, positions, mask, slot, cache, is_steered):
         """Residual stream [B, t, D] of new tokens, the cache grown by them."""
-        cos_sin = layers.rope(positions, config.rope.frequencies(config.head_width), dtype)
-        context = decoder.Context(cos_sin, mask, slot)
+        back = positions[:, :, None] - slot_positions[:, None, :]
+        context = decoder.context_at(config, positions, back, mask, dtype, slot)
 
         def block(x, layer):
-            weights, cache_l, vector = layer
-            x, cache_l = decoder.Block(config).apply({"params": weights}, x, context, cache_l)
+            weights, cache_l, vector, number = layer
+            x, cache_l = decoder.Block(config).apply({"params": weights}, x, context, cache_l, number)
             return x + jnp.where(is_steered[..., None], vector, 0), cache_l
 
         x = decoder.embedded(params, new)
-        return jax.lax.scan(block, x, (params["layers"], cache, steering))
+        return jax.lax.scan(block, x, (params["layers"], cache, steering, jnp.arange(config.layers)))
 
     def best(x):
         """Next token of one position each. x: [B, D]."""
         return jnp.argmax(decoder.apply(config, params, x, method="read_out"), axis=-1).astype(jnp.int32)
 
-    slot_numbers = jnp.arange(slots)
     queries = jnp.arange(width)
     prefill_mask = jnp.broadcast_to(queries[:, None] >= slot_numbers[None, :], (batch, width, slots))
     is_last = queries[None, :] == lengths[:, None] - 1

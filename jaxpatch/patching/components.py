@@ -18,7 +18,8 @@ from jaxpatch.shapes import Gates, Params
 from jaxpatch.trees import paths
 
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
-NORMS = ("attention norm", "mlp norm")
+NORMS = ("attention norm", "mlp norm", "query norm", "key norm")
+"""The last two where a model has them."""
 SINGLE = ("final_norm", "embed", "unembed")
 KINDS = ("head", "kv", "neuron", "attention", "mlp", "layer", "matrix", "norm", *SINGLE)
 
@@ -70,7 +71,8 @@ def of_decoder(params: Params) -> dict[str, Kind]:
     )
     norms = tuple(
         Slot(f"layers/{leaf}/scale", (0,), (slice(None), number))
-        for number, leaf in enumerate(("attn_norm", "mlp_norm"))
+        for number, leaf in enumerate(("attn_norm", "mlp_norm", "attn/q_norm", "attn/k_norm"))
+        if f"layers/{leaf}/scale" in flat
     )
     partition = {
         "head": Kind(
@@ -100,7 +102,7 @@ def of_decoder(params: Params) -> dict[str, Kind]:
         "mlp": Kind((num_layers,), ("layer",), whole_layers("mlp/")),
         "layer": Kind((num_layers,), ("layer",), whole_layers("")),
         "matrix": Kind((num_layers, len(MATRICES)), ("layer", "matrix"), matrices),
-        "norm": Kind((num_layers, len(NORMS)), ("layer", "norm"), norms),
+        "norm": Kind((num_layers, len(norms)), ("layer", "norm"), norms),
         "final_norm": Kind((1,), ("index",), (Slot("final_norm/scale", (), (0,)),)),
         "embed": Kind((1,), ("index",), (Slot("embed/kernel", (), (0,)),)),
     }

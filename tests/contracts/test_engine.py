@@ -30,6 +30,25 @@ COVERING = [
     ("GQA tied biases", dict(kv_heads=2, tied=True, **ALL_BIASES), 1, torch_oracle.KINDS),
     ("MHA untied", dict(kv_heads=4, **NO_BIAS), 0, ("head", "kv")),
     ("MQA untied attention bias", dict(kv_heads=1, **ATTENTION_BIAS), 2, ("head", "kv")),
+    ("Mistral, window", dict(model_type="mistral", kv_heads=2, sliding_window=2), 1, ("head", "kv", "layer")),
+    (
+        "Qwen2, local layers",
+        dict(model_type="qwen2", tied=True, use_sliding_window=True, sliding_window=2, max_window_layers=1),
+        2,
+        ("head", "kv", "neuron", "layer"),
+    ),
+    (
+        "Qwen3, local layers",
+        dict(
+            model_type="qwen3",
+            attention_bias=True,
+            use_sliding_window=True,
+            sliding_window=3,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        ),
+        2,
+        torch_oracle.KINDS,
+    ),
     ("GQA untied mlp bias", dict(kv_heads=2, **MLP_BIAS), 2, ("neuron",)),
 ]
 """Each kind, each way of sharing keys, each bias and each anchor at least once; the whole product is marked slow."""
@@ -52,7 +71,7 @@ def pairs(tmp_path_factory):
     made = {}
 
     def of(**options):
-        key = tuple(sorted(options.items()))
+        key = repr(sorted(options.items()))
         if key not in made:
             torch_pair = torch_oracle.make(tmp_path_factory.mktemp("pair"), **options)
             made[key] = torch_pair, jp.load_pair(torch_pair.base_folder, torch_pair.special_folder)

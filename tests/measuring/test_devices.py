@@ -160,7 +160,9 @@ def test_a_mesh_of_more_devices_than_there_are_is_refused():
 
 
 def test_every_matrix_of_a_block_is_cut_and_nothing_else():
-    flat: Mapping = paths.flatten(testing.tiny_pair(testing.tiny_config(attention_bias=True, mlp_bias=True)).base)
+    flat: Mapping = paths.flatten(
+        testing.tiny_pair(testing.tiny_config(attention_bias=True, output_bias=True, mlp_bias=True)).base
+    )
     kept = {path for path in flat if path not in devices.CUT_AXIS}
     assert set(devices.CUT_AXIS) <= set(flat)
     assert kept == {

@@ -14,7 +14,7 @@ from jaxpatch.measuring import downstream, effect
 from jaxpatch.measuring.read_outs import Anchor, NextToken
 from jaxpatch.models import decoder
 
-PAIR = testing.tiny_pair(testing.tiny_config(attention_bias=True, mlp_bias=True))
+PAIR = testing.tiny_pair(testing.tiny_config(attention_bias=True, output_bias=True, mlp_bias=True))
 CONFIG = PAIR.config
 INPUTS = engine_cases.inputs(engine_cases.PROMPTS["a common prefix"])
 READ_OUTS = (

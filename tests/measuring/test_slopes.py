@@ -14,7 +14,7 @@ from jaxpatch.measuring.read_outs import NextToken
 from jaxpatch.models import decoder
 from jaxpatch.patching import blend, components
 
-PAIR = testing.tiny_pair(testing.tiny_config(neurons=6, attention_bias=True, mlp_bias=True))
+PAIR = testing.tiny_pair(testing.tiny_config(neurons=6, attention_bias=True, output_bias=True, mlp_bias=True))
 CONFIG = PAIR.config
 KINDS = tuple(slopes.SHARES)
 INPUTS = engine_cases.inputs([[3, 1, 4, 1], [3, 1, 5], [9], [2, 6, 5, 3], [3, 1, 4]], fill=13)

@@ -267,7 +267,7 @@ def test_a_long_list_of_faults_is_cut(folders, special):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (dict(rope_parameters={"rope_type": "llama3", "factor": 8.0}), ("rope type 'llama3'",)),
+        (dict(rope_parameters={"rope_type": "yarn", "factor": 8.0}), ("rope type 'yarn' is not supported",)),
         (dict(hidden_act="gelu", sliding_window=5), ("hidden_act = 'gelu'", "sliding_window = 5")),
         (dict(model_type="lama"), ("model_type 'lama' is not supported", "did you mean 'llama'?")),
         (dict(rope_parameters="default"), ("rope_parameters: wanted an object, got 'default'",)),

@@ -25,7 +25,12 @@ CHANGES = dict(
     rope=Rope(theta=100.0),
     norm_eps=0.1,
     tied=True,
+    window=2,
+    local=(True, False, True),
+    local_rope=Rope(theta=50.0),
     attention_bias=True,
+    output_bias=True,
+    qk_norm=True,
     mlp_bias=True,
 )
 

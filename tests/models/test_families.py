@@ -41,36 +41,50 @@ STRETCHES = {
     "GQA llama3 rope": Llama3(factor=8.0, slow=1.0, fast=4.0, original=24),
     "GQA linear rope": Linear(factor=4.0),
 }
+WINDOWS = {
+    "Mistral, window": (3, ()),
+    "Qwen2, local layers": (2, (False, True)),
+    "Qwen3, biases, local layers": (2, (True, False)),
+}
 
 
 @pytest.mark.parametrize("variant", hf.VARIANTS)
 def test_a_config_is_read_as_transformers_means_it(variant):
     theirs = hf.config(**hf.VARIANTS[variant])
-    ours = llama.read_config(written(theirs))
+    has_bias, window = getattr(theirs, "attention_bias", False), WINDOWS.get(variant, (None, ()))
+    head_width = getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
+    ours = FAMILIES[theirs.model_type].read_config(written(theirs))
     assert ours == DecoderConfig(
-        family="llama",
+        family=theirs.model_type,
         vocab=theirs.vocab_size,
         layers=theirs.num_hidden_layers,
         width=theirs.hidden_size,
         heads=theirs.num_attention_heads,
         kv_heads=theirs.num_key_value_heads,
-        head_width=theirs.head_dim,
+        head_width=head_width,
         neurons=theirs.intermediate_size,
         context=theirs.max_position_embeddings,
         rope=Rope(theta=theirs.rope_parameters["rope_theta"], stretch=STRETCHES.get(variant)),
+        window=window[0],
+        local=window[1],
         norm_eps=theirs.rms_norm_eps,
         tied=theirs.tie_word_embeddings,
-        attention_bias=theirs.attention_bias,
-        mlp_bias=theirs.mlp_bias,
+        attention_bias=has_bias or theirs.model_type == "qwen2",
+        output_bias=has_bias,
+        qk_norm=theirs.model_type == "qwen3",
+        mlp_bias=getattr(theirs, "mlp_bias", False),
     )
 
 
-def test_what_is_left_out_has_transformers_defaults():
-    fields = dict(vocab_size=8, num_hidden_layers=1, hidden_size=8, num_attention_heads=2, intermediate_size=3)
-    ours, theirs = llama.read_config(fields), type(hf.config())(**fields)
-    assert (ours.kv_heads, ours.head_width, ours.context) == (2, 4, theirs.max_position_embeddings)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_is_left_out_has_transformers_defaults(name):
+    fields = dict(vocab_size=8, num_hidden_layers=1, hidden_size=64, num_attention_heads=32, intermediate_size=3)
+    ours, theirs = FAMILIES[name].read_config(fields), type(hf.config(name))(**fields)
+    head_width = getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
+    assert (ours.kv_heads, ours.head_width) == (theirs.num_key_value_heads, head_width)
     assert (ours.rope.theta, ours.norm_eps) == (theirs.rope_parameters["rope_theta"], theirs.rms_norm_eps)
-    assert (ours.tied, ours.attention_bias, ours.mlp_bias) == (False, False, False)
+    assert (ours.context, ours.tied, ours.mlp_bias) == (theirs.max_position_embeddings, False, False)
+    assert ours.window == getattr(theirs, "sliding_window", None)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ NEVER = 43
 """A stop token that no model of these can write: their ids end at 42."""
 
 
-@pytest.fixture(scope="module", params=["GQA tied", "GQA untied biases"])
+@pytest.fixture(scope="module", params=["GQA tied", "GQA untied biases", "Qwen3, biases, local layers"])
 def folder(request, tmp_path_factory):
     return hf.save(tmp_path_factory.mktemp("model"), **hf.VARIANTS[request.param])
 

@@ -9,7 +9,7 @@ import pytest
 from jaxpatch import testing
 from jaxpatch.models import decoder, prefix_tree
 
-CONFIG = testing.tiny_config(attention_bias=True, mlp_bias=True)
+CONFIG = testing.tiny_config(attention_bias=True, output_bias=True, mlp_bias=True)
 PARAMS = testing.tiny_pair(CONFIG).base
 OVERLAPS = engine_cases.PROMPTS
 

@@ -67,7 +67,7 @@ def test_every_gate_at_an_end_gives_that_model_and_leaves_both_alone():
 
 
 def test_only_the_slices_of_the_component_change():
-    pair = testing.tiny_pair(testing.tiny_config(attention_bias=True, mlp_bias=True))
+    pair = testing.tiny_pair(testing.tiny_config(attention_bias=True, output_bias=True, mlp_bias=True))
     partition = components.of_decoder(pair.base)
     patched = patch(pair.base, pair.special, components.gates(partition, {"head": [(1, 2)]}))
     base, special, got = (paths.flatten(tree) for tree in (pair.base, pair.special, patched))

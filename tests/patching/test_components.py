@@ -13,7 +13,7 @@ from jaxpatch.trees import paths
 
 @pytest.fixture(scope="module")
 def pair():
-    return testing.tiny_pair(testing.tiny_config(attention_bias=True, mlp_bias=True))
+    return testing.tiny_pair(testing.tiny_config(attention_bias=True, output_bias=True, mlp_bias=True))
 
 
 @pytest.fixture(scope="module")

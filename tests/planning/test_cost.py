@@ -105,7 +105,9 @@ def test_candidates_are_the_components_that_reach_the_anchor(is_tied, layer):
     assert cost.partition_of(pair.config) == partition
 
 
-@pytest.mark.parametrize("fields", [{}, {"tied": True}, {"attention_bias": True, "mlp_bias": True}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"tied": True}, {"attention_bias": True, "output_bias": True, "mlp_bias": True}]
+)
 def test_parameters_are_counted_to_the_byte(fields):
     pair = testing.tiny_pair(testing.tiny_config(**fields))
     held = sum(leaf.nbytes for leaf in jax.tree.leaves((pair.base, pair.special)))

@@ -8,48 +8,24 @@ from typing import Any
 
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.convert import Rule
-from jaxpatch.models.families.family import Family, Ledger, read_rope
+from jaxpatch.models.families.family import Family, Ledger, common_fields, config_of
 
-_HARMLESS = {"hidden_act": "silu", "pretraining_tp": 1, "rope_interleaved": False, "is_encoder_decoder": False}
+_HARMLESS = {"pretraining_tp": 1, "rope_interleaved": False}
 """Fields that change the model, and the one value under which they do not."""
-
-_IGNORED = frozenset(
-    """architectures model_type torch_dtype dtype transformers_version _name_or_path use_cache initializer_range
-    attention_dropout bos_token_id eos_token_id pad_token_id unk_token_id is_llama_config transformers.js_config
-    output_attentions output_hidden_states return_dict chunk_size_feed_forward id2label label2id problem_type
-    _attn_implementation_autoset attn_implementation max_length max_sequence_length do_sample temperature top_k top_p
-    num_beams repetition_penalty""".split()
-)
-"""Fields that change nothing about a forward pass in inference."""
+_IGNORED = frozenset({"is_llama_config"})
 
 
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
     """config.json -> our config. Raises ValueError with every fault."""
     ledger, faults = Ledger(raw), []
-    width, heads = ledger.need("hidden_size", faults), ledger.need("num_attention_heads", faults)
-    if ledger.take("head_dim") is None and width % heads:
-        faults.append(f"num_attention_heads = {heads} does not divide hidden_size = {width}, and there is no head_dim")
-    context = ledger.need("max_position_embeddings", faults, 2048)
-    fields: dict[str, Any] = dict(
+    has_bias = ledger.need("attention_bias", faults, False, kind=bool)
+    fields = common_fields(ledger, faults, context=2048) | dict(
         family="llama",
-        vocab=ledger.need("vocab_size", faults),
-        layers=ledger.need("num_hidden_layers", faults),
-        width=width,
-        heads=heads,
-        kv_heads=ledger.need("num_key_value_heads", faults, heads),
-        head_width=ledger.need("head_dim", faults, width // heads),
-        neurons=ledger.need("intermediate_size", faults),
-        context=context,
-        rope=read_rope(ledger, context, faults),
-        norm_eps=ledger.need("rms_norm_eps", faults, 1e-6, kind=float),
-        tied=ledger.need("tie_word_embeddings", faults, False, kind=bool),
-        attention_bias=ledger.need("attention_bias", faults, False, kind=bool),
+        attention_bias=has_bias,
+        output_bias=has_bias,
         mlp_bias=ledger.need("mlp_bias", faults, False, kind=bool),
     )
-    faults += ledger.unread(_HARMLESS, _IGNORED)
-    if faults:
-        raise ValueError("; ".join(faults))
-    return DecoderConfig(**fields)
+    return config_of(fields, ledger, faults, _HARMLESS, _IGNORED)
 
 
 def rules(config: DecoderConfig) -> tuple[Rule, ...]:
@@ -73,7 +49,13 @@ def rules(config: DecoderConfig) -> tuple[Rule, ...]:
             Rule(block + "self_attn.q_proj.bias", "layers/attn/q/bias", "NH -> N H"),
             Rule(block + "self_attn.k_proj.bias", "layers/attn/k/bias", "KH -> K H"),
             Rule(block + "self_attn.v_proj.bias", "layers/attn/v/bias", "KH -> K H"),
-            Rule(block + "self_attn.o_proj.bias", "layers/attn/o/bias", "D -> D"),
+        ]
+    if config.output_bias:
+        table.append(Rule(block + "self_attn.o_proj.bias", "layers/attn/o/bias", "D -> D"))
+    if config.qk_norm:
+        table += [
+            Rule(block + "self_attn.q_norm.weight", "layers/attn/q_norm/scale", "H -> H"),
+            Rule(block + "self_attn.k_norm.weight", "layers/attn/k_norm/scale", "H -> H"),
         ]
     if config.mlp_bias:
         table += [

@@ -1,0 +1,20 @@
+"""Qwen3: Qwen2 without its biases, queries and keys normalised head by head. arXiv 2505.09388."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxpatch.models.config import DecoderConfig
+from jaxpatch.models.families import llama, qwen2
+from jaxpatch.models.families.family import Family, Ledger, common_fields, config_of, no_gguf
+
+
+def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
+    """config.json -> our config. Raises ValueError with every fault."""
+    ledger, faults = Ledger(raw), []
+    has_bias = ledger.need("attention_bias", faults, False, kind=bool)
+    fields = common_fields(ledger, faults, context=32_768, kv_heads=32, head_width=128)
+    fields |= dict(family="qwen3", attention_bias=has_bias, output_bias=has_bias, qk_norm=True)
+    return config_of(fields | qwen2.windows(ledger, faults, fields["layers"]), ledger, faults)
+
+
+FAMILY = Family(read_config, llama.rules, ("rotary_emb.inv_freq",), {}, no_gguf)
