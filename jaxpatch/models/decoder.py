@@ -297,25 +297,25 @@ def context_at(
     slot: Int[Array, ""] | int = 0,
 ) -> Context:
     """The context of queries at these positions. back: tokens from a key to a query after it. mask: where global layers look."""
-    cos_sin, is_local = rotary(config, positions, dtype), local_layers(config)
-    if is_local is None:
+    cos_sin = rotary(config, positions, dtype)
+    if config.window is None:
         return Context(cos_sin, mask, slot)
-    return Context(cos_sin, with_window(config, mask, back), slot, is_local)
+    return Context(cos_sin, with_window(config.window, mask, back), slot, local_layers(config))
 
 
 def tree_context(config: DecoderConfig, tree: prefix_tree.PrefixTree, dtype: Any) -> TreeContext:
     """The context of a prefix tree's nodes."""
-    cos_sin, is_local = rotary(config, tree.positions, dtype), local_layers(config)
-    if is_local is None:
+    cos_sin, window = rotary(config, tree.positions, dtype), config.window
+    if window is None:
         return TreeContext(cos_sin, tree.inside, tree.ends, tree.last)
 
     def windowed(tiles: prefix_tree.Tiles, positions: jax.Array) -> prefix_tree.Tiles:
         """positions: of the tiles' queries."""
         back = positions[tiles.queries][:, :, None] - tree.positions[tiles.keys][:, None, :]
-        return tiles._replace(mask=with_window(config, tiles.mask, back))
+        return tiles._replace(mask=with_window(window, tiles.mask, back))
 
     inside, ends = windowed(tree.inside, tree.positions), windowed(tree.ends, tree.positions[tree.last])
-    return TreeContext(cos_sin, inside, ends, tree.last, is_local)
+    return TreeContext(cos_sin, inside, ends, tree.last, local_layers(config))
 
 
 def rotary(config: DecoderConfig, positions: Int[Array, "*lead T"], dtype: Any) -> tuple[jax.Array, jax.Array]:
@@ -325,15 +325,13 @@ def rotary(config: DecoderConfig, positions: Int[Array, "*lead T"], dtype: Any) 
     return both[0] if len(both) == 1 else (jnp.stack([cos for cos, _ in both]), jnp.stack([sin for _, sin in both]))
 
 
-def with_window(config: DecoderConfig, mask: Bool[Array, "*any"], back: Int[Array, "*any"]) -> Bool[Array, "2 *any"]:
+def with_window(window: int, mask: Bool[Array, "*any"], back: Int[Array, "*any"]) -> Bool[Array, "2 *any"]:
     """Where global layers look, and where local ones do."""
-    return jnp.stack([mask, mask & (back < config.window)])
+    return jnp.stack([mask, mask & (back < window)])
 
 
-def local_layers(config: DecoderConfig) -> Bool[Array, " L"] | None:
-    """Which layers are local; None where none can be."""
-    if config.window is None:
-        return None
+def local_layers(config: DecoderConfig) -> Bool[Array, " L"]:
+    """Which layers are local."""
     return jnp.asarray(config.local) if config.local else jnp.ones(config.layers, bool)
 
 
