@@ -1,6 +1,7 @@
 """The pairs that are timed: a real one, and shapes of well-known models with random weights."""
 
 import argparse
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -54,7 +55,7 @@ class Case(NamedTuple):
         batch, tokens = self.prompts.tokens.shape
         return {
             "pair": self.name,
-            **{name: value for name, value in vars(self.config).items() if name not in ("family", "context")},
+            **{n: value for n, value in dataclasses.asdict(self.config).items() if n not in ("family", "context")},
             "dtype": str(self.dtype),
             "prompts": batch,
             "tokens": f"{tokens} padded, {int(self.prompts.lengths.sum())} in all, {len(self.prefixes())} distinct",
