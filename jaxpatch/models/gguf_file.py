@@ -32,13 +32,13 @@ def read(path: Path) -> sources.Source:
     if lacking := [name for name in _NEEDED if name not in metadata]:
         raise sources.CheckpointError(path, [f"no metadata {name}" for name in lacking])
     architecture = metadata["general.architecture"]
-    if architecture not in FAMILIES:
-        raise sources.CheckpointError(
-            path, [f"architecture {architecture!r} is not supported. {paths.did_you_mean(str(architecture), FAMILIES)}"]
-        )
+    readable = {name: family.gguf_config for name, family in FAMILIES.items() if family.gguf_config}
+    if architecture not in readable:
+        advice = paths.did_you_mean(str(architecture), readable)
+        raise sources.CheckpointError(path, [f"architecture {architecture!r} is not supported. {advice}"])
     family = FAMILIES[architecture]
     try:
-        raw = family.gguf_config(metadata)
+        raw = readable[architecture](metadata)
     except ValueError as error:
         raise sources.CheckpointError(path, str(error).split("; ")) from None
     tensors = {_their_name(tensor.name, family.gguf_names): tensor for tensor in reader.tensors}

@@ -16,14 +16,14 @@ class Family(NamedTuple):
     rules: our config -> the conversion table.
     ignored_tensors: ends of tensor names that hold nothing learnt (old checkpoints save rotary tables).
     gguf_names: a GGUF file's tensor name -> the checkpoint's, ``{l}`` standing for the layer.
-    gguf_config: a GGUF file's metadata -> config.json.
+    gguf_config: a GGUF file's metadata -> config.json; None where the family's GGUF files are not read.
     """
 
     read_config: Callable[[Mapping[str, Any]], DecoderConfig]
     rules: Callable[[DecoderConfig], tuple[Rule, ...]]
     ignored_tensors: tuple[str, ...]
-    gguf_names: Mapping[str, str]
-    gguf_config: Callable[[Mapping[str, Any]], dict[str, Any]]
+    gguf_names: Mapping[str, str] = {}
+    gguf_config: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
 
 
 _KINDS = {int: "a positive integer", float: "a positive number", bool: "true or false"}
@@ -145,12 +145,6 @@ def local_fields(ledger: Ledger, faults: list[str], layers: int, window: int | N
         faults.append("layer_types names sliding layers, and there is no sliding_window")
     is_any = any(local) and window is not None
     return dict(window=window if is_any else None, local=local if is_any else ())
-
-
-def no_gguf(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """For families whose GGUF files are not read."""
-    del metadata
-    raise ValueError("GGUF files of this family are not supported; give a Hugging Face directory")
 
 
 def read_rope(ledger: Ledger, context: int, faults: list[str]) -> Rope:

@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.families import llama
-from jaxpatch.models.families.family import Family, Ledger, common_fields, config_of, local_fields, no_gguf
+from jaxpatch.models.families.family import Family, Ledger, common_fields, config_of, local_fields
 
 
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
@@ -26,4 +26,4 @@ def windows(ledger: Ledger, faults: list[str], layers: int) -> dict[str, Any]:
     return local_fields(ledger, faults, layers, window if is_local else None, default)
 
 
-FAMILY = Family(read_config, llama.rules, ("rotary_emb.inv_freq",), {}, no_gguf)
+FAMILY = Family(read_config, llama.rules, ("rotary_emb.inv_freq",))

@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.families import llama, qwen2
-from jaxpatch.models.families.family import Family, Ledger, common_fields, config_of, no_gguf
+from jaxpatch.models.families.family import Family, Ledger, common_fields, config_of
 
 
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
@@ -17,4 +17,4 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
     return config_of(fields | qwen2.windows(ledger, faults, fields["layers"]), ledger, faults)
 
 
-FAMILY = Family(read_config, llama.rules, ("rotary_emb.inv_freq",), {}, no_gguf)
+FAMILY = Family(read_config, llama.rules, ("rotary_emb.inv_freq",))
