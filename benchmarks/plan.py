@@ -61,7 +61,7 @@ def trials(case: pairs.Case, job: cost.Job, budget: int, candidates: int, seed: 
         )
         for kind, sample in samples.items()
     ]
-    asked = {"top": OPTIONS.top, "alpha": OPTIONS.alpha, "steps": OPTIONS.steps}
+    asked = {name: getattr(OPTIONS, name) for name in ("top", "alpha", "sample", "steps")}
     others = {"screened": ("neuron",), "local_linear": KINDS, "integrated": KINDS}
     return sweeps + [
         Trial(
