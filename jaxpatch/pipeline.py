@@ -68,7 +68,7 @@ def score(
         inputs: fixed prompts, [B, T] tokens and [B] lengths.
         anchor: where and along what the control state is read; or a `NextToken`.
         kinds: of component: "head", "kv", "neuron", "attention", "mlp", "layer", "matrix", "norm", "final_norm", "embed",
-            "unembed".
+            "positions", "unembed".
         method: "exact", "first_order", "local_linear", "integrated" or "screened".
         mode: "restoration", or "knockout": base's weights are put into special, and the score is the share that is lost.
         aggregate: "mean_of_ratios" or "ratio_of_means".

@@ -45,7 +45,7 @@ def tiny_pair(config: DecoderConfig | None = None, *, seed: int = 0, scale: floa
     draw = np.random.default_rng(seed)
     base, special = {}, {}
     for path, leaf in shapes.items():
-        start = float(path.endswith("scale")) + scale * draw.standard_normal(leaf.shape)
+        start = (1 - config.norm_offset) * path.endswith("scale") + scale * draw.standard_normal(leaf.shape)
         base[path] = jnp.asarray(start, jnp.float32)
         special[path] = jnp.asarray(start + change * draw.standard_normal(leaf.shape), jnp.float32)
     return checkpoints.Pair(base=paths.unflatten(base), special=paths.unflatten(special), config=config)
@@ -91,7 +91,7 @@ def tiny_checkpoints(folder: str | Path, *, seed: int = 0) -> tuple[Path, Path]:
         "intermediate_size": config.neurons,
         "max_position_embeddings": config.context,
         "rms_norm_eps": config.norm_eps,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope.theta},
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
         "eos_token_id": tokenizer.eos_token_id,
     }
     pair = dataclasses.replace(tiny_pair(config, seed=seed), tokenizer=tokenizer, raw_config=raw)

@@ -26,6 +26,30 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 24,
 }
+YARN_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 24,
+    "beta_fast": 4.0,
+    "beta_slow": 1.0,
+}
+LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 500.0,
+    "short_factor": [1.0, 1.5],
+    "long_factor": [2.0, 5.0],
+    "original_max_position_embeddings": 32,
+}
+GEMMA3_ROPE = {
+    "full_attention": {"rope_type": "linear", "rope_theta": 700.0, "factor": 4.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 30.0},
+}
+ROPES = {
+    "gemma3_text": GEMMA3_ROPE,
+    "gpt_neox": {"rope_type": "default", "rope_theta": 70.0, "partial_rotary_factor": 0.5},
+}
+"""Of families that have settings of their own."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "MHA untied": dict(num_key_value_heads=4),
     "GQA tied": dict(num_key_value_heads=2, tie_word_embeddings=True),
@@ -48,8 +72,78 @@ VARIANTS: dict[str, dict[str, Any]] = {
         head_dim=4,
     ),
     "MQA tied mlp bias": dict(num_key_value_heads=1, tie_word_embeddings=True, mlp_bias=True),
+    "GQA yarn rope": dict(rope_parameters=YARN_ROPE, max_position_embeddings=96),
+    "GQA gelu": dict(hidden_act="gelu", head_dim=8),
+    "Gemma, MQA": dict(model_type="gemma", num_key_value_heads=1, head_dim=6, hidden_size=20),
+    "Gemma, untied biases": dict(model_type="gemma", tie_word_embeddings=False, attention_bias=True, head_dim=4),
+    "Gemma 2": dict(model_type="gemma2", head_dim=4, sliding_window=3, query_pre_attn_scalar=9),
+    "Gemma 2, no caps": dict(
+        model_type="gemma2", head_dim=4, sliding_window=2, attn_logit_softcapping=None, final_logit_softcapping=None
+    ),
+    "Gemma 3": dict(model_type="gemma3_text", head_dim=4, sliding_window=3, num_hidden_layers=7),
+    "Gemma 3, cap": dict(
+        model_type="gemma3_text",
+        head_dim=6,
+        sliding_window=2,
+        layer_types=["full_attention", "sliding_attention"],
+        final_logit_softcapping=2.5,
+        rope_parameters=None,
+    ),
+    "Phi-3, longrope": dict(model_type="phi3", rope_parameters=LONG_ROPE, max_position_embeddings=64),
+    "Phi-3, longrope beyond": dict(
+        model_type="phi3", rope_parameters=LONG_ROPE | {"original_max_position_embeddings": 4}, num_key_value_heads=1
+    ),
+    "Phi-3, window": dict(model_type="phi3", sliding_window=3, tie_word_embeddings=True),
+    "OLMo 2": dict(model_type="olmo2"),
+    "OLMo 2, MHA biases tied": dict(
+        model_type="olmo2", num_key_value_heads=4, attention_bias=True, tie_word_embeddings=True
+    ),
+    "Granite": dict(
+        model_type="granite",
+        embedding_multiplier=3.0,
+        residual_multiplier=0.4,
+        attention_multiplier=0.3,
+        logits_scaling=2.5,
+    ),
+    "Granite, biases": dict(model_type="granite", attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+    "GPT-2": dict(model_type="gpt2"),
+    "GPT-2, untied relu": dict(
+        model_type="gpt2", tie_word_embeddings=False, activation_function="relu", intermediate_size=None
+    ),
+    "NeoX": dict(model_type="gpt_neox", num_attention_heads=2, rope_parameters={"rope_theta": 500.0}),
+    "NeoX, one after the other": dict(
+        model_type="gpt_neox",
+        use_parallel_residual=False,
+        hidden_act="gelu_new",
+        tie_word_embeddings=True,
+    ),
+    "NeoX, no attention bias": dict(
+        model_type="gpt_neox",
+        attention_bias=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 70.0, "partial_rotary_factor": 1.0},
+    ),
+    "OPT": dict(model_type="opt"),
+    "OPT, no biases, untied": dict(
+        model_type="opt", enable_bias=False, tie_word_embeddings=False, activation_function="gelu"
+    ),
 }
-"""Heads per group, tying, biases and a head width of its own: every value of each, in few models."""
+"""Heads per group, tying, biases and a head width of its own: every value of each, in few models; and every switch of each family."""
+
+RENAMED: dict[str, dict[str, str | None]] = {
+    "gpt2": dict(
+        hidden_size="n_embd",
+        intermediate_size="n_inner",
+        num_hidden_layers="n_layer",
+        num_attention_heads="n_head",
+        num_key_value_heads=None,
+        max_position_embeddings="n_positions",
+        rms_norm_eps="layer_norm_epsilon",
+        rope_parameters=None,
+    ),
+    "gpt_neox": dict(rms_norm_eps="layer_norm_eps", num_key_value_heads=None),
+    "opt": dict(intermediate_size="ffn_dim", num_key_value_heads=None, rms_norm_eps=None, rope_parameters=None),
+}
+"""What common fields are called in some families; None where they have none."""
 
 
 def config(model_type: str = "llama", **changes: Any) -> transformers.PretrainedConfig:
@@ -66,8 +160,19 @@ def config(model_type: str = "llama", **changes: Any) -> transformers.Pretrained
         rope_parameters={"rope_type": "default", "rope_theta": 500.0},
         bos_token_id=1,
         eos_token_id=2,
+        pad_token_id=0,
     )
-    return transformers.AutoConfig.for_model(model_type, **(fields | changes))
+    fields["rope_parameters"] = ROPES.get(model_type, fields["rope_parameters"])
+    renamed = RENAMED.get(model_type, {})
+    wanted = {renamed.get(name, name): value for name, value in (fields | changes).items()}
+    wanted.pop(None, None)
+    return transformers.AutoConfig.for_model(model_type, **wanted)
+
+
+def blocks(model: transformers.PreTrainedModel) -> torch.nn.ModuleList:
+    """The layers of any family."""
+    inside = getattr(model.base_model, "decoder", model.base_model)
+    return inside.h if hasattr(inside, "h") else inside.layers
 
 
 def save(
@@ -78,7 +183,7 @@ def save(
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            around = 1.0 if "norm" in name else 0.0
+            around = 1.0 if "norm" in name or "ln_" in name else 0.0
             parameter.copy_(around + 0.3 * torch.randn(parameter.shape, generator=generator))
     model.to(dtype).save_pretrained(folder, max_shard_size=shard)
     return folder
@@ -103,6 +208,7 @@ def retensor(folder: Path, change: Mapping[str, torch.Tensor | None]) -> Path:
 @contextlib.contextmanager
 def in_float64(model: transformers.PreTrainedModel) -> Iterator[None]:
     """Lift what transformers' model computes in float32 whatever its weights are: norms, angles, softmax."""
+    to_float = torch.Tensor.float
 
     class Lifted:
         float32 = float = torch.float64
@@ -113,9 +219,11 @@ def in_float64(model: transformers.PreTrainedModel) -> Iterator[None]:
     lifted = (sys.modules[type(model).__module__], modeling_rope_utils)
     for module in lifted:
         module.torch = Lifted()
+    torch.Tensor.float = torch.Tensor.double
     try:
         yield
     finally:
+        torch.Tensor.float = to_float
         for module in lifted:
             module.torch = torch
 
@@ -123,11 +231,10 @@ def in_float64(model: transformers.PreTrainedModel) -> Iterator[None]:
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> transformers.PreTrainedModel:
     """The model as transformers reads it; with float64 rotary frequencies where it is float64."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
-    if dtype == torch.float64:
-        rotary = model.model.rotary_emb
-        stretched = modeling_rope_utils.ROPE_INIT_FUNCTIONS | {"default": rotary.compute_default_rope_parameters}
+    rotary = getattr(model.base_model, "rotary_emb", None)
+    if dtype == torch.float64 and rotary is not None:
         with in_float64(model):
-            rotary.inv_freq, _ = stretched[rotary.rope_type](model.config)
+            model.base_model.rotary_emb = type(rotary)(model.config)
     return model
 
 
@@ -138,6 +245,23 @@ def logits(
     model = load(model, dtype) if isinstance(model, Path) else model
     with torch.no_grad(), in_float64(model) if dtype == torch.float64 else contextlib.nullcontext():
         return [model(torch.tensor([list(prompt)])).logits[0].to(dtype).numpy() for prompt in prompts]
+
+
+def states(model: transformers.PreTrainedModel | Path, prompt: Sequence[int]) -> np.ndarray:
+    """The residual stream after each block: [L, T, D]."""
+    model, found = load(model) if isinstance(model, Path) else model, []
+
+    def keep(module, inputs, output):
+        del module, inputs
+        found.append((output[0] if isinstance(output, tuple) else output)[0].numpy())
+
+    handles = [block.register_forward_hook(keep) for block in blocks(model)]
+    try:
+        logits(model, [prompt])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return np.stack(found)
 
 
 def continuation(model: transformers.PreTrainedModel, prompt: Sequence[int], *, max_new: int, stop: int) -> list[int]:
@@ -160,11 +284,12 @@ def steered(model: transformers.PreTrainedModel, layer: int, vector: np.ndarray,
 
     def add(module, inputs, output):
         del module, inputs
-        is_prompt = output.shape[1] > 1
-        output[:, first if is_prompt else 0 :] += torch.tensor(vector)
+        stream = output[0] if isinstance(output, tuple) else output
+        is_prompt = stream.shape[1] > 1
+        stream[:, first if is_prompt else 0 :] += torch.tensor(vector)
         return output
 
-    handle = model.model.layers[layer].register_forward_hook(add)
+    handle = blocks(model)[layer].register_forward_hook(add)
     try:
         yield
     finally:

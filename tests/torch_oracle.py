@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import hf
 import numpy as np
 import torch
 import transformers
@@ -58,23 +59,22 @@ def make(
     **fields: Any,
 ) -> TorchPair:
     """Three layers, four heads; every parameter of special is base's plus noise, norms and biases too. fields: of the config."""
-    config = transformers.AutoConfig.for_model(
-        model_type,
+    common = dict(
         vocab_size=31,
         hidden_size=16,
         intermediate_size=10,
         num_hidden_layers=3,
-        num_attention_heads=4,
         num_key_value_heads=kv_heads,
-        head_dim=4,
         max_position_embeddings=32,
         tie_word_embeddings=tied,
         attn_implementation="eager",
-        **fields,
+        rope_parameters=None,
+        rms_norm_eps=1e-6,
     )
+    config = hf.config(model_type, **(common | ({} if model_type in WITHOUT_HEAD_DIM else {"head_dim": 4}) | fields))
     generator = torch.Generator().manual_seed(seed)
     base = transformers.AutoModelForCausalLM.from_config(config).eval()
-    _add_noise(base, std, generator, around={"norm": 2.0})
+    _add_noise(base, std, generator, around={"norm": 2.0, "ln_": 2.0})
     special = copy.deepcopy(base)
     _add_noise(special, noise, generator)
     folders = folder / "base", folder / "special"
@@ -90,53 +90,134 @@ def _add_noise(
         for name, parameter in model.named_parameters():
             if around is not None:
                 parameter.fill_(next((value for part, value in around.items() if part in name), 0.0))
-            more = 3 if "norm" in name else 1  # so that a norm's effect, too, stands clear of float32 rounding
+            more = (
+                3 if "norm" in name or "ln_" in name else 1
+            )  # so that a norm's effect, too, stands clear of float32 rounding
             parameter.add_(more * std * torch.randn(parameter.shape, generator=generator))
+
+
+class Matrix(NamedTuple):
+    """Where one matrix of a block is.
+
+    module: under the block. first: where its units begin along their axis. step: from one head to the next; None where they touch.
+    is_transposed: stored with its inputs first.
+    """
+
+    module: str
+    first: int = 0
+    step: int | None = None
+    is_transposed: bool = False
+
+
+class Layout(NamedTuple):
+    """Where a family keeps what. norms: in the order in which jaxpatch numbers them."""
+
+    block: str
+    matrices: Mapping[str, Matrix]
+    norms: tuple[str, ...]
+    embed: str
+    positions: str | None = None
+
+
+WITHOUT_HEAD_DIM = ("gpt2", "gpt_neox", "opt", "phi3")
+FEEDFORWARD = ("post_attention_layernorm", "post_feedforward_layernorm")
+
+
+def layout_of(c: transformers.PretrainedConfig) -> Layout:
+    """Of a model of this config."""
+    width = head_width(c)
+    block, embed = "model.layers.{l}.", "model.embed_tokens.weight"
+    matrices = {name: Matrix(f"self_attn.{name}_proj") for name in "qkvo"}
+    matrices |= {name: Matrix(f"mlp.{name}_proj") for name in ("gate", "up", "down")}
+    norms, positions = ("input_layernorm", "post_attention_layernorm"), None
+    if c.model_type == "olmo2":
+        norms = FEEDFORWARD
+    if c.model_type in ("gemma2", "gemma3_text"):
+        norms = ("input_layernorm", "pre_feedforward_layernorm", *FEEDFORWARD)
+    if c.model_type in ("qwen3", "gemma3_text", "olmo2"):
+        norms += ("self_attn.q_norm", "self_attn.k_norm")
+    if c.model_type == "phi3":
+        starts = 0, c.num_attention_heads, c.num_attention_heads + c.num_key_value_heads
+        matrices |= {n: Matrix("self_attn.qkv_proj", at * width) for n, at in zip("qkv", starts, strict=True)}
+        matrices |= {"gate": Matrix("mlp.gate_up_proj"), "up": Matrix("mlp.gate_up_proj", c.intermediate_size)}
+    if c.model_type == "gpt2":
+        block, embed, positions = "transformer.h.{l}.", "transformer.wte.weight", "transformer.wpe.weight"
+        matrices = {n: Matrix("attn.c_attn", at * c.n_embd, None, True) for at, n in enumerate("qkv")}
+        matrices |= {"o": Matrix("attn.c_proj", is_transposed=True), "up": Matrix("mlp.c_fc", is_transposed=True)}
+        matrices["down"] = Matrix("mlp.c_proj", is_transposed=True)
+        norms = ("ln_1", "ln_2")
+    if c.model_type == "gpt_neox":
+        block, embed = "gpt_neox.layers.{l}.", "gpt_neox.embed_in.weight"
+        matrices = {n: Matrix("attention.query_key_value", at * width, 3 * width) for at, n in enumerate("qkv")}
+        matrices |= {
+            "o": Matrix("attention.dense"),
+            "up": Matrix("mlp.dense_h_to_4h"),
+            "down": Matrix("mlp.dense_4h_to_h"),
+        }
+    if c.model_type == "opt":
+        stem = "model.decoder."
+        block, embed, positions = stem + "layers.{l}.", stem + "embed_tokens.weight", stem + "embed_positions.weight"
+        matrices |= {"o": Matrix("self_attn.out_proj"), "up": Matrix("fc1"), "down": Matrix("fc2")}
+        del matrices["gate"]
+        norms = ("self_attn_layer_norm", "final_layer_norm")
+    return Layout(block, matrices, norms, embed, positions)
+
+
+def head_width(c: transformers.PretrainedConfig) -> int:
+    return getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+
+
+def num_groups(c: transformers.PretrainedConfig) -> int:
+    return getattr(c, "num_key_value_heads", None) or c.num_attention_heads
+
+
+def num_neurons(c: transformers.PretrainedConfig) -> int:
+    return getattr(c, {"gpt2": "n_inner", "opt": "ffn_dim"}.get(c.model_type, "intermediate_size"))
 
 
 def components(model: transformers.PreTrainedModel, kind: str) -> dict[tuple[int, ...], Slices]:
     """Every component of a kind: its index -> the (parameter, index into it) it owns."""
-    names, c = dict(model.named_parameters()), model.config
-    wide, everything = c.head_dim, slice(None)
+    names, c, layout = dict(model.named_parameters()), model.config, layout_of(model.config)
+    wide, everything = head_width(c), slice(None)
+    units = {"q": (c.num_attention_heads, wide), "o": (c.num_attention_heads, wide)}
+    units |= {name: (num_groups(c), wide) for name in "kv"}
+    units |= {name: (num_neurons(c), 1) for name in ("gate", "up", "down")}
 
-    def rows(layer: int, part: str, which: Any) -> Slices:
-        """Rows of a weight, which are its outputs, and the same entries of its bias."""
-        stem = f"model.layers.{layer}.{part}"
-        return [(f"{stem}.{leaf}", which) for leaf in ("weight", "bias") if f"{stem}.{leaf}" in names]
+    def part(layer: int, name: str, which: int | None) -> Slices:
+        """A matrix, or one unit of it; and of its bias what belongs to that alone."""
+        matrix, (number, size) = layout.matrices[name], units[name]
+        own = np.arange(number) if which is None else np.array([which])
+        along = (matrix.first + own[:, None] * (matrix.step or size) + np.arange(size)).ravel()
+        is_output, stem = name not in ("o", "down"), layout.block.format(l=layer) + matrix.module
+        found: Slices = [(f"{stem}.weight", (along,) if is_output != matrix.is_transposed else (everything, along))]
+        if f"{stem}.bias" in names and (is_output or which is None):
+            found.append((f"{stem}.bias", along if is_output else everything))
+        return found
 
-    def columns(layer: int, part: str, which: Any) -> Slices:
-        return [(f"model.layers.{layer}.{part}.weight", (everything, which))]
+    def parts(layer: int, which: int | None, *matrices: str) -> Slices:
+        return [item for name in matrices if name in layout.matrices for item in part(layer, name, which)]
 
-    def whole(layer: int, *parts: str) -> Slices:
-        return [item for part in parts for item in rows(layer, part, everything)]
+    def norm(layer: int, name: str) -> Slices:
+        stem = layout.block.format(l=layer) + name
+        return [(f"{stem}.{leaf}", everything) for leaf in ("weight", "bias") if f"{stem}.{leaf}" in names]
 
-    attention = tuple(f"self_attn.{m}_proj" for m in "qkvo")
-    mlp = tuple(f"mlp.{m}_proj" for m in ("gate", "up", "down"))
-    inner = tuple(f"self_attn.{n}_norm" for n in "qk" if f"model.layers.0.self_attn.{n}_norm.weight" in names)
-    norms = ("input_layernorm", "post_attention_layernorm", *inner)
     found: dict[tuple[int, ...], Slices] = {}
-    if kind == "embed":
-        return {(0,): [("model.embed_tokens.weight", everything)]}
+    if kind in ("embed", "positions"):
+        return {(0,): [(layout.embed if kind == "embed" else layout.positions, everything)]}
+    counts = {"head": c.num_attention_heads, "kv": num_groups(c), "neuron": num_neurons(c)}
+    of_unit = {"head": ("q", "o"), "kv": ("k", "v"), "neuron": ("gate", "up", "down")}
     for layer in range(c.num_hidden_layers):
-        if kind == "head":
-            for h in range(c.num_attention_heads):
-                mine = slice(h * wide, (h + 1) * wide)
-                found[layer, h] = rows(layer, "self_attn.q_proj", mine) + columns(layer, "self_attn.o_proj", mine)
-        elif kind == "kv":
-            for g in range(c.num_key_value_heads):
-                mine = slice(g * wide, (g + 1) * wide)
-                found[layer, g] = rows(layer, "self_attn.k_proj", mine) + rows(layer, "self_attn.v_proj", mine)
-        elif kind == "neuron":
-            for j in range(c.intermediate_size):
-                found[layer, j] = (
-                    rows(layer, "mlp.gate_proj", j) + rows(layer, "mlp.up_proj", j) + columns(layer, "mlp.down_proj", j)
-                )
-        elif kind in ("matrix", "norm"):
-            for number, part in enumerate(attention + mlp if kind == "matrix" else norms):
-                found[layer, number] = whole(layer, part)
+        if kind in counts:
+            found |= {(layer, unit): parts(layer, unit, *of_unit[kind]) for unit in range(counts[kind])}
+        elif kind == "matrix":
+            found |= {(layer, n): part(layer, name, None) for n, name in enumerate(layout.matrices)}
+        elif kind == "norm":
+            found |= {(layer, number): norm(layer, name) for number, name in enumerate(layout.norms)}
         else:
-            parts = {"attention": attention + inner, "mlp": mlp, "layer": attention + mlp + norms}[kind]
-            found[(layer,)] = whole(layer, *parts)
+            inner = [item for name in layout.norms if "self_attn." in name for item in norm(layer, name)]
+            outer = [item for name in layout.norms if "self_attn." not in name for item in norm(layer, name)]
+            attention, mlp = parts(layer, None, *"qkvo") + inner, parts(layer, None, "gate", "up", "down")
+            found[(layer,)] = {"attention": attention, "mlp": mlp, "layer": attention + mlp + outer}[kind]
     return found
 
 
@@ -163,7 +244,7 @@ def read(model: transformers.PreTrainedModel, prompt: Sequence[int], direction: 
     def keep(module, args, output):
         states.append((output[0] if isinstance(output, tuple) else output)[0, -1])
 
-    hooks = [block.register_forward_hook(keep) for block in model.model.layers]
+    hooks = [block.register_forward_hook(keep) for block in hf.blocks(model)]
     try:
         model(torch.tensor([list(prompt)]), use_cache=False)
     finally:

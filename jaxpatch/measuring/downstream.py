@@ -42,16 +42,26 @@ class Trace(NamedTuple):
     """Some consecutive blocks of the host's run.
 
     first: number of the first of them. entering: residual stream before each, and after the last. mid: between their halves.
+    attended, computed: what attention and MLP wrote, where that passes a norm before it joins the stream.
     """
 
     first: Int[Array, ""]
     entering: Float[Array, "A1 M D"]
     mid: Float[Array, "A M D"]
+    attended: Float[Array, "A M D"] | None = None
+    computed: Float[Array, "A M D"] | None = None
 
     def at(self, half: Int[Array, ""]) -> Float[Array, "M D"]:
         """The stream at a half-step: 2 l before block l, 2 l + 1 in its middle."""
         block = half // 2 - self.first
         return jnp.where(half % 2 == 0, self.entering[block], self.mid[jnp.minimum(block, self.mid.shape[0] - 1)])
+
+    def attended_at(self, block: Int[Array, "*any"]) -> Float[Array, "*any M D"] | None:
+        """block: counted from the first here."""
+        return None if self.attended is None else self.attended[block]
+
+    def computed_at(self, block: Int[Array, "*any"]) -> Float[Array, "*any M D"] | None:
+        return None if self.computed is None else self.computed[block]
 
 
 def context_of(config: DecoderConfig, models: Models) -> decoder.TreeContext:
@@ -59,9 +69,9 @@ def context_of(config: DecoderConfig, models: Models) -> decoder.TreeContext:
     return decoder.tree_context(config, models.tree, np.promote_types(decoder.dtype_of(models.host), np.float32))
 
 
-def embedded(params: Params, tree: PrefixTree) -> Float[Array, "M D"]:
+def embedded(config: DecoderConfig, params: Params, tree: PrefixTree) -> Float[Array, "M D"]:
     """The stream entering the first block."""
-    return decoder.embedded(params, tree.tokens)
+    return decoder.embedded(config, params, tree.tokens, tree.positions)
 
 
 def trace(
@@ -72,11 +82,11 @@ def trace(
 
     def step(x, layer):
         block = decoder.Block(config).bind({"params": decoder.widened(decoder.layer_of(models.host, layer))})
-        mid = block.attention_half(x, context.at(layer))[0]
-        return block.mlp_half(mid), (x, mid)
+        mid, after, *written = block.halves(x, context.at(layer))
+        return after, (x, mid, *(written if config.post_norm else (None, None)))
 
-    after, (entering, mid) = jax.lax.scan(step, x, first + jnp.arange(length, dtype=jnp.int32))
-    return Trace(jnp.asarray(first, jnp.int32), jnp.concatenate([entering, after[None]]), mid)
+    after, (entering, *rest) = jax.lax.scan(step, x, first + jnp.arange(length, dtype=jnp.int32))
+    return Trace(jnp.asarray(first, jnp.int32), jnp.concatenate([entering, after[None]]), *rest)
 
 
 def effects(
@@ -184,5 +194,5 @@ def finish(
 def host_reads(config: DecoderConfig, models: Models) -> Float[Array, "R B"]:
     """The read-outs of the unpatched host."""
     shape = len(models.read_outs), models.tree.last.shape[0]
-    x = embedded(models.host, models.tree)
+    x = embedded(config, models.host, models.tree)
     return finish(config, models, x[None], jnp.zeros(1, jnp.int32), jnp.zeros(shape, x.dtype))[0]

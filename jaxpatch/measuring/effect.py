@@ -31,10 +31,10 @@ class Patched(NamedTuple):
         """Who owns what."""
         return components.of_decoder(self.host)
 
-    def embedded(self, tokens: jax.Array) -> jax.Array:
+    def embedded(self, config: DecoderConfig, tokens: jax.Array) -> jax.Array:
         """The residual stream entering the first block: [*tokens, D]."""
-        rows = ({"embed": {"kernel": side["embed"]["kernel"][tokens]}} for side in self[:2])
-        return layers.at_least_float32(self._between(*rows)["embed"]["kernel"])
+        rows = (decoder.table_rows(config, side, tokens) for side in self[:2])
+        return decoder.entering(config, self._between(*rows))
 
     def block(self, number: jax.Array) -> Params:
         """The parameters of one block, float32 or wider."""
@@ -48,13 +48,13 @@ class Patched(NamedTuple):
         norm = self._between(*({"final_norm": side["final_norm"]} for side in self[:2]))
         matrix = "embed" if config.tied else "unembed"
         sides = self[:2] if matrix in self.gates else self[:1]
-        ends = [decoder.apply(config, {**side, **norm}, x, method="read_out") for side in sides]
-        return blend.blend(*ends, jnp.asarray(self.gates[matrix])[0]) if len(ends) > 1 else ends[0]
+        ends = [decoder.apply(config, {**side, **norm}, x, method="unembedded") for side in sides]
+        logits = blend.blend(*ends, jnp.asarray(self.gates[matrix])[0]) if len(ends) > 1 else ends[0]
+        return layers.capped(logits, config.logit_cap)
 
     def _between(self, host: Params, donor: Params) -> Params:
         """A part of the tree outside of the blocks."""
-        (name,) = host
-        return blend.patch(host, donor, {k: g for k, g in self.gates.items() if k == name}, self.partition)
+        return blend.patch(host, donor, {k: g for k, g in self.gates.items() if k in host}, self.partition)
 
 
 def unpatched(params: Params) -> Patched:
@@ -77,7 +77,9 @@ def run(
 
 def every_last_state(config: DecoderConfig, model: Patched, inputs: Inputs, depth: int | None = None) -> jax.Array:
     """Residual stream after each of the first `depth` blocks at the last token of each prompt: [depth, B, D]. All where None."""
-    return run(config, model, inputs, model.embedded(inputs.tokens), 0, config.layers if depth is None else depth)[1]
+    return run(
+        config, model, inputs, model.embedded(config, inputs.tokens), 0, config.layers if depth is None else depth
+    )[1]
 
 
 def reads(config: DecoderConfig, model: Patched, inputs: Inputs, wanted: Sequence[ReadOut]) -> jax.Array:
@@ -109,7 +111,7 @@ def outcome(
     Args: steer: [D], added to the residual stream after the anchor's block at the last token.
     """
     depth, last = anchor.layer + 1, inputs.lengths - 1
-    x, _ = run(config, model, inputs, model.embedded(inputs.tokens), 0, depth)
+    x, _ = run(config, model, inputs, model.embedded(config, inputs.tokens), 0, depth)
     read = anchor.read(decoder.take(x, last)[:, 0])
     if steer is not None:
         is_last = jnp.arange(x.shape[-2])[None, :] == last[:, None]

@@ -115,7 +115,7 @@ def of_pair(
     effect_fn = jax.tree_util.Partial(_effect_of(config, mode), models, jnp.asarray(base), jnp.asarray(special))
 
     def exact(kind: str, indices: np.ndarray, progress: sweep.Progress) -> np.ndarray:
-        if kind in local.LOCALS:
+        if kind in local.KINDS:
             found = sweep.exact(
                 config, kind, placed, indices, budget=budget, mesh=mesh, journal=journal, progress=progress
             )
@@ -129,7 +129,7 @@ def of_pair(
 
     def cheap(kinds: tuple[str, ...], progress: sweep.Progress) -> dict[str, Cheap]:
         found = {}
-        inside = tuple(kind for kind in kinds if kind in local.LOCALS)
+        inside = tuple(kind for kind in kinds if kind in local.KINDS)
         if inside:
             passes = sweep.cheap(config, inside, models, budget=budget, progress=progress)
             found = {kind: Cheap(*(sign * each for each in both)) for kind, both in passes.items()}
@@ -245,7 +245,7 @@ def _seen(name: str, kind: components.Kind, config, read_out: ReadOut) -> np.nda
     seen = np.zeros(kind.shape, bool)
     if kind.axes[0] == "layer":
         seen[: read_outs.depth(config, [read_out])] = True
-    elif name == "embed" or isinstance(read_out, read_outs.NextToken):
+    elif name in ("embed", "positions") or isinstance(read_out, read_outs.NextToken):
         seen[:] = True
     return seen
 

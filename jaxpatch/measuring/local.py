@@ -5,6 +5,7 @@ changes there. It is computed in float32 or wider, whatever the weights are: in 
 what is subtracted. Kinds with few members a layer run their patched block whole. The local forms are ours.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -35,9 +36,31 @@ def _einsum(spec: str, *operands: jax.Array) -> jax.Array:
     return jnp.einsum(spec, *map(layers.at_least_float32, operands), precision=layers.precision())
 
 
-def _normed(config: DecoderConfig, x: jax.Array, scale: jax.Array) -> jax.Array:
-    """x: [C, M, D], each with a scale of its own [C, D]."""
-    return jax.vmap(lambda x, scale: layers.rms_norm(x, scale, config.norm_eps))(x, scale.astype(x.dtype))
+def _with_norm(config: DecoderConfig, norm: Params, layer: jax.Array, x: jax.Array) -> jax.Array:
+    """x: [C, ..., D], each through the norm of its own layer."""
+    own = jax.tree.map(lambda leaf: leaf[layer], norm)
+    return jax.vmap(functools.partial(decoder.normed_as_wide, config))(x, own)
+
+
+def _read_by_attention(config: DecoderConfig, models: Models, states: Trace, layer: jax.Array) -> jax.Array:
+    """What the host's queries, keys and values are made of: [C, M, D]."""
+    x = states.entering[layer - states.first]
+    return _with_norm(config, models.host["layers"]["attn_norm"], layer, x) if config.pre_norm else x
+
+
+def _read_by_mlp(config: DecoderConfig, models: Models, states: Trace, layer: jax.Array) -> jax.Array:
+    x = (states.entering if config.parallel else states.mid)[layer - states.first]
+    return _with_norm(config, models.host["layers"]["mlp_norm"], layer, x) if config.pre_norm else x
+
+
+def _moved(
+    config: DecoderConfig, norm: str, models: Models, written: jax.Array | None, layer: jax.Array, change: jax.Array
+) -> jax.Array:
+    """By how much a change of what the host's attention or MLP has written moves the stream. norm: the one it passes, if any."""
+    if written is not None:
+        after = functools.partial(_with_norm, config, models.host["layers"][norm], layer)
+        change = after(written + change) - after(written)
+    return change if config.residual_scale == 1 else change * config.residual_scale
 
 
 def _heads(x: jax.Array, weights: Params, layer: jax.Array, heads: jax.Array) -> jax.Array:
@@ -49,56 +72,55 @@ def _heads(x: jax.Array, weights: Params, layer: jax.Array, heads: jax.Array) ->
 def _turned(config: DecoderConfig, models: Models, name: str, x: jax.Array, layer: jax.Array, cos_sin) -> jax.Array:
     """Queries ("q") or keys ("k") as they meet, [C, M, n, H], by the host's norms."""
     if config.qk_norm:
-        scale = models.host["layers"]["attn"][f"{name}_norm"]["scale"][layer]
-        x = jax.vmap(lambda x, scale: layers.rms_norm(x, scale, config.norm_eps))(x, scale.astype(x.dtype))
+        x = _with_norm(config, models.host["layers"]["attn"][f"{name}_norm"], layer, x)
     return layers.rotate(x, cos_sin)
 
 
 def _head_stream(config: DecoderConfig, models: Models, states: Trace, layer, indices):
-    context, entering = context_of(config, models).at(layer), states.entering[layer - states.first]
-    attn = models.host["layers"]["attn"]
-    x = _normed(config, entering, models.host["layers"]["attn_norm"]["scale"][layer])
+    context, at = context_of(config, models).at(layer), layer - states.first
+    attn, x = models.host["layers"]["attn"], _read_by_attention(config, models, states, layer)
     groups = indices[:, None] // (config.heads // config.kv_heads)
     k = _turned(config, models, "k", _heads(x, attn["k"], layer, groups), layer, context.cos_sin)
     v = _heads(x, attn["v"], layer, groups)
 
     def written(attn: Params) -> jax.Array:
         q = _turned(config, models, "q", _heads(x, attn["q"], layer, indices[:, None]), layer, context.cos_sin)
-        z = context.attend(q, k, v)[:, :, 0]
+        z = context.attend(config, q, k, v)[:, :, 0]
         return _einsum("cmh,chd->cmd", z, attn["o"]["kernel"][layer, indices])
 
-    return states.mid[layer - states.first] + (written(models.donor["layers"]["attn"]) - written(attn))
+    change = written(models.donor["layers"]["attn"]) - written(attn)
+    return states.mid[at] + _moved(config, "attn_post_norm", models, states.attended_at(at), layer, change)
 
 
 def _kv_stream(config: DecoderConfig, models: Models, states: Trace, layer, indices):
-    context, entering = context_of(config, models).at(layer), states.entering[layer - states.first]
+    context, at = context_of(config, models).at(layer), layer - states.first
     attn, size = models.host["layers"]["attn"], config.heads // config.kv_heads
     heads = indices[:, None] * size + jnp.arange(size)
-    x = _normed(config, entering, models.host["layers"]["attn_norm"]["scale"][layer])
+    x = _read_by_attention(config, models, states, layer)
     q = _turned(config, models, "q", _heads(x, attn["q"], layer, heads), layer, context.cos_sin)
 
     def vectors(attn: Params) -> jax.Array:
         k = _turned(config, models, "k", _heads(x, attn["k"], layer, indices[:, None]), layer, context.cos_sin)
-        return context.attend(q, k, _heads(x, attn["v"], layer, indices[:, None]))
+        return context.attend(config, q, k, _heads(x, attn["v"], layer, indices[:, None]))
 
     change = vectors(models.donor["layers"]["attn"]) - vectors(attn)
     written = _einsum("cmnh,cnhd->cmd", change, attn["o"]["kernel"][layer[:, None], heads])
-    return states.mid[layer - states.first] + written
+    return states.mid[at] + _moved(config, "attn_post_norm", models, states.attended_at(at), layer, written)
 
 
 def _neuron_stream(config: DecoderConfig, models: Models, states: Trace, layer, indices):
-    x = _normed(config, states.mid[layer - states.first], models.host["layers"]["mlp_norm"]["scale"][layer])
+    x, at = _read_by_mlp(config, models, states, layer), layer - states.first
 
     def into(weights: Params) -> jax.Array:
         pre = _einsum("cmd,cd->cm", x, weights["kernel"][layer, :, indices])
         return pre + weights["bias"][layer, indices][:, None].astype(pre.dtype) if "bias" in weights else pre
 
     def written(mlp: Params) -> jax.Array:
-        activation = layers.gated(into(mlp["gate"]), into(mlp["up"]))
+        activation = layers.neurons([into(mlp[name]) for name in decoder.inputs(config)], config.activation)
         return activation[:, :, None] * mlp["down"]["kernel"][layer, indices][:, None].astype(activation.dtype)
 
     change = written(models.donor["layers"]["mlp"]) - written(models.host["layers"]["mlp"])
-    return states.entering[layer - states.first + 1] + change
+    return states.entering[at + 1] + _moved(config, "mlp_post_norm", models, states.computed_at(at), layer, change)
 
 
 def _whole_block(kind: str) -> Local:
@@ -122,12 +144,23 @@ def _whole_block(kind: str) -> Local:
     return Local(stream, is_mid=False)
 
 
-LOCALS: dict[str, Local] = {
+KINDS = ("head", "kv", "neuron", "attention", "mlp", "layer", "matrix", "norm")
+"""Kinds that live inside one block."""
+_CLOSED = {
     "head": Local(_head_stream, is_mid=True),
     "kv": Local(_kv_stream, is_mid=True),
     "neuron": Local(_neuron_stream, is_mid=False),
-} | {kind: _whole_block(kind) for kind in ("attention", "mlp", "layer", "matrix", "norm")}
-"""Kinds that live inside one block. An open set."""
+}
+
+
+def is_closed(config: DecoderConfig, kind: str) -> bool:
+    """Whether there is a closed form: a head's own, unless its queries and keys are normalised together with those of other heads."""
+    return kind in _CLOSED and not (config.qk_norm == "whole" and kind in ("head", "kv"))
+
+
+def local_of(config: DecoderConfig, kind: str) -> Local:
+    """How a kind changes its own block in models of this config."""
+    return _CLOSED[kind] if is_closed(config, kind) else _whole_block(kind)
 
 
 def effects(
@@ -144,7 +177,7 @@ def effects(
 
     groups: of candidates that run apart from each other (`downstream.effects`).
     """
-    local = LOCALS[kind]
+    local = local_of(config, kind)
     stream = local.stream(config, models, states, layer, indices)
     start = 2 * layer + (1 if local.is_mid else 2)
     return downstream.effects(config, models, stream, start, states, unreached, groups)

@@ -81,8 +81,8 @@ def candidate_bytes(config: DecoderConfig, tree: PrefixTree, itemsize: int) -> i
 
 
 def states_bytes(config: DecoderConfig, tree: PrefixTree, itemsize: int) -> int:
-    """Bytes of one block's two cached states."""
-    return 2 * tree.tokens.shape[0] * config.width * stream_itemsize(itemsize)
+    """Bytes of one block's cached states: two of the stream, and two more where norms follow."""
+    return (4 if config.post_norm else 2) * tree.tokens.shape[0] * config.width * stream_itemsize(itemsize)
 
 
 def stream_itemsize(itemsize: int) -> int:
@@ -93,7 +93,7 @@ def stream_itemsize(itemsize: int) -> int:
 def block_bytes(config: DecoderConfig, itemsize: int) -> int:
     """Bytes of one block's matrices."""
     attention = 2 * config.width * config.head_width * (config.heads + config.kv_heads)
-    return (attention + 3 * config.width * config.neurons) * itemsize
+    return (attention + config.mlp_matrices * config.width * config.neurons) * itemsize
 
 
 def cheap_bytes(config: DecoderConfig, tokens: int, itemsize: int, depth: int, prompts: int) -> int:

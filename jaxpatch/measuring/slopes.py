@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxpatch.measuring import read_outs
+from jaxpatch.measuring import local, read_outs
 from jaxpatch.measuring.downstream import Models
 from jaxpatch.measuring.read_outs import NextToken
 from jaxpatch.models import decoder, layers
@@ -25,14 +25,17 @@ from jaxpatch.shapes import Params
 
 
 class Run(NamedTuple):
-    """What stands in the host's blocks: the stream entering, head vectors before W_O, the stream in the middle, and the two inputs of
-    each neuron."""
+    """What stands in the host's blocks: the stream entering, head vectors before W_O, the stream in the middle, and each neuron's
+    inputs, one or two."""
 
     entering: Float[Array, "A B T D"]
     z: Float[Array, "A B T N H"]
     mid: Float[Array, "A B T D"]
-    gate: Float[Array, "A B T F"]
-    up: Float[Array, "A B T F"]
+    inputs: tuple[Float[Array, "A B T F"], ...]
+
+    def read_by_mlp(self, config: DecoderConfig) -> jax.Array:
+        """The stream that the MLP's norm sees."""
+        return self.entering if config.parallel else self.mid
 
 
 class Heads(NamedTuple):
@@ -44,14 +47,14 @@ class Heads(NamedTuple):
 
 
 class Slope(NamedTuple):
-    """The gradients that arrive in one block: at the stream's end, neurons' activations and their two inputs, the stream in the middle,
-    head vectors, and what they are made of."""
+    """The gradients that arrive in one block: at the stream's end, at what the MLP writes, at neurons and their inputs, at what
+    attention writes, at head vectors, and what they are made of."""
 
     end: Float[Array, "B T D"]
+    computed: Float[Array, "B T D"]
     neurons: Float[Array, "B T F"]
-    gate: Float[Array, "B T F"]
-    up: Float[Array, "B T F"]
-    mid: Float[Array, "B T D"]
+    inputs: tuple[Float[Array, "B T F"], ...]
+    attended: Float[Array, "B T D"]
     z: Float[Array, "B T N H"]
     heads: Heads
 
@@ -75,16 +78,17 @@ class Layer(NamedTuple):
 
 def climb(config: DecoderConfig, models: Models, depth: int) -> tuple[Float[Array, "B T D"], Run]:
     """The host's run through the first blocks: the stream after them, and what stood in each."""
-    x = decoder.embedded(models.host, models.inputs.tokens)
+    x = decoder.embedded(config, models.host, models.inputs.tokens)
     context = decoder.causal_context(config, x.shape[-2], x.dtype)
 
     def step(x, number):
         weights = decoder.widened(decoder.layer_of(models.host, number))
         block = decoder.Block(config).bind({"params": weights})
         z = block.head_vectors(x, context.at(number))
-        mid = x + block.attn.write(z)
-        gate, up = _neuron_inputs(config, weights, mid)
-        return mid + block.mlp.write(layers.gated(gate, up)), Run(x, z, mid, gate, up)
+        mid = x + block.after_attention(block.attn.write(z))
+        inputs = _neuron_inputs(config, weights, x if config.parallel else mid)
+        end = mid + block.after_mlp(block.mlp.write(layers.neurons(inputs, config.activation)))
+        return end, Run(x, z, mid, inputs)
 
     return jax.lax.scan(step, x, jnp.arange(depth, dtype=jnp.int32))
 
@@ -105,31 +109,35 @@ def descend(
     def block() -> decoder.Block:
         return decoder.Block(config).bind({"params": weights})
 
-    (neurons,) = back(lambda neurons: block().mlp.write(neurons), layers.gated(run.gate, run.up), end)
-    gate, up = back(layers.gated, run.gate, run.up, neurons)
-    mid = end + back(lambda mid: _neuron_inputs(config, weights, mid), run.mid, (gate, up))[0]
-    (z,) = back(lambda z: block().attn.write(z), run.z, mid)
+    activations = layers.neurons(run.inputs, config.activation)
+    (computed,) = back(lambda written: block().after_mlp(written), block().mlp.write(activations), end)
+    (neurons,) = back(lambda neurons: block().mlp.write(neurons), activations, computed)
+    (inputs,) = back(lambda inputs: layers.neurons(inputs, config.activation), run.inputs, neurons)
+    (through_mlp,) = back(lambda x: _neuron_inputs(config, weights, x), run.read_by_mlp(config), inputs)
+    mid = end if config.parallel else end + through_mlp
+    (attended,) = back(lambda written: block().after_attention(written), block().attn.write(run.z), mid)
+    (z,) = back(lambda z: block().attn.write(z), run.z, attended)
     heads, pull = jax.vjp(lambda x: _heads(config, weights, x), run.entering)
     arriving = Heads(*back(lambda *heads: _attend(config, context, weights, Heads(*heads)), *heads, z))
-    return mid + pull(arriving)[0], Slope(end, neurons, gate, up, mid, z, arriving), heads
+    return end + through_mlp + pull(arriving)[0], Slope(end, computed, neurons, inputs, attended, z, arriving), heads
 
 
 def _heads(config: DecoderConfig, weights: Params, entering: jax.Array) -> Heads:
-    attn = weights["attn"]
-    x = layers.rms_norm(entering, weights["attn_norm"]["scale"], config.norm_eps)
-    return Heads(*(layers.to_heads(x, attn[name]) for name in ("q", "k", "v")))
+    x = decoder.Block(config).bind({"params": weights}).attention_input(entering)
+    return Heads(*(layers.to_heads(x, weights["attn"][name]) for name in ("q", "k", "v")))
 
 
 def _attend(config: DecoderConfig, context: decoder.Context, weights: Params, heads: Heads) -> jax.Array:
     """Head vectors."""
     attn = decoder.Attention(config).bind({"params": weights["attn"]})
     q, k = attn.turned_queries(heads.q, context.cos_sin), attn.turned_keys(heads.k, context.cos_sin)
-    return context.attend(q, k, heads.v)
+    return context.attend(config, q, k, heads.v)
 
 
-def _neuron_inputs(config: DecoderConfig, weights: Params, mid: jax.Array) -> tuple[jax.Array, jax.Array]:
-    normed = layers.rms_norm(mid, weights["mlp_norm"]["scale"], config.norm_eps)
-    return layers.dense(normed, weights["mlp"]["gate"]), layers.dense(normed, weights["mlp"]["up"])
+def _neuron_inputs(config: DecoderConfig, weights: Params, read: jax.Array) -> tuple[jax.Array, ...]:
+    """read: the stream before the MLP's norm."""
+    x = decoder.Block(config).bind({"params": weights}).mlp_input(read)
+    return tuple(layers.dense(x, weights["mlp"][name]) for name in decoder.inputs(config))
 
 
 Share = Callable[[DecoderConfig, decoder.Context, Layer], Cheap]
@@ -149,7 +157,7 @@ def _head_share(config: DecoderConfig, context: decoder.Context, layer: Layer) -
     q = _donors_heads(config, layer).q
     own = layer.run.z
     change = _attend(config, context, layer.host, layer.heads._replace(q=q)) - own
-    arriving = _einsum("btd,nhd->btnh", layer.slope.mid, layer.donor["attn"]["o"]["kernel"])
+    arriving = _einsum("btd,nhd->btnh", layer.slope.attended, layer.donor["attn"]["o"]["kernel"])
     by_matrix = own * (arriving - layer.slope.z)
     moved = (q - layer.heads.q) * layer.slope.heads.q
     return Cheap((change * arriving + by_matrix).sum((1, 3)), (moved + by_matrix).sum((1, 3)))
@@ -158,13 +166,12 @@ def _head_share(config: DecoderConfig, context: decoder.Context, layer: Layer) -
 def _neuron_share(config: DecoderConfig, context: decoder.Context, layer: Layer) -> Cheap:
     del context
     run, slope = layer.run, layer.slope
-    gate, up = _neuron_inputs(config, {**layer.host, "mlp": layer.donor["mlp"]}, run.mid)
-    own = layers.gated(run.gate, run.up)
-    arriving = _einsum("btd,fd->btf", slope.end, layer.donor["mlp"]["down"]["kernel"])
+    inputs = _neuron_inputs(config, {**layer.host, "mlp": layer.donor["mlp"]}, run.read_by_mlp(config))
+    own, donors = (layers.neurons(each, config.activation) for each in (run.inputs, inputs))
+    arriving = _einsum("btd,fd->btf", slope.computed, layer.donor["mlp"]["down"]["kernel"])
     by_matrix = own * (arriving - slope.neurons)
-    moved = (gate - run.gate) * slope.gate + (up - run.up) * slope.up
-    change = (layers.gated(gate, up) - own) * arriving
-    return Cheap((change + by_matrix).sum(1), (moved + by_matrix).sum(1))
+    moved = sum((new - old) * each for new, old, each in zip(inputs, run.inputs, slope.inputs, strict=True))
+    return Cheap(((donors - own) * arriving + by_matrix).sum(1), (moved + by_matrix).sum(1))
 
 
 def _kv_share(config: DecoderConfig, context: decoder.Context, layer: Layer) -> Cheap:
@@ -197,10 +204,12 @@ def _whole_block(kind: str) -> Share:
     return share
 
 
-SHARES: dict[str, Share] = {"head": _head_share, "kv": _kv_share, "neuron": _neuron_share} | {
-    kind: _whole_block(kind) for kind in ("attention", "mlp", "layer", "matrix", "norm")
-}
-"""Kinds that live inside one block. An open set."""
+_CLOSED: dict[str, Share] = {"head": _head_share, "kv": _kv_share, "neuron": _neuron_share}
+
+
+def share_of(config: DecoderConfig, kind: str) -> Share:
+    """The cheap effects of a kind in models of this config."""
+    return _CLOSED[kind] if local.is_closed(config, kind) else _whole_block(kind)
 
 
 def cheap(config: DecoderConfig, kinds: tuple[str, ...], models: Models) -> dict[str, Cheap]:
@@ -222,7 +231,7 @@ def cheap(config: DecoderConfig, kinds: tuple[str, ...], models: Models) -> dict
         own = context.at(number)
         entering, slope, heads = descend(config, own, host, run, end)
         layer = Layer(host, donor, run, heads, slope)
-        return entering, {kind: SHARES[kind](config, own, layer) for kind in kinds}
+        return entering, {kind: share_of(config, kind)(config, own, layer) for kind in kinds}
 
     numbers = jnp.arange(depth, dtype=jnp.int32)
     return jax.lax.scan(step, jax.grad(read)(after), (numbers, run), reverse=True)[1]

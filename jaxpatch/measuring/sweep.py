@@ -25,7 +25,7 @@ SPAN = 16
 AHEAD = 2
 """Pieces sent to the device before an earlier one is waited for."""
 
-_embedded = jax.jit(downstream.embedded)
+_embedded = jax.jit(downstream.embedded, static_argnums=0)
 _trace = jax.jit(downstream.trace, static_argnums=(0, 4))
 _host_reads = jax.jit(downstream.host_reads, static_argnums=0)
 _cheap = jax.jit(slopes.cheap, static_argnums=(0, 1))
@@ -106,7 +106,7 @@ def exact(
     """Effects of single-component patches, ``F(patched) - F(host)``.
 
     Args:
-        kind: a key of `local.LOCALS`.
+        kind: one of `local.KINDS`.
         indices: int [n, 1 or 2], rows (layer,) or (layer, index), no layer above what the read-outs need.
         budget: bytes that the sweep may hold beside the two models, on each device; half of what is free where None.
         mesh: devices to share the work; `models` must lie there (`devices.spread`).
@@ -194,7 +194,7 @@ def _segments(
 ) -> Iterator[tuple[Trace, np.ndarray]]:
     """Runs of `length` blocks with the host's states in them, from the first block on, and which candidates (of sorted layers) lie
     there. Blocks of the last run that lie beyond `depth` hold no candidate and are never read."""
-    x = _embedded(models.host, models.tree)
+    x = _embedded(config, models.host, models.tree)
     for first in range(0, depth, length):
         states = _trace(config, models, x, np.int32(first), length)
         x = states.entering[-1]

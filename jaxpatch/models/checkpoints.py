@@ -185,16 +185,25 @@ def load(path: Path, dtype: str) -> Checkpoint:
     config = config_of(path, source.raw_config)
     family = FAMILIES[config.family]
     rules = family.rules(config)
-    shapes = {n: s for n, s in source.shapes.items() if not n.endswith(family.ignored_tensors)}
+    wanted = convert.places(rules, config)
+    known_as = {
+        family.prefix + name if name not in wanted and family.prefix + name in wanted else name: name
+        for name in source.shapes
+        if not name.endswith(family.ignored_tensors)
+    }
+    shapes = {name: source.shapes[theirs] for name, theirs in known_as.items()}
     faults = []
-    if config.tied and {"lm_head.weight", "model.embed_tokens.weight"} <= shapes.keys():
-        del shapes["lm_head.weight"]
-        if not np.array_equal(source.read("lm_head.weight"), source.read("model.embed_tokens.weight")):
-            faults.append("tie_word_embeddings is true, but lm_head.weight differs from model.embed_tokens.weight")
+    table = next(rule.theirs for rule in rules if rule.ours == "embed/kernel")
+    if config.tied and {family.unembed, table} <= shapes.keys():
+        del shapes[family.unembed]
+        if not np.array_equal(source.read(family.unembed), source.read(known_as[table])):
+            faults.append(f"tie_word_embeddings is true, but {family.unembed} differs from {table}")
     faults += convert.faults(shapes, rules, config)
     if faults:
         raise CheckpointError(path, faults)
-    leaves = dict(convert.to_leaves(source.read, list(shapes), rules, config, jnp.dtype(dtype)))
+    leaves = dict(
+        convert.to_leaves(lambda name: source.read(known_as[name]), list(shapes), rules, config, jnp.dtype(dtype))
+    )
     read = Checkpoint(config, paths.unflatten(leaves), source.raw_config, source.tokenizer, source.files)
     _refuse_non_finite(path, read, dtype)
     return read

@@ -3,6 +3,9 @@
 The table is closed both ways: every tensor of the checkpoint is used exactly once, every parameter filled exactly once.
 """
 
+import itertools
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,62 +14,118 @@ import numpy as np
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.trees import compare, paths
 
+_STACKS = {"l": "L"}
+"""What stands in a tensor's name for its place in a stack -> the letter of that stack's length."""
+
 
 class Rule(NamedTuple):
-    """One kind of tensor.
+    """One kind of tensor, or a part of one.
 
     theirs: its name in the checkpoint, ``{l}`` standing for the layer. ours: path of the leaf it fills.
-    layout: axes there and here, in the alphabet of `shapes`: ``"NH D -> D N H"`` splits the first axis and moves D up.
+    layout: axes there and here, in the alphabet of `shapes`: ``"NH D -> D N H"`` splits the first axis and moves D up. Where several of
+        our leaves lie side by side in one tensor, brackets name their sizes, 1 being one: of ``"[NKK]H D -> D N H"`` the first part is
+        N heads, and of ``"N[111]H D -> D N H"`` each head's first.
+    part: which of those in brackets is meant.
     """
 
     theirs: str
     ours: str
     layout: str
-
-    @property
-    def is_stacked(self) -> bool:
-        return "{l}" in self.theirs
+    part: int = 0
 
     def their_shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        return tuple(int(np.prod([sizes[letter] for letter in axis])) for axis in self._theirs_axes())
+        return tuple(math.prod(_length(factor, sizes) for factor in axis) for axis in self._axes())
 
     def our_shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """Shape of one layer's slice (of the whole leaf where it is not stacked)."""
-        return tuple(sizes[letter] for letter in self._our_axes())
+        """Shape of one place in the stack (of the whole leaf where there is none)."""
+        return tuple(sizes[letter] for letter in self._our_letters())
 
     def to_ours(self, tensor: np.ndarray, sizes: Mapping[str, int]) -> np.ndarray:
-        letters = "".join(self._theirs_axes())
-        split = tensor.reshape([sizes[letter] for letter in letters])
-        return split.transpose([letters.index(letter) for letter in self._our_axes()])
+        mine, letters = self._mine(tensor, sizes), self._their_letters()
+        return mine.transpose([letters.index(letter) for letter in self._our_letters()])
 
-    def to_theirs(self, array: np.ndarray, sizes: Mapping[str, int]) -> np.ndarray:
-        ours, letters = self._our_axes(), "".join(self._theirs_axes())
-        moved = array.transpose([ours.index(letter) for letter in letters])
-        return np.ascontiguousarray(moved.reshape(self.their_shape(sizes)))
+    def into_theirs(self, array: np.ndarray, tensor: np.ndarray, sizes: Mapping[str, int]) -> None:
+        """Write what is ours to its place in a contiguous tensor."""
+        ours = self._our_letters()
+        self._mine(tensor, sizes)[...] = array.transpose([ours.index(letter) for letter in self._their_letters()])
 
-    def _theirs_axes(self) -> list[str]:
-        return self.layout.split("->")[0].split()
+    def _mine(self, tensor: np.ndarray, sizes: Mapping[str, int]) -> np.ndarray:
+        """A view of our part, each factor an axis."""
+        factors = list(itertools.chain(*self._axes()))
+        split = tensor.reshape([_length(factor, sizes) for factor in factors])
+        return split[tuple(_within(factor, self.part, sizes) for factor in factors)]
 
-    def _our_axes(self) -> list[str]:
+    def _axes(self) -> list[list[str]]:
+        """Of the tensor, each as its factors: letters, or letters in brackets."""
+        return [re.findall(r"\[\w+\]|\w", axis) for axis in self.layout.split("->")[0].split()]
+
+    def _their_letters(self) -> list[str]:
+        """Of our part; one that is one has none."""
+        factors = itertools.chain(*self._axes())
+        return [letter for factor in factors if (letter := _pieces(factor)[self._part_of(factor)]) != "1"]
+
+    def _our_letters(self) -> list[str]:
         return self.layout.split("->")[1].split()
+
+    def _part_of(self, factor: str) -> int:
+        return self.part if factor.startswith("[") else 0
+
+
+def _pieces(factor: str) -> str:
+    return factor.strip("[]")
+
+
+def _length(factor: str, sizes: Mapping[str, int]) -> int:
+    return sum(1 if piece == "1" else sizes[piece] for piece in _pieces(factor))
+
+
+def _within(factor: str, part: int, sizes: Mapping[str, int]) -> slice | int:
+    """Where a part lies along an axis."""
+    if not factor.startswith("["):
+        return slice(None)
+    start = _length(factor[1 : 1 + part], sizes)
+    piece = _pieces(factor)[part]
+    return start if piece == "1" else slice(start, start + sizes[piece])
 
 
 class Place(NamedTuple):
-    """Where one tensor of a checkpoint belongs."""
+    """Where one tensor of a checkpoint belongs. rules: whose parts it holds. at: its place in the stack; () where there is none."""
 
-    rule: Rule
-    layer: int | None
+    rules: tuple[Rule, ...]
+    at: tuple[int, ...]
+
+    @property
+    def layer(self) -> int | None:
+        return self.at[0] if self.at else None
+
+
+def _by_tensor(rules: Sequence[Rule]) -> dict[str, tuple[Rule, ...]]:
+    """Name, with its braces -> the rules whose parts lie there."""
+    found: dict[str, tuple[Rule, ...]] = {}
+    for rule in rules:
+        found[rule.theirs] = (*found.get(rule.theirs, ()), rule)
+    return found
+
+
+def _stack(theirs: str, config: DecoderConfig) -> dict[str, int]:
+    """What stands in braces in a name -> of how many."""
+    return {key: config.sizes[letter] for key, letter in _STACKS.items() if f"{{{key}}}" in theirs}
+
+
+def _names(theirs: str, config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a name with braces -> its place in the stack."""
+    stack = _stack(theirs, config)
+    everywhere = itertools.product(*map(range, stack.values()))
+    return {theirs.format(**dict(zip(stack, at, strict=True))): at for at in everywhere}
 
 
 def places(rules: Sequence[Rule], config: DecoderConfig) -> dict[str, Place]:
     """Every tensor name that a checkpoint of this config must hold."""
-    table: dict[str, Place] = {}
-    for rule in rules:
-        if rule.is_stacked:
-            table |= {rule.theirs.format(l=layer): Place(rule, layer) for layer in range(config.layers)}
-        else:
-            table[rule.theirs] = Place(rule, None)
-    return table
+    return {
+        name: Place(parts, at)
+        for theirs, parts in _by_tensor(rules).items()
+        for name, at in _names(theirs, config).items()
+    }
 
 
 def faults(
@@ -85,7 +144,7 @@ def faults(
             near = _near(name, wanted)
             hint = paths.did_you_mean(name, near) if near else f"the config has {config.layers} layers"
             found.append(f"unexpected tensor {name} {tuple(shape)}; {hint}")
-        elif tuple(shape) != (want := wanted[name].rule.their_shape(config.sizes)):
+        elif tuple(shape) != (want := wanted[name].rules[0].their_shape(config.sizes)):
             found.append(f"tensor {name} has shape {tuple(shape)}, but the config asks for {want}")
     return found
 
@@ -96,8 +155,8 @@ def non_finite(params: Mapping, rules: Sequence[Rule], config: DecoderConfig) ->
     bad = compare.non_finite_leaves(params)
     return [
         name
-        for name, (rule, layer) in places(rules, config).items()
-        if rule.ours in bad and not np.isfinite(flat[rule.ours] if layer is None else flat[rule.ours][layer]).all()
+        for name, (parts, at) in places(rules, config).items()
+        if not all(np.isfinite(flat[rule.ours][at]).all() for rule in parts if rule.ours in bad)
     ]
 
 
@@ -114,24 +173,28 @@ def to_leaves(
     config: DecoderConfig,
     dtype: np.dtype,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Our leaves (path, array) out of checkpoint tensors, one leaf in memory at a time; layers not named stay zero."""
-    wanted, sizes = places(rules, config), config.sizes
-    for rule in rules:
-        mine = [name for name in names if wanted[name].rule is rule]
+    """Our leaves (path, array) out of checkpoint tensors, each tensor read once; places that are not named stay zero."""
+    sizes, named = config.sizes, set(names)
+    for theirs, parts in _by_tensor(rules).items():
+        mine = {name: at for name, at in _names(theirs, config).items() if name in named}
         if not mine:
             continue
-        lead = (config.layers,) if rule.is_stacked else ()
-        leaf = np.zeros(lead + rule.our_shape(sizes), dtype)
-        for name in mine:
-            where = wanted[name].layer if rule.is_stacked else ...
-            with np.errstate(over="ignore"):  # an infinity is found, and reported by name, after loading
-                leaf[where] = rule.to_ours(read(name), sizes).astype(dtype)
-        yield rule.ours, leaf
+        lead = tuple(_stack(theirs, config).values())
+        leaves = {rule.ours: np.zeros(lead + rule.our_shape(sizes), dtype) for rule in parts}
+        for name, at in mine.items():
+            tensor = read(name)
+            for rule in parts:
+                with np.errstate(over="ignore"):  # an infinity is found, and reported by name, after loading
+                    leaves[rule.ours][at] = rule.to_ours(tensor, sizes).astype(dtype)
+        yield from leaves.items()
 
 
 def to_tensors(params: Mapping, rules: Sequence[Rule], config: DecoderConfig) -> Iterator[tuple[str, np.ndarray]]:
     """The checkpoint's tensors (name, array) out of our tree: `to_leaves` backwards."""
-    flat = paths.flatten(params)
-    for name, (rule, layer) in places(rules, config).items():
-        leaf = np.asarray(flat[rule.ours])
-        yield name, rule.to_theirs(leaf if layer is None else leaf[layer], config.sizes)
+    flat, sizes = paths.flatten(params), config.sizes
+    for name, (parts, at) in places(rules, config).items():
+        own = [np.asarray(flat[rule.ours])[at] for rule in parts]
+        tensor = np.empty(parts[0].their_shape(sizes), own[0].dtype)
+        for rule, array in zip(parts, own, strict=True):
+            rule.into_theirs(array, tensor, sizes)
+        yield name, tensor

@@ -23,11 +23,11 @@ class Cache(NamedTuple):
 class Context(NamedTuple):
     """What a block needs beside the residual stream.
 
-    cos_sin: of the rotary angles. mask: where a query may look. slot: where new keys go in the cache. is_local: which layers are local;
-    cos_sin and mask are then two, of global layers and of local ones.
+    cos_sin: of the rotary angles, where there are any. mask: where a query may look. slot: where new keys go in the cache. is_local:
+    which layers are local; cos_sin and mask are then two, of global layers and of local ones.
     """
 
-    cos_sin: layers.CosSin
+    cos_sin: layers.CosSin | None
     mask: Bool[Array, "*lead T S"]
     slot: Int[Array, ""] | int = 0
     is_local: Bool[Array, " L"] | None = None
@@ -37,18 +37,17 @@ class Context(NamedTuple):
         if self.is_local is None:
             return self
         sort = self.is_local[layer].astype(np.int32)
-        cos, sin = self.cos_sin
-        return Context((cos[sort], sin[sort]), self.mask[sort], self.slot)
+        return Context(_rows(self.cos_sin, sort), self.mask[sort], self.slot)
 
-    def attend(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    def attend(self, config: DecoderConfig, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         """Head vectors before W_O."""
-        return layers.attend(q, k, v, self.mask)
+        return layers.attend(q, k, v, self.mask, config.attention_scale, config.attention_cap)
 
 
 class TreeContext(NamedTuple):
     """The same for the nodes of a prefix tree. ends: of the last tokens alone, which are the nodes `last`."""
 
-    cos_sin: layers.CosSin
+    cos_sin: layers.CosSin | None
     inside: prefix_tree.Tiles
     ends: prefix_tree.Tiles
     last: Int[Array, " B"]
@@ -60,12 +59,15 @@ class TreeContext(NamedTuple):
             return self
         sort = self.is_local[layer].astype(np.int32)
         inside, ends = (tiles._replace(mask=tiles.mask[sort]) for tiles in (self.inside, self.ends))
-        cos, sin = self.cos_sin
-        return TreeContext((cos[sort], sin[sort]), inside, ends, self.last)
+        return TreeContext(_rows(self.cos_sin, sort), inside, ends, self.last)
 
-    def attend(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    def attend(self, config: DecoderConfig, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         """Head vectors before W_O."""
-        return self.inside.attend(q, k, v)
+        return self.inside.attend(q, k, v, config.attention_scale, config.attention_cap)
+
+
+def _rows(cos_sin: tuple[jax.Array, jax.Array] | None, index: jax.Array) -> tuple[jax.Array, jax.Array] | None:
+    return None if cos_sin is None else (cos_sin[0][index], cos_sin[1][index])
 
 
 def take(x: Float[Array, "*lead B T D"], last: Int[Array, " B"]) -> Float[Array, "*lead B 1 D"]:
@@ -88,14 +90,33 @@ class Linear(nn.Module):
         return weights
 
 
-class Scale(nn.Module):
-    """Declares the scale of a norm."""
+class Norm(nn.Module):
+    """Declares a norm's scale, and its bias where it has one; `normed` does the arithmetic."""
 
-    width: int
+    config: DecoderConfig
+    shape: tuple[int, ...]
 
     @nn.compact
-    def __call__(self) -> jax.Array:
-        return self.param("scale", nn.initializers.ones, (self.width,))
+    def __call__(self) -> dict[str, jax.Array]:
+        initial = nn.initializers.constant(1.0 - self.config.norm_offset)
+        weights = {"scale": self.param("scale", initial, self.shape)}
+        if self.config.norm == "layer":
+            weights["bias"] = self.param("bias", nn.initializers.zeros, self.shape)
+        return weights
+
+
+def normed(config: DecoderConfig, x: Float[Array, "*lead D"], weights: layers.Weights) -> Float[Array, "*lead D"]:
+    """A norm's output, in the type of its weights."""
+    if config.norm == "layer":
+        return layers.layer_norm(x, weights["scale"], weights["bias"], config.norm_eps)
+    return layers.rms_norm(x, weights["scale"], config.norm_eps, config.norm_offset)
+
+
+def normed_as_wide(
+    config: DecoderConfig, x: Float[Array, "*lead D"], weights: layers.Weights
+) -> Float[Array, "*lead D"]:
+    """The same, in the type of what goes in."""
+    return normed(config, x, {name: leaf.astype(x.dtype) for name, leaf in weights.items()})
 
 
 class Attention(nn.Module):
@@ -111,7 +132,9 @@ class Attention(nn.Module):
         self.v = Linear((c.width, *groups), groups if c.attention_bias else None)
         self.o = Linear((*heads, c.width), (c.width,) if c.output_bias else None)
         if c.qk_norm:
-            self.q_norm, self.k_norm = Scale(c.head_width), Scale(c.head_width)
+            is_whole = c.qk_norm == "whole"
+            self.q_norm = Norm(c, heads if is_whole else heads[1:])
+            self.k_norm = Norm(c, groups if is_whole else groups[1:])
 
     def queries(self, x, cos_sin):
         return self.turned_queries(layers.to_heads(x, self.q()), cos_sin)
@@ -121,14 +144,10 @@ class Attention(nn.Module):
 
     def turned_queries(self, q, cos_sin):
         """As they meet keys. q: [..., T, N, H], as `to_heads` gives them."""
-        return self._turned(q, self.q_norm() if self.config.qk_norm else None, cos_sin)
+        return turned(self.config, q, self.q_norm() if self.config.qk_norm else None, cos_sin)
 
     def turned_keys(self, k, cos_sin):
-        return self._turned(k, self.k_norm() if self.config.qk_norm else None, cos_sin)
-
-    def _turned(self, x, scale, cos_sin):
-        normed = x if scale is None else layers.rms_norm(x, scale.astype(x.dtype), self.config.norm_eps)
-        return layers.rotate(normed, cos_sin)
+        return turned(self.config, k, self.k_norm() if self.config.qk_norm else None, cos_sin)
 
     def values(self, x):
         return layers.to_heads(x, self.v())
@@ -138,30 +157,53 @@ class Attention(nn.Module):
         if cache is not None and isinstance(context, Context):
             k = jax.lax.dynamic_update_slice_in_dim(cache.keys, k, context.slot, axis=-3)
             v = jax.lax.dynamic_update_slice_in_dim(cache.values, v, context.slot, axis=-3)
-        z = context.attend(self.queries(x, context.cos_sin), k, v)
+        z = context.attend(self.config, self.queries(x, context.cos_sin), k, v)
         return self.write(z), Cache(k, v)
 
     def head_vectors(self, x, context: Context | TreeContext):
-        return context.attend(self.queries(x, context.cos_sin), self.keys(x, context.cos_sin), self.values(x))
+        turned = self.queries(x, context.cos_sin), self.keys(x, context.cos_sin)
+        return context.attend(self.config, *turned, self.values(x))
 
     def write(self, z):
         return layers.from_heads(z, self.o())
 
     def at_ends(self, x, context: TreeContext):
         """What is written at the last token of each prompt. x: [..., M, D] -> [..., B, D]."""
-        cos_sin = tuple(part[context.last] for part in context.cos_sin)
-        q = self.queries(x[..., context.last, :], cos_sin)
-        return self.write(context.ends.attend(q, self.keys(x, context.cos_sin), self.values(x)))
+        c, q = self.config, self.queries(x[..., context.last, :], _rows(context.cos_sin, context.last))
+        z = context.ends.attend(q, self.keys(x, context.cos_sin), self.values(x), c.attention_scale, c.attention_cap)
+        return self.write(z)
+
+
+def turned(
+    config: DecoderConfig,
+    x: Float[Array, "*lead T N H"],
+    weights: layers.Weights | None,
+    cos_sin: layers.CosSin | None,
+) -> Float[Array, "*lead T N H"]:
+    """Queries or keys as they meet. weights: of the norm that they pass before."""
+    if weights is not None:
+        rows = x
+        if config.qk_norm == "whole":
+            rows = x.reshape(*x.shape[:-2], -1)
+            weights = {name: leaf.reshape(-1) for name, leaf in weights.items()}
+        x = normed_as_wide(config, rows, weights).reshape(x.shape)
+    return layers.rotate(x, cos_sin)
+
+
+def inputs(config: DecoderConfig) -> tuple[str, ...]:
+    """Names of the matrices that a neuron's inputs come through."""
+    return ("gate", "up") if config.gated else ("up",)
 
 
 class Mlp(nn.Module):
-    """gate, up, down; neuron j owns column j of gate and up and row j of down."""
+    """gate where there is one, up, down; neuron j owns column j of gate and up and row j of down."""
 
     config: DecoderConfig
 
     def setup(self):
         c = self.config
-        self.gate = Linear((c.width, c.neurons), (c.neurons,) if c.mlp_bias else None)
+        if c.gated:
+            self.gate = Linear((c.width, c.neurons), (c.neurons,) if c.mlp_bias else None)
         self.up = Linear((c.width, c.neurons), (c.neurons,) if c.mlp_bias else None)
         self.down = Linear((c.neurons, c.width), (c.width,) if c.mlp_bias else None)
 
@@ -169,25 +211,48 @@ class Mlp(nn.Module):
         return layers.written(activations, self.down())
 
     def __call__(self, x):
-        return layers.gated_mlp(x, self.gate(), self.up(), self.down())
+        into = (self.gate(), self.up()) if self.config.gated else (self.up(),)
+        return layers.mlp(x, into, self.down(), self.config.activation)
 
 
 class Block(nn.Module):
-    """One layer: ``mid = x + attention(norm(x))``, ``out = mid + mlp(norm(mid))``."""
+    """One layer: ``mid = x + attention(x)``, ``out = mid + mlp(mid)``, norms inside.
+
+    Where both read the stream that enters, the first half is all of the block, and the second is nothing.
+    """
 
     config: DecoderConfig
 
     def setup(self):
-        self.attn_norm = Scale(self.config.width)
-        self.attn = Attention(self.config)
-        self.mlp_norm = Scale(self.config.width)
-        self.mlp = Mlp(self.config)
+        c = self.config
+        if c.pre_norm:
+            self.attn_norm, self.mlp_norm = Norm(c, (c.width,)), Norm(c, (c.width,))
+        if c.post_norm:
+            self.attn_post_norm, self.mlp_post_norm = Norm(c, (c.width,)), Norm(c, (c.width,))
+        self.attn = Attention(c)
+        self.mlp = Mlp(c)
 
     def attention_input(self, x):
-        return layers.rms_norm(x, self.attn_norm(), self.config.norm_eps)
+        return normed(self.config, x, self.attn_norm()) if self.config.pre_norm else self._as_met(x)
 
-    def mlp_input(self, mid):
-        return layers.rms_norm(mid, self.mlp_norm(), self.config.norm_eps)
+    def mlp_input(self, x):
+        return normed(self.config, x, self.mlp_norm()) if self.config.pre_norm else self._as_met(x)
+
+    def _as_met(self, x):
+        """A stream that meets matrices without a norm before: in the type that a norm would give it."""
+        return x.astype(self.attn_post_norm()["scale"].dtype)
+
+    def after_attention(self, written):
+        """What attention adds to the stream."""
+        return self._added(written, self.attn_post_norm if self.config.post_norm else None)
+
+    def after_mlp(self, written):
+        """What the MLP adds to the stream."""
+        return self._added(written, self.mlp_post_norm if self.config.post_norm else None)
+
+    def _added(self, written, norm: Norm | None):
+        through = written if norm is None else normed_as_wide(self.config, written, norm())
+        return through if self.config.residual_scale == 1 else through * self.config.residual_scale
 
     def head_vectors(self, x, context: Context | TreeContext):
         """Before W_O."""
@@ -195,14 +260,30 @@ class Block(nn.Module):
 
     def attention_half(self, x, context: Context | TreeContext, cache: Cache | None = None):
         written, cache = self.attn(self.attention_input(x), context, cache)
-        return x + written, cache
-
-    def mlp_half(self, mid):
-        return mid + self.mlp(self.mlp_input(mid))
+        return self._first_half(x, written), cache
 
     def attention_at_ends(self, x, context: TreeContext):
         """The middle of the block at the last token of each prompt: [..., B, D]. All other nodes only serve as keys and values."""
-        return x[..., context.last, :] + self.attn.at_ends(self.attention_input(x), context)
+        last = x[..., context.last, :]
+        return self._first_half(last, self.attn.at_ends(self.attention_input(x), context))
+
+    def _first_half(self, x, written):
+        mid = x + self.after_attention(written)
+        return mid + self.after_mlp(self.mlp(self.mlp_input(x))) if self.config.parallel else mid
+
+    def mlp_half(self, mid):
+        return mid if self.config.parallel else mid + self.after_mlp(self.mlp(self.mlp_input(mid)))
+
+    def halves(self, x, context: Context | TreeContext):
+        """The stream in the middle and at the end, and what attention and MLP wrote before it joined them."""
+        attended = self.attn(self.attention_input(x), context)[0]
+        if self.config.parallel:
+            computed = self.mlp(self.mlp_input(x))
+            end = x + self.after_attention(attended) + self.after_mlp(computed)
+            return end, end, attended, computed
+        mid = x + self.after_attention(attended)
+        computed = self.mlp(self.mlp_input(mid))
+        return mid, mid + self.after_mlp(computed), attended, computed
 
     def __call__(self, x, context: Context | TreeContext, cache: Cache | None = None, layer=None):
         """layer: which one this is, where the context is not yet that of one layer."""
@@ -219,6 +300,8 @@ class Decoder(nn.Module):
     def setup(self):
         c = self.config
         self.embed = Linear((c.vocab, c.width))
+        if c.positions:
+            self.positions = Linear((c.positions, c.width))
         self.layers = nn.scan(
             Block,
             variable_axes={"params": 0},
@@ -226,35 +309,65 @@ class Decoder(nn.Module):
             in_axes=(nn.broadcast, 0, 0),  # pyright: ignore[reportArgumentType]  # flax declares an int, and takes a tuple
             length=c.layers,
         )(c)
-        self.final_norm = Scale(c.width)
+        self.final_norm = Norm(c, (c.width,))
         if not c.tied:
             self.unembed = Linear((c.width, c.vocab))
 
     def hidden(self, tokens):
         """Residual stream after the last block. tokens: int [B, T] -> [B, T, D]."""
-        kernel = self.embed()["kernel"]
-        context, numbers = causal_context(self.config, tokens.shape[-1], kernel.dtype), jnp.arange(self.config.layers)
-        x, _ = self.layers(stream(kernel, tokens), context, None, numbers)
+        tables = {"embed": self.embed()} | ({"positions": self.positions()} if self.config.positions else {})
+        context = causal_context(self.config, tokens.shape[-1], dtype_of(tables))
+        x = embedded(self.config, tables, tokens)
+        x, _ = self.layers(x, context, None, jnp.arange(self.config.layers))
         return x
 
-    def read_out(self, x):
-        """Logits of a residual stream, as wide as it: nothing is rounded on the way. x: [..., D] -> [..., V]."""
-        normed = layers.rms_norm(x, self.final_norm().astype(x.dtype), self.config.norm_eps)
+    def unembedded(self, x):
+        """Logits before they are capped; as wide as the stream: nothing is rounded on the way. x: [..., D] -> [..., V]."""
+        read = normed_as_wide(self.config, x, self.final_norm())
         kernel = self.embed()["kernel"].T if self.config.tied else self.unembed()["kernel"]
-        return layers.in_full(normed, kernel)
+        scale = self.config.logit_scale
+        return layers.in_full(read, kernel) if scale == 1 else layers.in_full(read, kernel) * scale
+
+    def read_out(self, x):
+        """Logits of a residual stream. x: [..., D] -> [..., V]."""
+        return layers.capped(self.unembedded(x), self.config.logit_cap)
 
     def __call__(self, tokens):
         return self.read_out(self.hidden(tokens))
 
 
-def stream(embedding: Float[Array, "V D"], tokens: Int[Array, "*lead"]) -> Float[Array, "*lead D"]:
-    """The residual stream entering the first block."""
-    return layers.at_least_float32(embedding[tokens])
+def embedded(
+    config: DecoderConfig,
+    params: Params,
+    tokens: Int[Array, "*lead T"],
+    positions: Int[Array, "*lead T"] | None = None,
+) -> Float[Array, "*lead T D"]:
+    """The residual stream entering the first block. positions: 0, ..., T - 1 where None."""
+    return entering(config, table_rows(config, params, tokens, positions))
 
 
-def embedded(params: Params, tokens: Int[Array, "*lead"]) -> Float[Array, "*lead D"]:
-    """The same, of a model's parameters."""
-    return stream(params["embed"]["kernel"], tokens)
+def table_rows(
+    config: DecoderConfig,
+    params: Params,
+    tokens: Int[Array, "*lead T"],
+    positions: Int[Array, "*lead T"] | None = None,
+) -> Params:
+    """Of the tables of tokens and positions, the rows that are read, in a tree like theirs."""
+    rows = {"embed": {"kernel": params["embed"]["kernel"][tokens]}}
+    if config.positions:
+        at = jnp.arange(tokens.shape[-1]) if positions is None else positions
+        table = params["positions"]["kernel"][config.positions - config.context :]
+        rows["positions"] = {"kernel": jnp.broadcast_to(table[at], rows["embed"]["kernel"].shape)}
+    return rows
+
+
+def entering(config: DecoderConfig, rows: Params) -> Float[Array, "*lead T D"]:
+    """The residual stream that these rows make."""
+    kernel = rows["embed"]["kernel"]
+    x = layers.at_least_float32(kernel)
+    if config.embed_scale != 1:
+        x = x * np.asarray(config.embed_scale, kernel.dtype).astype(x.dtype)
+    return x + layers.at_least_float32(rows["positions"]["kernel"]) if config.positions else x
 
 
 def dtype_of(params: Params) -> np.dtype:
@@ -318,10 +431,13 @@ def tree_context(config: DecoderConfig, tree: prefix_tree.PrefixTree, dtype: Any
     return TreeContext(cos_sin, inside, ends, tree.last, local_layers(config))
 
 
-def rotary(config: DecoderConfig, positions: Int[Array, "*lead T"], dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """Of global layers; where there are local ones, of both, on a leading axis of two."""
+def rotary(config: DecoderConfig, positions: Int[Array, "*lead T"], dtype: Any) -> tuple[jax.Array, jax.Array] | None:
+    """Of global layers; where there are local ones, of both, on a leading axis of two. None where the model has no such positions."""
+    if config.rope is None:
+        return None
     ropes = (config.rope,) if config.window is None else (config.rope, config.local_rope or config.rope)
-    both = [layers.rope(positions, rope.frequencies(config.head_width), dtype) for rope in ropes]
+    longest = positions.max() + 1
+    both = [layers.rope(positions, rope.frequencies(config.head_width, longest), dtype, rope.scale) for rope in ropes]
     return both[0] if len(both) == 1 else (jnp.stack([cos for cos, _ in both]), jnp.stack([sin for _, sin in both]))
 
 

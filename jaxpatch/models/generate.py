@@ -56,7 +56,7 @@ def greedy(
             x, cache_l = decoder.Block(config).apply({"params": weights}, x, context, cache_l, number)
             return x + jnp.where(is_steered[..., None], vector, 0), cache_l
 
-        x = decoder.embedded(params, new)
+        x = decoder.embedded(config, params, new, positions)
         return jax.lax.scan(block, x, (params["layers"], cache, steering, jnp.arange(config.layers)))
 
     def best(x):

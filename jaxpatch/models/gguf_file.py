@@ -6,63 +6,132 @@ from typing import Any
 
 import numpy as np
 
-from jaxpatch.models import sources
+from jaxpatch.models import convert, sources
+from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.families import FAMILIES
+from jaxpatch.models.families.family import Gguf, Ledger
 from jaxpatch.trees import paths
 
 _DIGITS_AND_BYTES = ("smollm",)
 """Pre-tokenizers that split numbers into digits before the byte-level pattern."""
 _BYTES = ("default", "gpt-2")
-_NEEDED = ("general.architecture", "tokenizer.ggml.tokens")
+_QWENS = ("qwen2",)
+_QWEN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""Where Qwen2 cuts a text."""
 _CONTROL, _USER_DEFINED = 3, 4
 """Kinds of tokens that are cut out of a text before anything else."""
+_FACTORS = "rope_freqs.weight"
+"""The tensor in which llama.cpp keeps how much slower each pair of a head's numbers turns (Llama 3.1 and later)."""
 
 
 def read(path: Path) -> sources.Source:
     """Open a GGUF file. Raises CheckpointError naming every fault."""
     try:
-        from gguf import GGUFReader
+        import gguf
     except ImportError:
         raise sources.CheckpointError(path, ["reading .gguf needs an extra: pip install 'jaxpatch[gguf]'"]) from None
     try:
-        reader = GGUFReader(path)
+        reader = gguf.GGUFReader(path)
     except (ValueError, IndexError) as error:
         raise sources.CheckpointError(path, [f"not a readable GGUF file: {error}; download it again"]) from None
     metadata = {name: field.contents() for name, field in reader.fields.items()}
-    if lacking := [name for name in _NEEDED if name not in metadata]:
+    if lacking := [n for n in ("general.architecture", "tokenizer.ggml.tokens") if n not in metadata]:
         raise sources.CheckpointError(path, [f"no metadata {name}" for name in lacking])
-    architecture = metadata["general.architecture"]
-    readable = {name: family.gguf_config for name, family in FAMILIES.items() if family.gguf_config}
-    if architecture not in readable:
-        advice = paths.did_you_mean(str(architecture), readable)
-        raise sources.CheckpointError(path, [f"architecture {architecture!r} is not supported. {advice}"])
-    family = FAMILIES[architecture]
+    model_type, style = _style(path, metadata["general.architecture"])
+    inside = {tensor.name: tensor for tensor in reader.tensors}
     try:
-        raw = readable[architecture](metadata)
+        raw = _config(metadata, style) | {
+            "model_type": model_type,
+            "tie_word_embeddings": "output.weight" not in inside,
+        }
+        if _FACTORS in inside:
+            raw["rope_parameters"] = _with_factors(raw, _dequantised(path, inside.pop(_FACTORS)))
+        config = FAMILIES[model_type].read_config(raw)
     except ValueError as error:
         raise sources.CheckpointError(path, str(error).split("; ")) from None
-    tensors = {_their_name(tensor.name, family.gguf_names): tensor for tensor in reader.tensors}
-    raw["tie_word_embeddings"] = "lm_head.weight" not in tensors
-    heads = {"q_proj": raw["num_attention_heads"], "k_proj": raw["num_key_value_heads"]}
+    architecture = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == style.architecture)
+    names = gguf.get_tensor_name_map(architecture, config.layers)
+    places = convert.places(FAMILIES[model_type].rules(config), config)
+    theirs = {}
+    for name in places:
+        stem, _, kind = name.rpartition(".")
+        theirs[f"{names.get_name(stem)}.{kind}"] = name
+    tensors = {theirs.get(name, name): tensor for name, tensor in inside.items()}
+
+    def of(name: str) -> np.ndarray:
+        return _undone(_dequantised(path, tensors[name]), places[name].rules[0].ours, config, style)
+
     return sources.Source(
         raw_config=raw,
         shapes={name: tuple(int(n) for n in reversed(tensor.shape)) for name, tensor in tensors.items()},
-        read=lambda name: _dequantised(path, tensors[name], heads.get(name.split(".")[-2])),
+        read=of,
         files=(path,),
         tokenizer=_tokenizer_fn(path, metadata),
     )
 
 
-def _their_name(name: str, table: Mapping[str, str]) -> str:
-    """The checkpoint's name of a GGUF tensor; its own name where the table has none (and conversion will refuse it)."""
-    parts = name.split(".")
-    layer = parts[1] if parts[0] == "blk" else ""
-    pattern = ".".join(["blk", "{l}", *parts[2:]]) if layer else name
-    return table.get(pattern, name).replace("{l}", layer)
+def _style(path: Path, architecture: str) -> tuple[str, Gguf]:
+    """Our name of the family, and how its files are written."""
+    styles = {family.gguf.architecture: (name, family.gguf) for name, family in FAMILIES.items() if family.gguf}
+    if architecture in styles:
+        return styles[architecture]
+    advice = paths.did_you_mean(str(architecture), styles)
+    raise sources.CheckpointError(path, [f"architecture {architecture!r} is not supported. {advice}"])
 
 
-def _dequantised(path: Path, tensor: Any, num_rotary_heads: int | None) -> np.ndarray:
-    """float32 weights; GGUF interleaves the two rotary halves of W_Q and W_K, which is undone here."""
+def _config(metadata: Mapping[str, Any], style: Gguf) -> dict[str, Any]:
+    """The file's metadata -> config.json. Raises ValueError with every fault."""
+    stem = f"{style.architecture}."
+    ledger = Ledger({name.removeprefix(stem): v for name, v in metadata.items() if name.startswith(stem)})
+    faults: list[str] = []
+    width, heads = ledger.need("embedding_length", faults), ledger.need("attention.head_count", faults)
+    head_width = ledger.need("attention.key_length", faults, width // heads)
+    context = ledger.need("context_length", faults, 2048)
+    raw = dict(
+        architectures=[style.class_name],
+        vocab_size=len(metadata.get("tokenizer.ggml.tokens", ())),
+        num_hidden_layers=ledger.need("block_count", faults),
+        hidden_size=width,
+        num_attention_heads=heads,
+        num_key_value_heads=ledger.need("attention.head_count_kv", faults, heads),
+        head_dim=head_width,
+        intermediate_size=ledger.need("feed_forward_length", faults),
+        max_position_embeddings=context,
+        rms_norm_eps=ledger.take("attention.layer_norm_rms_epsilon", 1e-6),
+        bos_token_id=metadata.get("tokenizer.ggml.bos_token_id"),
+        eos_token_id=metadata.get("tokenizer.ggml.eos_token_id"),
+        pad_token_id=metadata.get("tokenizer.ggml.padding_token_id"),
+    )
+    raw |= style.more(ledger, _rope(ledger), head_width)
+    harmless = {"rope.dimension_count": head_width, "attention.value_length": head_width}
+    faults += ledger.unread(harmless, frozenset({"vocab_size"}))
+    if faults:
+        raise ValueError("; ".join(faults))
+    return raw
+
+
+def _rope(ledger: Ledger) -> dict[str, Any]:
+    """Rotary positions, as config.json has them."""
+    settings = {"rope_theta": ledger.take("rope.freq_base", 10_000.0), "rope_type": "default"}
+    sort = ledger.take("rope.scaling.type", "none")
+    if sort != "none":
+        settings |= {"rope_type": sort, "factor": ledger.take("rope.scaling.factor")}
+    if sort == "yarn":
+        settings["original_max_position_embeddings"] = ledger.take("rope.scaling.original_context_length")
+    return settings
+
+
+def _with_factors(raw: Mapping[str, Any], factors: np.ndarray) -> dict[str, Any]:
+    """Each pair of numbers slowed by a factor of its own, however long the sequence."""
+    both = {key: [float(factor) for factor in factors] for key in ("short_factor", "long_factor")}
+    fixed = {"original_max_position_embeddings": raw["max_position_embeddings"], "attention_factor": 1.0}
+    return {"rope_theta": raw["rope_parameters"]["rope_theta"], "rope_type": "longrope"} | both | fixed
+
+
+def _dequantised(path: Path, tensor: Any) -> np.ndarray:
+    """float32 weights."""
     from gguf import dequantize
 
     try:
@@ -70,11 +139,18 @@ def _dequantised(path: Path, tensor: Any, num_rotary_heads: int | None) -> np.nd
     except NotImplementedError:
         kind = tensor.tensor_type.name
         raise sources.CheckpointError(path, [f"{tensor.name} is stored as {kind}, which gguf does not read"]) from None
-    weights = weights.reshape([int(n) for n in reversed(tensor.shape)])
-    if num_rotary_heads is None:
+    return weights.reshape([int(n) for n in reversed(tensor.shape)])
+
+
+def _undone(weights: np.ndarray, ours: str, config: DecoderConfig, style: Gguf) -> np.ndarray:
+    """A tensor as the checkpoint had it before it was converted. ours: the leaf that it fills."""
+    if ours.endswith("/scale"):
+        return weights - np.float32(style.norm_offset)
+    heads = {"q": config.heads, "k": config.kv_heads}.get(ours.split("/")[-2])
+    if heads is None or not style.is_interleaved:
         return weights
     rows, *rest = weights.shape
-    pairs = weights.reshape(num_rotary_heads, rows // num_rotary_heads // 2, 2, *rest)
+    pairs = weights.reshape(heads, rows // heads // 2, 2, *rest)
     return pairs.swapaxes(1, 2).reshape(weights.shape)
 
 
@@ -91,19 +167,20 @@ def _tokenizer_fn(path: Path, metadata: Mapping[str, Any]) -> Callable[[], Any]:
 
 def _byte_level_bpe(path: Path, metadata: Mapping[str, Any]) -> Any:
     import tokenizers
-    from tokenizers import decoders, models, pre_tokenizers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
+    known = (*_DIGITS_AND_BYTES, *_BYTES, *_QWENS)
     kind, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "default")
     faults = [
         f"tokenizer.ggml.{name} is not supported inside a GGUF file; put the model's tokenizer.json beside it"
         for name in ("add_bos_token", "add_eos_token", "add_space_prefix")
         if metadata.get(f"tokenizer.ggml.{name}")
     ]
-    if kind != "gpt2" or pre not in _DIGITS_AND_BYTES + _BYTES:
+    if kind != "gpt2" or pre not in known:
         faults.append(
             f"tokenizer model {kind!r} with pre-tokenizer {pre!r} is not supported inside a GGUF file "
-            f"(only 'gpt2' with {', '.join(_DIGITS_AND_BYTES + _BYTES)}); put the model's tokenizer.json beside it"
+            f"(only 'gpt2' with {', '.join(known)}); put the model's tokenizer.json beside it"
         )
     if faults:
         raise sources.CheckpointError(path, faults)
@@ -114,6 +191,10 @@ def _byte_level_bpe(path: Path, metadata: Mapping[str, Any]) -> Any:
     split = [pre_tokenizers.ByteLevel(add_prefix_space=False)]
     if pre in _DIGITS_AND_BYTES:
         split = [pre_tokenizers.Digits(individual_digits=True), *split]
+    if pre in _QWENS:
+        cut = pre_tokenizers.Split(tokenizers.Regex(_QWEN), behavior="isolated")
+        split = [cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)
     tokenizer.decoder = decoders.ByteLevel()
     kinds = metadata["tokenizer.ggml.token_type"]

@@ -11,7 +11,7 @@ bfloat16 can tell, but bfloat16 can tell how far it moves it.
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 PIECE = 768
 """Longest sum of products taken in one go; see `product`."""
 MANY = 512
-"""States from which on an MLP's neurons take turns; see `gated_mlp`."""
+"""States from which on an MLP's neurons take turns; see `mlp`."""
 
 CosSin = tuple[Float[Array, "*#lead T half"], Float[Array, "*#lead T half"]]
 """Of the rotary angles, one for each pair of a head's numbers; half is H / 2."""
@@ -47,25 +47,49 @@ def at_least_float32(x: Num[Array, "*any"]) -> Float[Array, "*any"]:
     return x.astype(np.promote_types(x.dtype, np.float32))
 
 
-def rms_norm(x: Float[Array, "*lead D"], scale: Float[Array, " D"], eps: float) -> Float[Array, "*lead D"]:
-    """``scale * x / sqrt(mean(x^2) + eps)``, in the type of `scale`."""
+def rms_norm(
+    x: Float[Array, "*lead D"], scale: Float[Array, " D"], eps: float, offset: float = 0.0
+) -> Float[Array, "*lead D"]:
+    """``(offset + scale) * x / sqrt(mean(x^2) + eps)``, in the type of `scale`."""
     wide = at_least_float32(x)
     normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    if offset:
+        return ((offset + at_least_float32(scale)) * normed.astype(at_least_float32(scale).dtype)).astype(scale.dtype)
     return scale * normed.astype(scale.dtype)
 
 
-def rope(positions: Int[Array, "*lead T"], frequencies: np.ndarray, dtype: Any) -> CosSin:
-    """Cosine and sine of the angles that pairs of such frequencies have turned, in `dtype`."""
+def layer_norm(
+    x: Float[Array, "*lead D"], scale: Float[Array, " D"], bias: Float[Array, " D"], eps: float
+) -> Float[Array, "*lead D"]:
+    """``scale * (x - mean(x)) / sqrt(var(x) + eps) + bias``, in the type of `scale`. Ba et al., arXiv 1607.06450."""
+    wide = at_least_float32(x)
+    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    normed = centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + eps)
+    return (normed * scale.astype(wide.dtype) + bias.astype(wide.dtype)).astype(scale.dtype)
+
+
+def rope(
+    positions: Int[Array, "*lead T"], frequencies: np.ndarray | jax.Array, dtype: Any, scale: float = 1.0
+) -> CosSin:
+    """Cosine and sine of the angles that pairs of such frequencies have turned, times `scale`, in `dtype`."""
     wide = np.promote_types(dtype, np.float32)
     angles = positions[..., None].astype(wide) * frequencies.astype(wide)
-    return jnp.cos(angles).astype(dtype), jnp.sin(angles).astype(dtype)
+    return (scale * jnp.cos(angles)).astype(dtype), (scale * jnp.sin(angles)).astype(dtype)
 
 
-def rotate(x: Float[Array, "*lead T N H"], cos_sin: CosSin) -> Float[Array, "*lead T N H"]:
-    """Turn each pair (x[i], x[i + H/2]) by its angle."""
+def rotate(x: Float[Array, "*lead T N H"], cos_sin: CosSin | None) -> Float[Array, "*lead T N H"]:
+    """Turn each pair (x[i], x[i + r/2]) of the first r numbers by its angle; r is twice the number of angles. None turns nothing."""
+    if cos_sin is None:
+        return x
     cos, sin = (part[..., None, :] for part in cos_sin)
-    first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate((first * cos - second * sin, second * cos + first * sin), axis=-1)
+    half = cos.shape[-1]
+    first, second, rest = jnp.split(x, [half, 2 * half], axis=-1)
+    return jnp.concatenate((first * cos - second * sin, second * cos + first * sin, rest), axis=-1)
+
+
+def capped(x: Float[Array, "*any"], cap: float | None) -> Float[Array, "*any"]:
+    """``cap tanh(x / cap)``: never beyond the cap. As it is where there is none."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 def _plus_bias(x: jax.Array, weights: Weights) -> jax.Array:
@@ -213,22 +237,24 @@ def attend(
     k: Float[Array, "*lead S K H"],
     v: Float[Array, "*lead S K H"],
     mask: Bool[Array, "*#lead T S"],
+    scale: float | None = None,
+    cap: float | None = None,
 ) -> Float[Array, "*lead T N H"]:
-    """Head vectors before W_O: ``softmax(q k / sqrt(H)) v``, query heads sharing their group's keys and values.
+    """Head vectors before W_O: ``softmax(scale q k) v``, query heads sharing their group's keys and values.
 
     The queries of a group stand in one matrix, and the softmax is divided by its sum only after it has met the values: the same
     numbers from larger products and a third of the elementwise work.
 
-    Args: mask: True where a query may look; each may look somewhere.
+    Args: mask: True where a query may look; each may look somewhere. scale: one over the root of H where None. cap: see `capped`.
     """
     *lead, num_tokens, num_heads, width = q.shape
     num_groups = k.shape[-2]
     group = num_heads // num_groups
     grouped = jnp.moveaxis(q.reshape(*lead, num_tokens, num_groups, group, width), -4, -3)
-    rows = grouped.reshape(*lead, num_groups, num_tokens * group, width) * width**-0.5
+    rows = grouped.reshape(*lead, num_groups, num_tokens * group, width) * (width**-0.5 if scale is None else scale)
     logits = jnp.einsum("...kqh,...ksh->...kqs", rows, jnp.swapaxes(k, -2, -3), precision=precision())
     may_look = jnp.repeat(mask, group, axis=-2)[..., None, :, :]
-    logits = jnp.where(may_look, at_least_float32(logits), -jnp.inf)
+    logits = jnp.where(may_look, capped(at_least_float32(logits), cap), -jnp.inf)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
     z = jnp.einsum(
         "...kqs,...ksh->...kqh",
@@ -242,24 +268,38 @@ def attend(
     return jnp.moveaxis(z, -3, -4).reshape(*lead, num_tokens, num_heads, width)
 
 
-def gated_mlp(x: Float[Array, "*lead D"], gate: Weights, up: Weights, down: Weights) -> Float[Array, "*lead D"]:
-    """What the neurons write, not rounded: ``(silu(x W_gate) * (x W_up)) W_down``, some neurons after the others.
+def mlp(
+    x: Float[Array, "*lead D"], into: Sequence[Weights], down: Weights, activation: str = "silu"
+) -> Float[Array, "*lead D"]:
+    """What the neurons write, not rounded: ``neurons(x W_1, x W_2) W_down``, some neurons after the others.
 
     Of many states as many neurons at once as `product` would sum: nothing is summed in another way, and their activations stay in a
     CPU's cache. Of few states all at once, since cutting up the weights would cost more.
+
+    Args: into: of the neurons' inputs, one or two. down: [F, D].
     """
-    num_neurons, num_states = gate["kernel"].shape[-1], math.prod(x.shape[:-1])
-    is_cut = num_states > MANY and _is_wide(gate["kernel"])
+    num_neurons, num_states = down["kernel"].shape[0], math.prod(x.shape[:-1])
+    is_cut = num_states > MANY and _is_wide(down["kernel"])
     length = PIECE if is_cut else num_neurons
 
     def write(piece: slice) -> jax.Array:
-        own = ({name: leaf[..., piece] for name, leaf in weights.items()} for weights in (gate, up))
-        return product(gated(*(dense(x, weights) for weights in own)), down["kernel"][piece])
+        own = ({name: leaf[..., piece] for name, leaf in weights.items()} for weights in into)
+        return product(neurons([dense(x, weights) for weights in own], activation), down["kernel"][piece])
 
     pieces = (slice(start, start + length) for start in range(0, num_neurons, length))
     return _plus_bias(functools.reduce(jnp.add, map(write, pieces)), down)
 
 
-def gated(gate: Float[Array, "*lead F"], up: Float[Array, "*lead F"]) -> Float[Array, "*lead F"]:
-    """What a neuron makes of its two inputs."""
-    return jax.nn.silu(gate) * up
+ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": jax.nn.silu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+}
+
+
+def neurons(inputs: Sequence[Float[Array, "*lead F"]], activation: str = "silu") -> Float[Array, "*lead F"]:
+    """What neurons make of their inputs: the first activated, times the second where there are two."""
+    first, *second = inputs
+    active = ACTIVATIONS[activation](first)
+    return active * second[0] if second else active

@@ -32,10 +32,16 @@ class Tiles(NamedTuple):
     home: Int[Array, " Q"]
 
     def attend(
-        self, q: Float[Array, "*lead Q N H"], k: Float[Array, "*lead M K H"], v: Float[Array, "*lead M K H"]
+        self,
+        q: Float[Array, "*lead Q N H"],
+        k: Float[Array, "*lead M K H"],
+        v: Float[Array, "*lead M K H"],
+        scale: float | None = None,
+        cap: float | None = None,
     ) -> Float[Array, "*lead Q N H"]:
-        """Head vectors before W_O of all queries."""
-        z = layers.attend(q[..., self.queries, :, :], k[..., self.keys, :, :], v[..., self.keys, :, :], self.mask)
+        """Head vectors before W_O of all queries. scale, cap: as `layers.attend` has them."""
+        rows = q[..., self.queries, :, :], k[..., self.keys, :, :], v[..., self.keys, :, :]
+        z = layers.attend(*rows, self.mask, scale, cap)
         return z.reshape(*z.shape[:-4], -1, *z.shape[-2:])[..., self.home, :, :]
 
 

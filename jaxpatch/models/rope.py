@@ -3,8 +3,11 @@
 Su et al., arXiv 2104.09864.
 """
 
+import math
 from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -14,7 +17,8 @@ class Linear:
 
     factor: float
 
-    def stretched(self, frequencies: np.ndarray) -> np.ndarray:
+    def stretched(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
+        del theta
         return frequencies / self.factor
 
 
@@ -30,35 +34,110 @@ class Llama3:
     fast: float
     original: int
 
-    def stretched(self, frequencies: np.ndarray) -> np.ndarray:
+    def stretched(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
+        del theta
         turns = self.original * frequencies / (2 * np.pi)
         kept = np.clip((turns - self.slow) / (self.fast - self.slow), 0, 1)
         return (1 - kept) * frequencies / self.factor + kept * frequencies
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rope:
-    """theta: base of the frequencies. stretch: what was done to them for a longer context.
+class Yarn:
+    """As Llama3, but mixed by a pair's number instead of by its turns, and keys and queries grow by `scale`. arXiv 2309.00071.
 
-    >>> Rope(theta=100.0).frequencies(4).tolist(), Rope(theta=100.0, stretch=Linear(factor=2.0)).frequencies(4).tolist()
+    whole: the numbers between which pairs are mixed are whole ones.
+    """
+
+    factor: float
+    slow: float
+    fast: float
+    original: int
+    scale: float
+    whole: bool = True
+
+    def stretched(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
+        width = 2 * len(frequencies)
+        first, last = (
+            width * math.log(self.original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+            for turns in (self.fast, self.slow)
+        )
+        if self.whole:
+            first, last = math.floor(first), math.ceil(last)
+        first, last = max(first, 0), min(last, width - 1)
+        slowed = np.clip((np.arange(len(frequencies)) - first) / (last - first or 0.001), 0, 1)
+        return (1 - slowed) * frequencies + slowed * frequencies / self.factor
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongRope:
+    """Each pair turns slower by a factor of its own: another one where the longest sequence is beyond the original context. Keys and
+    queries grow by `scale`. arXiv 2402.13753."""
+
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+    original: int
+    scale: float
+
+    def stretched(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
+        """Two rows: of sequences within the original context, and of longer ones."""
+        del theta
+        return frequencies / np.array([self.short, self.long])
+
+
+Stretch = Linear | Llama3 | Yarn | LongRope
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rope:
+    """theta: base of the frequencies. share: of a head's numbers that turn. stretch: what was done for a longer context.
+
+    >>> Rope(theta=100.0).frequencies(4, 9).tolist(), Rope(theta=100.0, stretch=Linear(factor=2.0)).frequencies(4, 9).tolist()
     ([1.0, 0.1], [0.5, 0.05])
     """
 
     theta: float = 10_000.0
-    stretch: Linear | Llama3 | None = None
+    share: float = 1.0
+    stretch: Stretch | None = None
 
-    def frequencies(self, width: int) -> np.ndarray:
-        """Radians a token of each pair of a head's numbers: float64 [width / 2]."""
-        plain = self.theta ** (-np.arange(0, width, 2) / width)
-        return plain if self.stretch is None else self.stretch.stretched(plain)
+    @property
+    def scale(self) -> float:
+        """By which turned queries and keys are multiplied."""
+        return getattr(self.stretch, "scale", 1.0)
 
-    def faults(self) -> list[str]:
-        """What is wrong with it, in words."""
+    def turning(self, width: int) -> int:
+        """How many of a head's numbers turn."""
+        return int(width * self.share)
+
+    def frequencies(self, width: int, longest: jax.Array | int) -> np.ndarray | jax.Array:
+        """Radians a token of each pair of a head's numbers: float64 [r / 2]. longest: tokens of the longest sequence."""
+        turning = self.turning(width)
+        plain = self.theta ** (-np.arange(0, turning, 2) / turning)
+        stretched = plain if self.stretch is None else self.stretch.stretched(plain, self.theta)
+        if not isinstance(self.stretch, LongRope):
+            return stretched
+        short, long = stretched
+        return jnp.where(longest > self.stretch.original, long, short)
+
+    def faults(self, width: int) -> list[str]:
+        """What is wrong with it for heads of this width, in words."""
+        turning = self.turning(width)
         found = [] if self.theta > 0 else [f"rope theta must be positive; got {self.theta}"]
+        if self.share == 1 and width % 2:
+            found.append(f"head_width must be even; got {width}")
+        elif turning % 2 or not 2 <= turning <= width:
+            found.append(f"rope share must turn an even number of a head's {width} numbers; got {self.share}")
         if self.stretch is not None:
             found += [
-                f"rope {name} must be positive; got {value}" for name, value in vars(self.stretch).items() if value <= 0
+                f"rope {name} must be positive; got {value}"
+                for name, value in vars(self.stretch).items()
+                if min(value if isinstance(value, tuple) else (value,), default=0) <= 0 and value is not False
             ]
-        if isinstance(self.stretch, Llama3) and self.stretch.slow >= self.stretch.fast:
+        if isinstance(self.stretch, Llama3 | Yarn) and self.stretch.slow >= self.stretch.fast:
             found.append(f"rope: slow = {self.stretch.slow} must be less than fast = {self.stretch.fast}")
+        if isinstance(self.stretch, LongRope):
+            found += [
+                f"rope {name}: wanted {turning // 2} factors, got {len(factors)}"
+                for name, factors in (("short", self.stretch.short), ("long", self.stretch.long))
+                if len(factors) != turning // 2
+            ]
         return found

@@ -18,9 +18,16 @@ from jaxpatch.shapes import Gates, Params
 from jaxpatch.trees import paths
 
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
-NORMS = ("attention norm", "mlp norm", "query norm", "key norm")
-"""The last two where a model has them."""
-SINGLE = ("final_norm", "embed", "unembed")
+NORMS = {
+    "attention norm": "attn_norm",
+    "mlp norm": "mlp_norm",
+    "attention post-norm": "attn_post_norm",
+    "mlp post-norm": "mlp_post_norm",
+    "query norm": "attn/q_norm",
+    "key norm": "attn/k_norm",
+}
+"""Name -> where its parameters are."""
+SINGLE = ("final_norm", "embed", "positions", "unembed")
 KINDS = ("head", "kv", "neuron", "attention", "mlp", "layer", "matrix", "norm", *SINGLE)
 
 
@@ -33,11 +40,15 @@ class Slot(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """Components of one sort. shape: of the gate array. axes: what its dimensions are called. slots: what they own."""
+    """Components of one sort.
+
+    shape: of the gate array. axes: what its dimensions are called. slots: what they own. members: of each layer, where they have names.
+    """
 
     shape: tuple[int, ...]
     axes: tuple[str, ...]
     slots: tuple[Slot, ...]
+    members: tuple[str, ...] = ()
 
 
 Partition = Mapping[str, Kind]
@@ -55,7 +66,7 @@ def of_decoder(params: Params) -> dict[str, Kind]:
     flat = paths.flatten(params)
     shape = {path: leaf.shape for path, leaf in flat.items()}
     num_layers, _, num_heads, _ = shape["layers/attn/q/kernel"]
-    num_groups, num_neurons = shape["layers/attn/k/kernel"][2], shape["layers/mlp/gate/kernel"][2]
+    num_groups, num_neurons = shape["layers/attn/k/kernel"][2], shape["layers/mlp/up/kernel"][2]
 
     def slots(axes_of: Mapping[str, tuple[int, ...]]) -> tuple[Slot, ...]:
         return tuple(Slot(f"layers/{leaf}", axes) for leaf, axes in axes_of.items() if f"layers/{leaf}" in flat)
@@ -63,17 +74,18 @@ def of_decoder(params: Params) -> dict[str, Kind]:
     def whole_layers(*folders: str) -> tuple[Slot, ...]:
         return tuple(Slot(path, (0,)) for path in flat if path.startswith(tuple(f"layers/{f}" for f in folders)))
 
-    matrices = tuple(
-        Slot(path, (0,), (slice(None), number))
-        for number, name in enumerate(MATRICES)
-        for path in flat
-        if path.startswith((f"layers/attn/{name}/", f"layers/mlp/{name}/"))
-    )
-    norms = tuple(
-        Slot(f"layers/{leaf}/scale", (0,), (slice(None), number))
-        for number, leaf in enumerate(("attn_norm", "mlp_norm", "attn/q_norm", "attn/k_norm"))
-        if f"layers/{leaf}/scale" in flat
-    )
+    def named(folders: Mapping[str, str], axis: str) -> Kind:
+        """One component a layer and name: all that lies in its folder."""
+        there = {n: f for n, f in folders.items() if any(path.startswith(f"layers/{f}/") for path in flat)}
+        slots = tuple(
+            Slot(path, (0,), (slice(None), number))
+            for number, folder in enumerate(there.values())
+            for path in flat
+            if path.startswith(f"layers/{folder}/")
+        )
+        return Kind((num_layers, len(there)), ("layer", axis), slots, tuple(there))
+
+    matrices = {name: f"attn/{name}" if name in "qkvo" else f"mlp/{name}" for name in MATRICES}
     partition = {
         "head": Kind(
             (num_layers, num_heads),
@@ -101,13 +113,12 @@ def of_decoder(params: Params) -> dict[str, Kind]:
         "attention": Kind((num_layers,), ("layer",), whole_layers("attn/")),
         "mlp": Kind((num_layers,), ("layer",), whole_layers("mlp/")),
         "layer": Kind((num_layers,), ("layer",), whole_layers("")),
-        "matrix": Kind((num_layers, len(MATRICES)), ("layer", "matrix"), matrices),
-        "norm": Kind((num_layers, len(norms)), ("layer", "norm"), norms),
-        "final_norm": Kind((1,), ("index",), (Slot("final_norm/scale", (), (0,)),)),
-        "embed": Kind((1,), ("index",), (Slot("embed/kernel", (), (0,)),)),
+        "matrix": named(matrices, "matrix"),
+        "norm": named(NORMS, "norm"),
     }
-    if "unembed/kernel" in flat:
-        partition["unembed"] = Kind((1,), ("index",), (Slot("unembed/kernel", (), (0,)),))
+    for name in SINGLE:
+        if whole := tuple(Slot(path, (), (0,)) for path in flat if path.startswith(f"{name}/")):
+            partition[name] = Kind((1,), ("index",), whole)
     return partition
 
 
@@ -120,7 +131,7 @@ def of_block(layer: Params) -> dict[str, Kind]:
                 Slot(slot.leaf.removeprefix("layers/"), tuple(a - 1 for a in slot.axes[1:]), slot.select[1:] or (...,))
                 for slot in kind.slots
             )
-            inside[name] = Kind(kind.shape[1:], kind.axes[1:], slots)
+            inside[name] = Kind(kind.shape[1:], kind.axes[1:], slots, kind.members)
     return inside
 
 
@@ -130,6 +141,8 @@ def lookup(partition: Partition, kind: str) -> Kind:
         return partition[kind]
     if kind == "unembed":
         raise KeyError("this model ties its unembedding to its embedding: there is no 'unembed' apart from 'embed'.")
+    if kind == "positions":
+        raise KeyError("this model has no table of positions: there is no 'positions'.")
     if is_per_head_key(kind) and "kv" in partition:
         raise KeyError(_no_keys_per_head(partition, f"component {kind!r}"))
     raise KeyError(f"unknown component {kind!r}; {paths.did_you_mean(kind, partition)}")

@@ -54,7 +54,7 @@ def calibrate(
     room = memory.plan(job.config, job.tree, job.itemsize, BLOCKS, budget, memory.fill_of(pair.base))
     anchor = read_outs.Anchor(direction=jnp.eye(job.config.width)[0], layer=BLOCKS - 1)
     tool = instrument.of_pair(pair, relabelled, anchor, budget=budget)
-    inside = tuple(kind for kind in kinds if kind in local.LOCALS)
+    inside = tuple(kind for kind in kinds if kind in local.KINDS)
     half = {kind: jnp.full(cost.partition_of(job.config)[kind].shape, 0.5) for kind in kinds}
     ends = {(kind, layer): _sweep(job, tool, kind, layer, room) for kind in inside for layer in (0, BLOCKS - 1)}
     others = {

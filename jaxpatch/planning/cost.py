@@ -5,7 +5,7 @@ block is about one per cent higher. Counted is what the engine runs, not only wh
 that): attention in whole tiles, and pieces that begin at their lowest layer. With M distinct token positions, B prompts, S pairs of a
 query and a key in the tiles, and D, N, K, H, F as in `shapes`:
 
-    block       4 M D H (N + K) + 4 S N H + 6 M D F
+    block       4 M D H (N + K) + 4 S N H + 6 M D F (4 M D F without gates)
     top block   the same, but queries, outputs and MLP at the B last tokens alone
     head        12 M D H + 8 S H for what it writes, then the MLP of its own block and the blocks above
     neuron      8 M D, then the blocks above
@@ -80,7 +80,7 @@ class Work(NamedTuple):
 
 CHEAP, SLOPES = "cheap", "slopes"
 Bill = Mapping[str, Work]
-"""Part of the engine -> what it does. Parts: each kind of `local.LOCALS` (its exact sweep), CHEAP, and SLOPES (the plain model)."""
+"""Part of the engine -> what it does. Parts: each of `local.KINDS` (its exact sweep), CHEAP, and SLOPES (the plain model)."""
 
 
 class Held(NamedTuple):
@@ -116,7 +116,10 @@ def candidates(job: Job, kinds: Sequence[str]) -> dict[str, int]:
     Outside of the blocks only the embedding can.
     """
     shapes = {kind: partition_of(job.config)[kind].shape for kind in kinds}
-    return {k: job.depth * math.prod(s[1:]) if k in local.LOCALS else int(k == "embed") for k, s in shapes.items()}
+    return {
+        k: job.depth * math.prod(s[1:]) if k in local.KINDS else int(k in ("embed", "positions"))
+        for k, s in shapes.items()
+    }
 
 
 def held(job: Job, room: Room, budget: int) -> Held:
@@ -138,7 +141,7 @@ def bills(
     Of `screened` it is the least, which is an assumption: its sample and the best `top` are replaced, spread evenly over the layers,
     and nothing more must be.
     """
-    inside = [kind for kind in kinds if kind in local.LOCALS]
+    inside = [kind for kind in kinds if kind in local.KINDS]
     outside = [kind for kind in kinds if kind not in inside]
     linear = {CHEAP: cheap(job, inside)} if inside else {}
     linear |= {SLOPES: slopes(job, outside, job.num_prompts)} if outside else {}
@@ -193,7 +196,8 @@ def candidate_flops(job: Job, kind: str) -> np.ndarray:
     """Operations of one patch in each block up to the anchor: [depth]. At the anchor's block they go on at the last tokens alone."""
     is_below = np.arange(job.depth) < job.depth - 1
     between = np.maximum(job.depth - 2 - np.arange(job.depth), 0)
-    own_mlp = mlp_flops(job.config, job.num_nodes) if local.LOCALS[kind].is_mid else 0
+    has_mlp = local.local_of(job.config, kind).is_mid and not job.config.parallel
+    own_mlp = mlp_flops(job.config, job.num_nodes) if has_mlp else 0
     top = block_flops(job.config, job.num_prompts, job.num_nodes, job.tree.ends.mask.size)
     return (_written(job, kind) + own_mlp * is_below + between * _block_flops(job) + top).astype(float)
 
@@ -202,13 +206,13 @@ def _written(job: Job, kind: str) -> int:
     """Operations for what a component writes, by both models' weights; a kind without a closed form runs its block."""
     config, looks = job.config, job.tree.inside.mask.size
     vectors, group = 2 * job.num_nodes * config.width * config.head_width, config.heads // config.kv_heads
+    if not local.is_closed(config, kind):
+        return _block_flops(job)
     if kind == "head":
         return 6 * vectors + 8 * looks * config.head_width
     if kind == "kv":
         return (4 + 2 * group) * vectors + 8 * looks * group * config.head_width
-    if kind == "neuron":
-        return 8 * job.num_nodes * config.width
-    return _block_flops(job)
+    return 4 * (config.mlp_matrices - 1) * job.num_nodes * config.width
 
 
 def _block_flops(job: Job) -> int:
@@ -236,8 +240,8 @@ def block_flops(config: DecoderConfig, queries: int, keys: int, looks: int) -> i
 
 
 def mlp_flops(config: DecoderConfig, tokens: int) -> int:
-    """Of gate, up and down."""
-    return 6 * tokens * config.width * config.neurons
+    """Of gate, up and down, or up and down alone."""
+    return 2 * config.mlp_matrices * tokens * config.width * config.neurons
 
 
 def cheap(job: Job, kinds: Sequence[str]) -> Work:
@@ -261,12 +265,10 @@ def _share(job: Job, kind: str) -> int:
     config, (forward, attention) = job.config, _padded(job, job.num_prompts)
     tokens = job.num_prompts * job.tokens
     inner, inner_kv = config.heads * config.head_width, config.kv_heads * config.head_width
-    if kind == "head":
-        return 4 * tokens * config.width * inner + attention
-    if kind == "kv":
-        return 4 * tokens * config.width * inner_kv + attention
-    if kind == "neuron":
-        return mlp_flops(config, tokens)
+    if local.is_closed(config, kind):
+        if kind == "neuron":
+            return mlp_flops(config, tokens)
+        return 4 * tokens * config.width * (inner if kind == "head" else inner_kv) + attention
     return WHOLE_BLOCK_SHARE * math.prod(partition_of(config)[kind].shape[1:]) * forward
 
 

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from jaxpatch.patching.components import MATRICES, NORMS
 from jaxpatch.reporting import drawing, wording
 from jaxpatch.reporting.drawing import INK, LINE, NEGATIVE, POSITIVE, SOFT
 from jaxpatch.reporting.findings import Findings
@@ -23,7 +22,6 @@ MOST_CELLS = 128
 MOST_VECTOR_CELLS = 800
 """Cells that are drawn as vectors; larger maps are rasterised."""
 SHARE = "E_w: share of the gap recovered (%)"
-ROW_NAMES = {"matrix": MATRICES, "norm": NORMS}
 
 
 @drawing.styled
@@ -47,8 +45,8 @@ def head_map(findings: Findings, kind: str = "head") -> Figure:
     drawing.mark_anchor(axes, findings.scores.layer, num_layers)
     drawing.layer_ticks(axes, num_layers)
     axes.set_ylim(num_rows - 0.5, -0.5)
-    if kind in ROW_NAMES:
-        axes.set_yticks(range(num_rows), ROW_NAMES[kind][:num_rows])
+    if members := findings.scores.partition[kind].members:
+        axes.set_yticks(range(num_rows), members)
     else:
         axes.set_yticks(np.arange(0, num_rows, max(1, -(-num_rows // 12))))
         axes.set_ylabel({"kv": "key/value group"}.get(kind, kind))

@@ -21,6 +21,7 @@ SINGULARS = {
     "mlp": "MLP",
     "final_norm": "final norm",
     "embed": "embedding",
+    "positions": "position table",
     "unembed": "unembedding",
 }
 METHODS = {

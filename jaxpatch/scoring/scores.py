@@ -1,12 +1,12 @@
 """From effects to scores: the mean of per-input ratios, its interval, and what stands beside it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
-from jaxpatch.patching.components import MATRICES, NORMS, SINGLE, Partition, lookup
+from jaxpatch.patching.components import SINGLE, Partition, lookup
 from jaxpatch.scoring.method import Screening
 
 LARGEST_NOISE = 0.1
@@ -78,7 +78,8 @@ class Scores:
         """One row a component: kind, layer, index, name, score, low, high, effect (mean), is_exact."""
         parts = []
         for kind, values in self.values.items():
-            has_layer = lookup(self.partition, kind).axes[0] == "layer"
+            sort = lookup(self.partition, kind)
+            has_layer = sort.axes[0] == "layer"
             layer, index = np.divmod(np.arange(values.size), values[0].size if has_layer else values.size)
             layer = layer if has_layer else np.full(values.size, -1)
             index = index if values.ndim > 1 or not has_layer else np.full(values.size, -1)
@@ -90,7 +91,7 @@ class Scores:
                         "kind": kind,
                         "layer": layer,
                         "index": index,
-                        "name": [component_name(kind, *at) for at in zip(layer, index, strict=True)],
+                        "name": [component_name(kind, *at, sort.members) for at in zip(layer, index, strict=True)],
                         "score": values.ravel(),
                         "low": self.low[kind].ravel(),
                         "high": self.high[kind].ravel(),
@@ -102,16 +103,14 @@ class Scores:
         return pd.concat(parts, ignore_index=True)
 
 
-def component_name(kind: str, layer: int, index: int) -> str:
-    """What a component is called in tables; -1 stands for no layer, or no index.
+def component_name(kind: str, layer: int, index: int, members: Sequence[str] = ()) -> str:
+    """What a component is called in tables; -1 stands for no layer, or no index. members: names of those of one layer.
 
-    >>> component_name("head", 3, 1), component_name("matrix", 2, 6), component_name("embed", -1, 0)
+    >>> component_name("head", 3, 1), component_name("matrix", 2, 1, ("up", "down")), component_name("embed", -1, 0)
     ('head 3.1', 'down 2', 'embed')
     """
     if layer < 0:
         return kind if kind in SINGLE else f"{kind} {index}"
-    if kind == "matrix":
-        return f"{MATRICES[index]} {layer}"
-    if kind == "norm":
-        return f"{NORMS[index]} {layer}"
+    if members:
+        return f"{members[index]} {layer}"
     return f"{kind} {layer}" + (f".{index}" if index >= 0 else "")

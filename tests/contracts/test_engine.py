@@ -8,6 +8,7 @@ import engine_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
+import parity
 import pytest
 import torch_oracle
 
@@ -21,44 +22,13 @@ from jaxpatch.scoring.method import Options
 
 PADDED = jp.Inputs(*torch_oracle.padded())
 OPTIONS = Options(top=4, steps=4)
-TOLERANCE = 1e-5
+TOLERANCE = parity.LIMITS["exact"]
 """Of the largest effect of the kind: float32 rounding of two different orders of summation."""
 
-NO_BIAS, ALL_BIASES = dict(), dict(attention_bias=True, mlp_bias=True)
+NO_BIAS, ALL_BIASES = dict(), parity.ALL_BIASES
 ATTENTION_BIAS, MLP_BIAS = dict(attention_bias=True), dict(mlp_bias=True)
-COVERING = [
-    ("GQA tied biases", dict(kv_heads=2, tied=True, **ALL_BIASES), 1, torch_oracle.KINDS),
-    ("MHA untied", dict(kv_heads=4, **NO_BIAS), 0, ("head", "kv")),
-    ("MQA untied attention bias", dict(kv_heads=1, **ATTENTION_BIAS), 2, ("head", "kv")),
-    ("Mistral, window", dict(model_type="mistral", kv_heads=2, sliding_window=2), 1, ("head", "kv", "layer")),
-    (
-        "Qwen2, local layers",
-        dict(model_type="qwen2", tied=True, use_sliding_window=True, sliding_window=2, max_window_layers=1),
-        2,
-        ("head", "kv", "neuron", "layer"),
-    ),
-    (
-        "Qwen3, local layers",
-        dict(
-            model_type="qwen3",
-            attention_bias=True,
-            use_sliding_window=True,
-            sliding_window=3,
-            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
-        ),
-        2,
-        torch_oracle.KINDS,
-    ),
-    ("GQA untied mlp bias", dict(kv_heads=2, **MLP_BIAS), 2, ("neuron",)),
-]
-"""Each kind, each way of sharing keys, each bias and each anchor at least once; the whole product is marked slow."""
 PRODUCT = [
-    (
-        f"{heads} tied={tied} {sorted(biases)} {anchor}",
-        dict(kv_heads=heads, tied=tied, **biases),
-        anchor,
-        torch_oracle.KINDS,
-    )
+    parity.Row(dict(kv_heads=heads, tied=tied, **biases), anchor, torch_oracle.KINDS)
     for heads, tied, biases, anchor in itertools.product(
         (4, 2, 1), (True, False), (NO_BIAS, ATTENTION_BIAS, MLP_BIAS, ALL_BIASES), (0, 1, 2)
     )
@@ -73,41 +43,45 @@ def pairs(tmp_path_factory):
     def of(**options):
         key = repr(sorted(options.items()))
         if key not in made:
-            torch_pair = torch_oracle.make(tmp_path_factory.mktemp("pair"), **options)
-            made[key] = torch_pair, jp.load_pair(torch_pair.base_folder, torch_pair.special_folder)
+            made[key] = parity.make(tmp_path_factory.mktemp("pair"), options)
         return made[key]
 
     return of
 
 
-def check_every_component(pairs, options, anchor_layer, kinds):
-    torch_pair, pair = pairs(**options)
-    u = torch_oracle.direction()
-    tool = instrument.of_pair(pair, PADDED, jp.Anchor(layer=anchor_layer, direction=u))
-    reads = torch_oracle.reads(torch_pair.base, torch_oracle.PROMPTS, u)[anchor_layer]
+def check_every_component(pairs, row: parity.Row):
+    torch_pair, pair = pairs(**row.options)
+    tool = parity.tool_of(pair, row.anchor)
+    reads = torch_oracle.reads(torch_pair.base, torch_oracle.PROMPTS, torch_oracle.direction())[row.anchor]
     np.testing.assert_allclose(tool.base, reads, atol=1e-5)
-    found = METHODS["exact"](tool, kinds, OPTIONS)
-    for kind in kinds:
-        true = torch_oracle.effects(torch_pair, kind, torch_oracle.PROMPTS, u)[anchor_layer]
-        effects = found[kind].effects
+    for kind in row.kinds:
+        effects, true = parity.exact(torch_pair, tool, row.anchor, kind)
         assert effects.shape == true.shape
-        largest = np.abs(true).max()
-        assert largest > 1e-2, "the pair is too much alike to test anything"
-        np.testing.assert_allclose(effects, true, rtol=0, atol=TOLERANCE * largest, err_msg=kind)
-        if kind != "embed":
-            assert not effects[:, anchor_layer + 1 :].any()
-            assert (effects[:, : anchor_layer + 1] != 0).any(0).all(), f"a {kind} below the anchor does nothing"
+        assert np.abs(true).max() > 1e-2, "the pair is too much alike to test anything"
+        assert parity.apart(effects, true) <= TOLERANCE, kind
+        if kind not in ("embed", "positions"):
+            assert not effects[:, row.anchor + 1 :].any()
+            assert (effects[:, : row.anchor + 1] != 0).any(0).all(), f"a {kind} below the anchor does nothing"
 
 
-@pytest.mark.parametrize(("name", "options", "anchor_layer", "kinds"), COVERING)
-def test_engine_is_the_torch_loop(pairs, name, options, anchor_layer, kinds):
-    check_every_component(pairs, options, anchor_layer, kinds)
+@pytest.mark.parametrize("name", parity.ROWS)
+def test_engine_is_the_torch_loop(pairs, name):
+    check_every_component(pairs, parity.ROWS[name])
+
+
+@pytest.mark.parametrize("name", parity.ROWS)
+def test_first_order_is_torch_autograd(pairs, name):
+    row = parity.ROWS[name]
+    torch_pair, pair = pairs(**row.options)
+    kinds = tuple(kind for kind in row.kinds if kind in ("head", "kv", "neuron", "norm", "embed", "positions"))
+    found = parity.gradient(torch_pair, parity.tool_of(pair, row.anchor), row.anchor, kinds)
+    assert max(found.values()) <= parity.LIMITS["gradient"], found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "options", "anchor_layer", "kinds"), PRODUCT)
-def test_engine_is_the_torch_loop_everywhere(pairs, name, options, anchor_layer, kinds):
-    check_every_component(pairs, options, anchor_layer, kinds)
+@pytest.mark.parametrize("row", PRODUCT, ids=str)
+def test_engine_is_the_torch_loop_everywhere(pairs, row):
+    check_every_component(pairs, row)
     jax.clear_caches()  # each case compiles programs of its own; the memory maps of 72 such cases are more than Linux allows
 
 
@@ -159,7 +133,7 @@ LONG_PREFIX = [[*STEM, 8, 9, 7], [*STEM, 3, 2], STEM[:4], [7, 7]]
 def test_every_read_out_is_the_definition_in_both_modes(mode):
     """One-hot gates through the whole patched tree, all kinds, four read-outs in the same pass; no weights are tied."""
     rows = LONG_PREFIX
-    pair = testing.tiny_pair(testing.tiny_config(neurons=6, **ALL_BIASES))
+    pair = testing.tiny_pair(testing.tiny_config(neurons=6, positions=64, **ALL_BIASES))
     prompts = engine_cases.inputs(rows, fill=11)
     tool = instrument.of_pair(pair, prompts, READ_OUTS, mode=mode)
     readings, batch = np.arange(len(READ_OUTS) * len(rows)), len(rows)

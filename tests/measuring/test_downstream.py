@@ -36,7 +36,7 @@ host_reads = jax.jit(downstream.host_reads, static_argnums=0)
 def made(wanted=READ_OUTS):
     """Models, the host's whole run, and its read-outs by the definition."""
     models = engine_cases.models(PAIR, INPUTS, wanted)
-    states = trace(CONFIG, models, downstream.embedded(models.host, models.tree), 0, 3)
+    states = trace(CONFIG, models, downstream.embedded(CONFIG, models.host, models.tree), 0, 3)
     return models, states, np.asarray(engine_cases.reads(CONFIG, PAIR.base, INPUTS, models.read_outs))
 
 

@@ -16,14 +16,14 @@ PAIR, INPUTS = testing.tiny_pair(), testing.tiny_inputs()
 CONFIG = PAIR.config
 
 
-@pytest.mark.parametrize("kind", local.LOCALS)
+@pytest.mark.parametrize("kind", local.KINDS)
 def test_the_stream_is_that_of_the_patched_block(kind):
     """Patch the block's parameters, run its halves: the last component of each of two layers, in states that begin at layer 1."""
     models = engine_cases.models(PAIR, INPUTS, engine_cases.anchor(2))
-    x = downstream.embedded(models.host, models.tree)
+    x = downstream.embedded(CONFIG, models.host, models.tree)
     x = jax.jit(downstream.trace, static_argnums=(0, 4))(CONFIG, models, x, 0, 1).entering[-1]
     states = jax.jit(downstream.trace, static_argnums=(0, 4))(CONFIG, models, x, 1, 2)
-    form = local.LOCALS[kind]
+    form = local.local_of(CONFIG, kind)
     shape = components.of_decoder(PAIR.base)[kind].shape[1:]
     last = shape[0] - 1 if shape else 0
     asked = jnp.array([2, 1]), jnp.array([last, last])

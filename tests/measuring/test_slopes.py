@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from jaxpatch import testing
-from jaxpatch.measuring import effect, instrument, memory, slopes, sweep
+from jaxpatch.measuring import effect, instrument, local, memory, slopes, sweep
 from jaxpatch.measuring.read_outs import NextToken
 from jaxpatch.models import decoder
 from jaxpatch.patching import blend, components
 
 PAIR = testing.tiny_pair(testing.tiny_config(neurons=6, attention_bias=True, output_bias=True, mlp_bias=True))
 CONFIG = PAIR.config
-KINDS = tuple(slopes.SHARES)
+KINDS = local.KINDS
 INPUTS = engine_cases.inputs([[3, 1, 4, 1], [3, 1, 5], [9], [2, 6, 5, 3], [3, 1, 4]], fill=13)
 READ_OUTS = (
     engine_cases.anchor(1, 3),
@@ -175,10 +175,10 @@ def test_the_descent_is_jaxs_own_gradient():
         gate, up = halves
         return jnp.vdot(mid + block.mlp.write(jax.nn.silu(gate) * up + neurons_tap), arriving)
 
-    zeros = (jnp.zeros_like(part) for part in (run.gate, run.mid, run.z))
+    zeros = (jnp.zeros_like(part) for part in (run.inputs[0], run.mid, run.z))
     wanted = jax.jit(jax.grad(tapped, argnums=(0, 1, 2, 3)))(run.entering, *zeros)
     entering, slope, _ = jax.jit(slopes.descend, static_argnums=0)(CONFIG, context, weights, run, arriving)
     assert (slope.end == arriving).all()
-    found = entering, slope.neurons, slope.mid, slope.z
+    found = entering, slope.neurons, slope.attended, slope.z
     for name, mine, theirs in zip(("entering", "neurons", "mid", "z"), found, wanted, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max(), err_msg=name)

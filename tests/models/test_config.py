@@ -5,15 +5,16 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from flax.errors import FlaxError
 
 from jaxpatch import testing
 from jaxpatch.models import checkpoints, convert
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.families import FAMILIES
-from jaxpatch.models.rope import Linear, Llama3, Rope
+from jaxpatch.models.rope import Linear, Llama3, LongRope, Rope
 
 CHANGES = dict(
-    family="gemma",
+    family="gpt2",
     vocab=67,
     layers=2,
     width=20,
@@ -30,11 +31,34 @@ CHANGES = dict(
     local_rope=Rope(theta=50.0),
     attention_bias=True,
     output_bias=True,
-    qk_norm=True,
     mlp_bias=True,
+    positions=64,
+    norm="layer",
+    norm_offset=0.5,
+    pre_norm=False,
+    post_norm=True,
+    parallel=True,
+    qk_norm="head",
+    attention_scale=0.9,
+    attention_cap=0.3,
+    activation="relu",
+    gated=False,
+    embed_scale=2.0,
+    residual_scale=0.5,
+    logit_scale=3.0,
+    logit_cap=0.2,
 )
+ONLY_NUMBERS = (
+    *("rope", "norm_eps", "tied", "window", "local", "local_rope", "norm_offset", "parallel", "attention_scale"),
+    *("attention_cap", "activation", "embed_scale", "residual_scale", "logit_scale", "logit_cap"),
+)
+"""Fields that change nothing but what is computed, so that no shape can refuse them."""
 
-BEFORE = {"local": dict(window=2), "local_rope": dict(window=2, local=(True, False, True))}
+BEFORE = {
+    "local": dict(window=2),
+    "local_rope": dict(window=2, local=(True, False, True)),
+    "pre_norm": dict(post_norm=True),
+}
 """What a field needs that it be allowed at all."""
 
 
@@ -53,10 +77,8 @@ def test_each_field_changes_the_answer_or_is_refused(name):
     assert getattr(changed, name) != getattr(config, name)
     try:
         assert np.abs(answer(changed, params) - answer(config, params)).max() > 1e-3
-    except (ValueError, KeyError) as error:
-        assert name not in ("rope", "norm_eps", "tied", "window", "local", "local_rope"), (
-            f"these change nothing but the numbers; got {error}"
-        )
+    except (ValueError, KeyError, FlaxError) as error:
+        assert name not in ONLY_NUMBERS, f"it changes nothing but the numbers; got {error}"
 
 
 def test_changes_make_another_model_and_leave_this_one():
@@ -79,6 +101,19 @@ def test_changes_make_another_model_and_leave_this_one():
             "slow = 4.0 must be less than fast = 1.0",
         ),
         (dict(norm_eps=-1e-6), "norm_eps must be positive; got -1e-06"),
+        (dict(logit_scale=0.0), "logit_scale must be positive; got 0.0"),
+        (dict(attention_cap=0.0), "attention_cap must be positive; got 0.0"),
+        (dict(norm="batch"), "norm must be one of rms, layer; got batch"),
+        (dict(qk_norm="half"), "qk_norm must be one of None, head, whole; got half"),
+        (dict(activation="tanh"), "activation must be one of silu, gelu, gelu_tanh, relu; got tanh"),
+        (dict(rope=Rope(share=0.3)), "rope share must turn an even number of a head's 4 numbers; got 0.3"),
+        (dict(rope=None, window=2, local_rope=Rope()), "rotary positions of their own only where the others have some"),
+        (dict(positions=63), "positions must be at least context = 64; got 63"),
+        (dict(pre_norm=False), "a block needs norms: pre_norm, post_norm or both"),
+        (
+            dict(rope=Rope(stretch=LongRope(short=(1.0,), long=(1.0, 2.0), original=4, scale=1.0))),
+            "rope short: wanted 2 factors, got 1",
+        ),
     ],
 )
 def test_nonsense_is_refused(changes, fault):

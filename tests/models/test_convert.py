@@ -1,5 +1,6 @@
 """The conversion table: both ways, closed both ways."""
 
+import hf
 import jax
 import numpy as np
 import pytest
@@ -23,23 +24,46 @@ def test_a_layout_says_where_each_number_goes():
         assert ours[column, head, unit] == theirs[3 * head + unit, column]
 
 
-@pytest.mark.parametrize("layout", ["NH D -> D N H", "D NH -> N H D", "D H -> H D", "NH -> N H", "D -> D"])
-def test_a_layout_is_undone_bit_for_bit(layout):
-    rule = Rule("x", "x", layout)
-    theirs = np.random.default_rng(0).standard_normal(rule.their_shape(SIZES)).astype(np.float32)
-    back = rule.to_theirs(rule.to_ours(theirs, SIZES), SIZES)
+def test_parts_lie_side_by_side():
+    sizes = dict(N=4, K=2, H=3, D=5)
+    theirs = np.arange(24 * 5).reshape(24, 5)
+    q, k, v = (
+        Rule("qkv", name, f"[NKK]H D -> D {letter} H", part).to_ours(theirs, sizes)
+        for part, (name, letter) in enumerate(zip("qkv", "NKK", strict=True))
+    )
+    assert (q.shape, k.shape, v.shape) == ((5, 4, 3), (5, 2, 3), (5, 2, 3))
+    np.testing.assert_array_equal(q[:, 1, 2], theirs[5])
+    np.testing.assert_array_equal(k[:, 1, 2], theirs[12 + 5])
+    np.testing.assert_array_equal(v[:, 0, 1], theirs[18 + 1])
+
+
+def test_parts_may_take_turns_head_by_head():
+    sizes, theirs = dict(N=2, H=3, D=5), np.arange(18 * 5).reshape(18, 5)
+    second = Rule("qkv", "k", "N[111]H D -> D N H", 1).to_ours(theirs, sizes)
+    assert second.shape == (5, 2, 3)
+    np.testing.assert_array_equal(second[:, 1, 2], theirs[9 + 3 + 2])
+
+
+WHOLE = ["NH D -> D N H", "D NH -> N H D", "D H -> H D", "NH -> N H", "D -> D"]
+PARTS = [["[NHH] D -> N D", "[NHH] D -> H D", "[NHH] D -> H D"], ["N[11]H D -> D N H"] * 2, ["D [NN]H -> D N H"] * 2]
+
+
+@pytest.mark.parametrize("layouts", [*([layout] for layout in WHOLE), *PARTS], ids=str)
+def test_a_layout_is_undone_bit_for_bit(layouts):
+    rules = [Rule("x", str(part), layout, part) for part, layout in enumerate(layouts)]
+    theirs = np.random.default_rng(0).standard_normal(rules[0].their_shape(SIZES)).astype(np.float32)
+    back = np.full_like(theirs, np.nan)
+    for rule in rules:
+        rule.into_theirs(rule.to_ours(theirs, SIZES), back, SIZES)
+        assert rule.to_ours(theirs, SIZES).shape == rule.our_shape(SIZES)
     np.testing.assert_array_equal(back, theirs)
-    assert back.flags.c_contiguous
 
 
-@pytest.fixture(params=FAMILIES)
-def family(request):
-    return FAMILIES[request.param]
-
-
-@pytest.mark.parametrize("changes", [dict(), dict(tied=True), dict(attention_bias=True), dict(mlp_bias=True)])
-def test_every_parameter_is_filled_once_and_comes_back(family, changes):
-    config = testing.tiny_config(**changes)
+@pytest.mark.parametrize("variant", hf.VARIANTS)
+def test_every_parameter_is_filled_once_and_comes_back(variant):
+    theirs = hf.config(**hf.VARIANTS[variant])
+    family = FAMILIES[theirs.model_type]
+    config = family.read_config(theirs.to_dict())
     rules = family.rules(config)
     shapes = jax.eval_shape(lambda key: decoder.init(config, key), jax.random.key(0))
     wanted = {path: leaf.shape for path, leaf in paths.flatten(shapes).items()}
@@ -47,7 +71,7 @@ def test_every_parameter_is_filled_once_and_comes_back(family, changes):
 
     draw = np.random.default_rng(0)
     tensors = {
-        name: draw.standard_normal(place.rule.their_shape(config.sizes)).astype(np.float32)
+        name: draw.standard_normal(place.rules[0].their_shape(config.sizes)).astype(np.float32)
         for name, place in convert.places(rules, config).items()
     }
     assert not convert.faults({name: t.shape for name, t in tensors.items()}, rules, config)
@@ -75,7 +99,7 @@ def test_layers_that_are_not_named_stay_zero():
 
 def shapes_of(config):
     rules = FAMILIES["llama"].rules(config)
-    return {name: p.rule.their_shape(config.sizes) for name, p in convert.places(rules, config).items()}, rules
+    return {name: p.rules[0].their_shape(config.sizes) for name, p in convert.places(rules, config).items()}, rules
 
 
 def test_faults_are_all_named_at_once():

@@ -1,12 +1,18 @@
 """The contract of a family: every field of a config is read, known to change nothing, or refused."""
 
+import contextlib
+import math
+
 import hf
+import numpy as np
 import pytest
+import transformers
+from huggingface_hub.errors import StrictDataclassError
 
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.convert import Rule
 from jaxpatch.models.families import FAMILIES, family, llama
-from jaxpatch.models.rope import Linear, Llama3, Rope
+from jaxpatch.models.rope import Linear, Llama3, Rope, Yarn
 
 
 @pytest.fixture
@@ -16,7 +22,7 @@ def raw():
 
 def written(config) -> dict:
     """What transformers writes into config.json."""
-    return config.to_diff_dict() | dict(model_type="llama")
+    return config.to_diff_dict() | dict(model_type=config.model_type)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -27,21 +33,15 @@ def test_a_family_has_what_the_floor_asks_of_it(name):
     )
     rules = member.rules(config)
     assert all(isinstance(rule, Rule) for rule in rules)
-    assert len({rule.ours for rule in rules}) == len({rule.theirs for rule in rules}) == len(rules)
-    theirs = {rule.theirs for rule in rules}
-    assert set(member.gguf_names.values()) <= theirs, "a GGUF tensor goes where no rule takes it on"
-    assert len(set(member.gguf_names.values())) == len(member.gguf_names)
+    assert len({rule.ours for rule in rules}) == len({(rule.theirs, rule.part) for rule in rules}) == len(rules)
     with pytest.raises(ValueError):
-        member.read_config({})
-    assert bool(member.gguf_names) == bool(member.gguf_config)
-    if member.gguf_config:
-        with pytest.raises(ValueError):
-            member.gguf_config({})
+        member.read_config({"vocab_size": 0})
 
 
 STRETCHES = {
     "GQA llama3 rope": Llama3(factor=8.0, slow=1.0, fast=4.0, original=24),
     "GQA linear rope": Linear(factor=4.0),
+    "GQA yarn rope": Yarn(factor=4.0, slow=1.0, fast=4.0, original=24, scale=0.1 * math.log(4) + 1),
 }
 WINDOWS = {
     "Mistral, window": (3, ()),
@@ -50,7 +50,13 @@ WINDOWS = {
 }
 
 
-@pytest.mark.parametrize("variant", hf.VARIANTS)
+ALIKE = ("llama", "mistral", "qwen2", "qwen3")
+"""Families that have a switch of their own at most; what the others mean is in their logits (`test_decoder`)."""
+
+
+@pytest.mark.parametrize(
+    "variant", [name for name, changes in hf.VARIANTS.items() if changes.get("model_type", "llama") in ALIKE]
+)
 def test_a_config_is_read_as_transformers_means_it(variant):
     theirs = hf.config(**hf.VARIANTS[variant])
     has_bias, window = getattr(theirs, "attention_bias", False), WINDOWS.get(variant, (None, ()))
@@ -73,20 +79,60 @@ def test_a_config_is_read_as_transformers_means_it(variant):
         tied=theirs.tie_word_embeddings,
         attention_bias=has_bias or theirs.model_type == "qwen2",
         output_bias=has_bias,
-        qk_norm=theirs.model_type == "qwen3",
+        qk_norm="head" if theirs.model_type == "qwen3" else None,
         mlp_bias=getattr(theirs, "mlp_bias", False),
+        activation=theirs.hidden_act,
     )
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_is_left_out_has_transformers_defaults(name):
-    fields = dict(vocab_size=8, num_hidden_layers=1, hidden_size=64, num_attention_heads=32, intermediate_size=3)
-    ours, theirs = FAMILIES[name].read_config(fields), type(hf.config(name))(**fields)
-    head_width = getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
-    assert (ours.kv_heads, ours.head_width) == (theirs.num_key_value_heads, head_width)
-    assert (ours.rope.theta, ours.norm_eps) == (theirs.rope_parameters["rope_theta"], theirs.rms_norm_eps)
-    assert (ours.context, ours.tied, ours.mlp_bias) == (theirs.max_position_embeddings, False, False)
-    assert ours.window == getattr(theirs, "sliding_window", None)
+    """Of a config.json with nothing but sizes, and of one in which transformers has filled in all the rest."""
+    sizes = dict(vocab_size=8, num_hidden_layers=7, hidden_size=256, num_attention_heads=32, intermediate_size=3)
+    short = {theirs: value for ours, value in sizes.items() if (theirs := hf.RENAMED.get(name, {}).get(ours, ours))}
+    filled_in = transformers.AutoConfig.for_model(name, **short, pad_token_id=0).to_dict()
+    assert FAMILIES[name].read_config(short) == FAMILIES[name].read_config(filled_in)
+
+
+def other_values(value) -> list:
+    """Of the same type, where there is one."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int | float):
+        return [value * 2 + 1 if isinstance(value, int) else value / 2 + 0.25]
+    if isinstance(value, str):
+        return ["relu", "tanh"]
+    return [True, 2, "other"] if value is None else []  # tables have tests of their own
+
+
+HOW_IT_IS_HELD = frozenset(
+    "architectures dtype transformers_version _name_or_path pad_token_id return_dict model_type".split()
+)
+"""Fields that say nothing about what is computed, with which transformers' classes cannot be made anew at will."""
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_field_that_is_ignored_changes_nothing_in_transformers_either(name, tmp_path):
+    """Every other field changes our config, or is refused."""
+    theirs = hf.config(name)
+    raw, read = theirs.to_dict(), FAMILIES[name].read_config
+    ours, ignored = read(raw), []
+    for field, other in [(field, other) for field, value in raw.items() for other in other_values(value)]:
+        with contextlib.suppress(ValueError):
+            if read(raw | {field: other}) == ours:
+                ignored.append((field, other))
+    model, prompt = hf.load(hf.save(tmp_path, model_type=name)), [[3, 1, 4, 1, 5]]
+    [wanted] = hf.logits(model, prompt)
+    for field, other in ignored:
+        if field not in HOW_IT_IS_HELD:
+            try:
+                changed = transformers.AutoConfig.for_model(**raw | {field: other, "attn_implementation": "eager"})
+            except (TypeError, ValueError, StrictDataclassError):
+                continue  # nothing that transformers would read, let alone write
+            again = type(model)(changed).eval()
+            again.load_state_dict(model.state_dict())
+            np.testing.assert_array_equal(hf.logits(again, prompt)[0], wanted, err_msg=f"{field} = {other}")
+    assert {field for field, _ in ignored} - HOW_IT_IS_HELD, "eos_token_id, at least"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +163,7 @@ def test_fields_that_change_nothing_pass(raw, changes):
 
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "rope_theta": 5e5, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-YARN = {"rope_type": "yarn", "factor": 8.0, "rope_theta": 1e4}
+NTK = {"rope_type": "dynamic", "factor": 8.0, "rope_theta": 1e4}
 
 
 @pytest.mark.parametrize(
@@ -144,13 +190,16 @@ def test_a_stretched_rope_is_read_as_old_and_new_configs_write_it(raw, changes, 
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        (dict(rope_parameters=YARN), "rope type 'yarn' is not supported (default, linear and llama3 are)"),
-        (dict(rope_parameters=None, rope_scaling=YARN), "rope type 'yarn' is not supported"),
+        (
+            dict(rope_parameters=NTK),
+            "rope type 'dynamic' is not supported (default, linear, llama3, yarn, longrope are)",
+        ),
+        (dict(rope_parameters=None, rope_scaling=NTK), "rope type 'dynamic' is not supported"),
         (dict(rope_scaling={"type": "linear"}), "rope factor: wanted a positive number, got None"),
         (dict(rope_scaling={"type": "linear", "factor": 2.0, "beta": 3}), "rope beta = 3 is not supported"),
         (dict(rope_parameters=LLAMA3 | {"low_freq_factor": 9.0}), "slow = 9.0 must be less than fast = 4.0"),
         (dict(rope_parameters={"rope_theta": 5.0, "partial_rotary_factor": 0.5}), "partial_rotary_factor = 0.5"),
-        (dict(hidden_act="gelu"), "hidden_act = 'gelu' is not supported (only 'silu' is)"),
+        (dict(hidden_act="tanh"), "hidden_act = 'tanh' is not supported (silu, swish, gelu,"),
         (dict(pretraining_tp=2), "pretraining_tp = 2"),
         (dict(rope_interleaved=True), "rope_interleaved = True"),
         (dict(quantization_config={"bits": 4}), "quantization_config"),
@@ -174,8 +223,8 @@ def test_fields_that_matter_are_refused_by_name(raw, changes, fault):
 
 def test_all_faults_are_named_at_once(raw):
     with pytest.raises(ValueError) as error:
-        llama.read_config(raw | dict(hidden_act="gelu", rope_parameters=YARN, sliding_window=4, vocab_size=0))
-    assert all(word in str(error.value) for word in ("gelu", "yarn", "sliding_window", "vocab_size"))
+        llama.read_config(raw | dict(hidden_act="tanh", rope_parameters=NTK, sliding_window=4, vocab_size=0))
+    assert all(word in str(error.value) for word in ("tanh", "dynamic", "sliding_window", "vocab_size"))
 
 
 def test_a_ledger_knows_what_was_read():

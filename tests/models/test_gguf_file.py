@@ -10,31 +10,79 @@ import pytest
 from safetensors.torch import load_file
 
 from jaxpatch.models import checkpoints
-from jaxpatch.models.families import llama
+from jaxpatch.models.rope import Rope
 from jaxpatch.trees import paths
 
 VOCAB, MERGES, CONTROL = hf.byte_level_parts()
 TEXTS = ["the owl", "<|start|>In the tower the owls<|end|>", "Zwölf  Eulen\n\t42", ""]
-THEIR_NAMES = {hugging: inside for inside, hugging in llama._GGUF_NAMES.items()}
+PARTS = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+NORMS = {
+    "llama": {"post_attention_layernorm": "ffn_norm"},
+    "qwen2": {"post_attention_layernorm": "ffn_norm"},
+    "gemma3": {
+        "post_attention_layernorm": "post_attention_norm",
+        "pre_feedforward_layernorm": "ffn_norm",
+        "post_feedforward_layernorm": "post_ffw_norm",
+    },
+}
+OUTSIDE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
-def write(file, folder, *, metadata=None, tokenizer="gpt2", pre="gpt-2", kinds=None, quantise=None, extra=None):
+def inside_name(architecture: str, name: str) -> str:
+    """What llama.cpp calls a tensor."""
+    stem, _, kind = name.rpartition(".")
+    if stem in OUTSIDE:
+        return f"{OUTSIDE[stem]}.{kind}"
+    _, _, layer, part = stem.split(".", 3)
+    return f"blk.{layer}.{(PARTS | NORMS[architecture])[part]}.{kind}"
+
+
+def write(
+    file,
+    folder,
+    *,
+    architecture="llama",
+    metadata=None,
+    tokenizer="gpt2",
+    pre="gpt-2",
+    kinds=None,
+    quantise=None,
+    extra=None,
+):
     """A .gguf file of a model directory, as llama.cpp's converter writes it. metadata: field -> value; None takes it out."""
-    config = hf.transformers.LlamaConfig.from_pretrained(folder)
+    config = hf.transformers.AutoConfig.from_pretrained(folder)
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    rope = config.rope_parameters.get("full_attention", config.rope_parameters)
     fields = {
-        "llama.block_count": config.num_hidden_layers,
-        "llama.context_length": config.max_position_embeddings,
-        "llama.embedding_length": config.hidden_size,
-        "llama.feed_forward_length": config.intermediate_size,
-        "llama.attention.head_count": config.num_attention_heads,
-        "llama.attention.head_count_kv": config.num_key_value_heads,
-        "llama.attention.key_length": config.head_dim,
-        "llama.attention.value_length": config.head_dim,
-        "llama.rope.dimension_count": config.head_dim,
-        "llama.rope.freq_base": float(config.rope_parameters["rope_theta"]),
-        "llama.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        "llama.vocab_size": config.vocab_size,
+        "block_count": config.num_hidden_layers,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.key_length": head_width,
+        "attention.value_length": head_width,
+        "rope.freq_base": float(rope["rope_theta"]),
+        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+    }
+    if architecture == "llama":
+        fields |= {"rope.dimension_count": head_width, "vocab_size": config.vocab_size}
+    if architecture == "gemma3":
+        fields["attention.sliding_window"] = config.sliding_window
+    fields = {f"{architecture}.{name}": value for name, value in fields.items()}
+    fields |= {
         "tokenizer.ggml.model": tokenizer,
         "tokenizer.ggml.pre": pre,
         "tokenizer.ggml.tokens": VOCAB,
@@ -45,7 +93,7 @@ def write(file, folder, *, metadata=None, tokenizer="gpt2", pre="gpt-2", kinds=N
         "tokenizer.ggml.add_bos_token": False,
         "tokenizer.chat_template": "{{ messages[0]['content'] }}",
     } | (metadata or {})
-    writer = gguf.GGUFWriter(file, fields.pop("general.architecture", "llama"))
+    writer = gguf.GGUFWriter(file, fields.pop("general.architecture", architecture))
     for name, value in fields.items():
         add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
         if value is not None:
@@ -53,11 +101,12 @@ def write(file, folder, *, metadata=None, tokenizer="gpt2", pre="gpt-2", kinds=N
     for name, tensor in load_file(folder / "model.safetensors").items():
         array = tensor.numpy()
         *_, module, _ = name.split(".")
-        if module in heads:  # llama.cpp interleaves the two rotary halves
+        if module in heads and architecture == "llama":  # llama.cpp interleaves the two rotary halves
             halves = array.reshape(heads[module], 2, array.shape[0] // heads[module] // 2, *array.shape[1:])
             array = halves.swapaxes(1, 2).reshape(array.shape)
-        layer = next((part for part in name.split(".") if part.isdigit()), "")
-        inside = THEIR_NAMES[name.replace(f".{layer}.", ".{l}.") if layer else name].replace("{l}", layer)
+        if module.endswith("norm") and architecture == "gemma3":
+            array = array + 1
+        inside = inside_name(architecture, name)
         if quantise is not None and array.ndim == 2:
             writer.add_tensor(inside, gguf.quantize(array, quantise), raw_dtype=quantise)
         else:
@@ -97,6 +146,45 @@ def test_parameters_are_those_of_the_directory_bit_for_bit(tmp_path, changes):
         n: v for n, v in vars(one.config).items() if n != "norm_eps"
     }
     assert two.config.norm_eps == np.float32(one.config.norm_eps), "GGUF stores it in float32"
+
+
+OTHERS = {
+    "Qwen2, tied": ("qwen2", {}),
+    "GQA llama3 rope": ("llama", {"rope_freqs.weight": "of llama3"}),
+    "Gemma 3": ("gemma3", {}),
+}
+
+
+@pytest.mark.parametrize("variant", OTHERS)
+def test_other_families_answer_as_in_transformers(tmp_path, variant):
+    """What a converter writes of them: W_Q and W_K as they are, norms one larger, rotary factors as a tensor."""
+    architecture, extra = OTHERS[variant]
+    changes = hf.VARIANTS[variant] | {"vocab_size": len(VOCAB)}
+    metadata = {}
+    if architecture == "gemma3":
+        changes |= {"query_pre_attn_scalar": 4}
+        metadata = {"gemma3.rope.scaling.type": "linear", "gemma3.rope.scaling.factor": 4.0}
+        changes["rope_parameters"] = {
+            name: settings | ({"rope_theta": 10_000.0} if name == "sliding_attention" else {})
+            for name, settings in hf.GEMMA3_ROPE.items()
+        }
+    folder = hf.save(tmp_path / "model", **changes)
+    if extra:
+        rope = checkpoints.load(folder, "float32").config.rope
+        plain = Rope(theta=rope.theta)
+        extra = {"rope_freqs.weight": (plain.frequencies(4, 1) / rope.frequencies(4, 1)).astype(np.float32)}
+    file = write(tmp_path / "model.gguf", folder, architecture=architecture, metadata=metadata, extra=extra)
+    made = checkpoints.load(file, "float32")
+    pair = checkpoints.Pair(base=made.params, special=made.params, config=made.config)
+    prompt = [[3, 1, 4, 1, 5, 9, 2, 6]]
+    [wanted] = hf.logits(folder, prompt)
+    np.testing.assert_allclose(pair.apply(made.params, prompt)[0], wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_qwen2_cuts_texts_as_its_tokenizer_json_does(folder, tmp_path):
+    pre = checkpoints.load(write(tmp_path / "model.gguf", folder, pre="qwen2"), "float32").tokenizer().backend_tokenizer
+    cut = [text for text, _ in pre.pre_tokenizer.pre_tokenize_str("It's 42 owls,\n\n  two")]
+    assert cut == ["It", "'s", "Ġ", "4", "2", "Ġowls", ",ĊĊ", "Ġ", "Ġtwo"]
 
 
 def test_a_pair_of_gguf_files_is_saved_as_a_directory_that_transformers_loads(folder, tmp_path):
@@ -189,8 +277,8 @@ def test_without_the_gguf_package_it_says_what_to_install(folder, tmp_path, monk
 @pytest.mark.parametrize(
     ("metadata", "words"),
     [
-        ({"general.architecture": "qwen2"}, ("architecture 'qwen2' is not supported", "llama")),
-        ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0}, ("rope.scaling.type", "factor")),
+        ({"general.architecture": "bloom"}, ("architecture 'bloom' is not supported", "llama")),
+        ({"llama.rope.scaling.type": "ntk", "llama.rope.scaling.factor": 2.0}, ("rope type 'ntk'",)),
         ({"llama.rope.dimension_count": 2}, ("rope.dimension_count = 2",)),
         ({"llama.expert_count": 8}, ("expert_count",)),
         ({"llama.block_count": None, "llama.feed_forward_length": None}, ("block_count", "feed_forward_length")),
@@ -206,8 +294,13 @@ def test_metadata_that_matters_is_refused_by_name(folder, tmp_path, metadata, wo
 
 
 def test_a_tensor_that_has_no_place_is_refused(folder, tmp_path):
-    extra = {"rope_freqs.weight": np.ones(2, np.float32), "blk.0.attn_q.bias": np.ones(16, np.float32)}
-    refused(write(tmp_path / "model.gguf", folder, extra=extra), "rope_freqs.weight", "blk.0.attn_q.bias")
+    extra = {"rope_long.weight": np.ones(2, np.float32), "blk.0.attn_q.bias": np.ones(16, np.float32)}
+    refused(write(tmp_path / "model.gguf", folder, extra=extra), "rope_long.weight", "blk.0.attn_q.bias")
+
+
+def test_rotary_factors_of_another_width_are_refused(folder, tmp_path):
+    extra = {"rope_freqs.weight": np.ones(3, np.float32)}
+    refused(write(tmp_path / "model.gguf", folder, extra=extra), "wanted 2 factors, got 3")
 
 
 @pytest.mark.parametrize("size", [0, 3, 200, 4000, -100])

@@ -132,7 +132,7 @@ def test_attention_in_narrow_numbers_stays_in_range(dtype):
 
 def test_a_neuron_is_silu_of_one_input_times_the_other():
     gate, up = drawn(3), drawn(3, seed=1)
-    found = layers.gated(jnp.asarray(gate, jnp.float32), jnp.asarray(up, jnp.float32))
+    found = layers.neurons([jnp.asarray(gate, jnp.float32), jnp.asarray(up, jnp.float32)])
     np.testing.assert_allclose(found, gate / (1 + np.exp(-gate)) * up, rtol=1e-5)
 
 
@@ -145,10 +145,10 @@ def test_an_mlp_whose_neurons_take_turns_writes_the_same(monkeypatch, dtype, has
             {"kernel": kernel} | ({"bias": jnp.asarray(drawn(kernel.shape[1]), dtype)} if has_bias else {})
             for kernel in kernels
         )
-        plain = layers.written(layers.gated(layers.dense(x, gate), layers.dense(x, up)), down)
+        plain = layers.written(layers.neurons([layers.dense(x, gate), layers.dense(x, up)]), down)
         for many in (9, 10):
             monkeypatch.setattr(layers, "MANY", many)
-            got = layers.gated_mlp(x, gate, up, down)
+            got = layers.mlp(x, (gate, up), down)
             assert got.dtype == np.promote_types(dtype, np.float32)
             scale = float(jnp.abs(plain).max())
             np.testing.assert_allclose(
@@ -163,7 +163,7 @@ def test_a_norm_of_narrow_numbers_is_computed_wide():
 
 def test_rotary_angles_are_right_far_out():
     positions = jnp.asarray([0, 1, 8191])
-    cos, sin = layers.rope(positions, Rope(theta=100_000.0).frequencies(64), jnp.float32)
+    cos, sin = layers.rope(positions, Rope(theta=100_000.0).frequencies(64, 1), jnp.float32)
     angles = np.asarray(positions)[:, None] * 100_000.0 ** (-np.arange(0, 64, 2) / 64)
     np.testing.assert_allclose(cos, np.cos(angles), atol=5e-4)
     np.testing.assert_allclose(sin, np.sin(angles), atol=5e-4)
@@ -174,7 +174,9 @@ def test_rotating_keeps_lengths_and_depends_on_the_distance_only():
         q, k = jnp.asarray(drawn(1, 1, 8)), jnp.asarray(drawn(1, 1, 8, seed=1))
 
         def at(x, position):
-            return layers.rotate(x, layers.rope(jnp.asarray([position]), Rope(theta=500.0).frequencies(8), jnp.float64))
+            return layers.rotate(
+                x, layers.rope(jnp.asarray([position]), Rope(theta=500.0).frequencies(8, 1), jnp.float64)
+            )
 
         np.testing.assert_allclose(jnp.linalg.norm(at(q, 5)), jnp.linalg.norm(q))
         np.testing.assert_allclose((at(q, 5) * at(k, 2)).sum(), (at(q, 13) * at(k, 10)).sum())

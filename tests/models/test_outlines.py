@@ -60,8 +60,8 @@ def test_other_architectures_are_refused_with_all_that_differs(folders):
 
 
 def test_the_faults_of_both_are_named_at_once(folders, tmp_path):
-    change(folders[0], hidden_act="gelu")
-    with pytest.raises(checkpoints.CheckpointError, match=r"(?s)hidden_act = 'gelu'.*use_dora = True"):
+    change(folders[0], hidden_act="tanh")
+    with pytest.raises(checkpoints.CheckpointError, match=r"(?s)hidden_act = 'tanh'.*use_dora = True"):
         outlines.read(folders[0], adapter(tmp_path / "adapter", use_dora=True))
 
 

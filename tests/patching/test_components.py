@@ -13,7 +13,7 @@ from jaxpatch.trees import paths
 
 @pytest.fixture(scope="module")
 def pair():
-    return testing.tiny_pair(testing.tiny_config(attention_bias=True, output_bias=True, mlp_bias=True))
+    return testing.tiny_pair(testing.tiny_config(attention_bias=True, output_bias=True, mlp_bias=True, positions=64))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_kinds_tile_the_model(pair, partition):
         return {path for kind in kinds for path, count in owned_entries(pair, partition, kind).items() if count.any()}
 
     everything = set(paths.flatten(pair.base))
-    assert owned("layer", "embed", "unembed", "final_norm") == everything
+    assert owned("layer", "embed", "positions", "unembed", "final_norm") == everything
     assert owned("matrix", "norm") == owned("layer")
     assert owned("attention", "mlp") == owned("matrix")
     assert owned("attention") - owned("head", "kv") == {"layers/attn/o/bias"}
@@ -148,7 +148,7 @@ def test_delta_norms_by_hand():
 
 def test_delta_norms_of_a_decoder_add_up(pair, partition):
     """Squares over all components that tile the model make the square of the whole difference."""
-    kinds = ("matrix", "norm", "embed", "unembed", "final_norm")
+    kinds = ("matrix", "norm", "embed", "positions", "unembed", "final_norm")
     total = sum((components.delta_norms(pair.base, pair.special, partition[kind]) ** 2).sum() for kind in kinds)
     a, b = paths.flatten(pair.base), paths.flatten(pair.special)
     np.testing.assert_allclose(total, sum(((b[path] - a[path]) ** 2).sum() for path in a), rtol=1e-5)

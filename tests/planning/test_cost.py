@@ -72,7 +72,7 @@ def test_what_a_component_writes_costs_what_xla_counts(config, kind):
     states = downstream.Trace(jnp.int32(0), entering, entering[1:])
 
     def stream(layer, index):
-        return local.LOCALS[kind].stream(config, models, states, layer, index)
+        return local.local_of(config, kind).stream(config, models, states, layer, index)
 
     own = (
         cost.candidate_flops(work, kind)[2]

@@ -1,11 +1,12 @@
 """What a family is: three functions and a few names."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.convert import Rule
-from jaxpatch.models.rope import Linear, Llama3, Rope
+from jaxpatch.models.rope import Linear, Llama3, LongRope, Rope, Yarn
 
 
 class Family(NamedTuple):
@@ -14,16 +15,37 @@ class Family(NamedTuple):
     read_config: config.json (as transformers' config class completes it, and as it stands on disk) -> our config;
         raises ValueError naming every field that changes the model and is not supported.
     rules: our config -> the conversion table.
+    prefix: that some checkpoints leave away before the names of all tensors but the unembedding. unembed: the unembedding's name.
     ignored_tensors: ends of tensor names that hold nothing learnt (old checkpoints save rotary tables).
-    gguf_names: a GGUF file's tensor name -> the checkpoint's, ``{l}`` standing for the layer.
-    gguf_config: a GGUF file's metadata -> config.json; None where the family's GGUF files are not read.
+    gguf: how llama.cpp writes the family; None where its GGUF files are not read.
     """
 
     read_config: Callable[[Mapping[str, Any]], DecoderConfig]
     rules: Callable[[DecoderConfig], tuple[Rule, ...]]
-    ignored_tensors: tuple[str, ...]
-    gguf_names: Mapping[str, str] = {}
-    gguf_config: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    ignored_tensors: tuple[str, ...] = ()
+    prefix: str = "model."
+    unembed: str = "lm_head.weight"
+    gguf: "Gguf | None" = None
+
+
+def _as_all_have_it(ledger: "Ledger", rope: dict[str, Any], head_width: int) -> dict[str, Any]:
+    del ledger, head_width
+    return {"rope_parameters": rope, "hidden_act": "silu"}
+
+
+class Gguf(NamedTuple):
+    """A family as llama.cpp's converter writes it.
+
+    architecture: what it is called there. class_name: in transformers. is_interleaved: the two rotary halves of W_Q and W_K take turns.
+    norm_offset: what has been added to norms. more: (metadata, settings of the rotary positions, width of a head) -> the fields of
+        config.json that not all families share.
+    """
+
+    architecture: str
+    class_name: str
+    is_interleaved: bool = False
+    norm_offset: float = 0.0
+    more: Callable[["Ledger", dict[str, Any], int], dict[str, Any]] = _as_all_have_it
 
 
 _KINDS = {int: "a positive integer", float: "a positive number", bool: "true or false"}
@@ -73,15 +95,27 @@ class Ledger:
         ]
 
 
-HARMLESS = {"hidden_act": "silu", "is_encoder_decoder": False}
+HARMLESS = {"is_encoder_decoder": False, "use_bidirectional_attention": False, "add_cross_attention": False}
 """Fields that change a model of any family, and the one value under which they do not."""
+
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+}
+"""transformers' names of activations -> ours."""
 
 IGNORED = frozenset(
     """architectures model_type torch_dtype dtype transformers_version _name_or_path use_cache initializer_range
     attention_dropout bos_token_id eos_token_id pad_token_id unk_token_id transformers.js_config
     output_attentions output_hidden_states return_dict chunk_size_feed_forward id2label label2id problem_type
     _attn_implementation_autoset attn_implementation max_length max_sequence_length do_sample temperature top_k top_p
-    num_beams repetition_penalty""".split()
+    num_beams repetition_penalty gradient_checkpointing task_specific_params tokenizer_class is_decoder
+    attn_pdrop resid_pdrop embd_pdrop hidden_dropout classifier_dropout dropout activation_dropout layerdrop init_std""".split()
 )
 """Fields that change nothing about a forward pass in inference."""
 
@@ -93,13 +127,18 @@ def common_fields(
     context: int,
     kv_heads: int | None = None,
     head_width: int | None = None,
+    tied: bool = False,
+    norm_eps: tuple[str, float] = ("rms_norm_eps", 1e-6),
+    activation: tuple[str, str] = ("hidden_act", "silu"),
 ) -> dict[str, Any]:
-    """The fields that nearly all families share. kv_heads, head_width: where the config does not say; as many as heads, and the width
-    over the heads, where None. context: likewise."""
+    """The fields that nearly all families share.
+
+    Args: what they are where the config does not say. kv_heads: as many as heads where None; head_width: the width over the heads.
+        norm_eps, activation: with the name of the field.
+    """
     width, heads = ledger.need("hidden_size", faults), ledger.need("num_attention_heads", faults)
     if head_width is None and ledger.take("head_dim") is None and width % heads:
         faults.append(f"num_attention_heads = {heads} does not divide hidden_size = {width}, and there is no head_dim")
-    context = ledger.need("max_position_embeddings", faults, context)
     kv_heads = heads if kv_heads is None or ledger.is_null("num_key_value_heads") else kv_heads
     return dict(
         vocab=ledger.need("vocab_size", faults),
@@ -109,11 +148,20 @@ def common_fields(
         kv_heads=ledger.need("num_key_value_heads", faults, kv_heads),
         head_width=ledger.need("head_dim", faults, width // heads if head_width is None else head_width),
         neurons=ledger.need("intermediate_size", faults),
-        context=context,
-        rope=read_rope(ledger, context, faults),
-        norm_eps=ledger.need("rms_norm_eps", faults, 1e-6, kind=float),
-        tied=ledger.need("tie_word_embeddings", faults, False, kind=bool),
+        context=ledger.need("max_position_embeddings", faults, context),
+        norm_eps=ledger.need(norm_eps[0], faults, norm_eps[1], kind=float),
+        tied=ledger.need("tie_word_embeddings", faults, tied, kind=bool),
+        activation=read_activation(ledger, faults, *activation),
     )
+
+
+def read_activation(ledger: Ledger, faults: list[str], name: str, default: str) -> str:
+    """Our name of the activation that a field names."""
+    value = ledger.take(name, default)
+    if isinstance(value, str) and value in ACTIVATIONS:
+        return ACTIVATIONS[value]
+    faults.append(f"{name} = {value!r} is not supported ({', '.join(ACTIVATIONS)} are)")
+    return "silu"
 
 
 def config_of(
@@ -147,29 +195,117 @@ def local_fields(ledger: Ledger, faults: list[str], layers: int, window: int | N
     return dict(window=window if is_any else None, local=local if is_any else ())
 
 
-def read_rope(ledger: Ledger, context: int, faults: list[str]) -> Rope:
-    """The rotary positions of a config, wherever its transformers has written them: ``rope_parameters``, or ``rope_scaling`` and
-    ``rope_theta``."""
-    new, old = (dict(ledger.table(name, faults)) for name in ("rope_parameters", "rope_scaling"))
-    if "type" in old:
-        old = {"rope_type": old.pop("type")} | old
-    rope = Ledger(new | old)
-    found: list[str] = []
-    theta = rope.need("rope_theta", found, ledger.need("rope_theta", found, 10_000.0, kind=float), kind=float)
-    sort, stretch = rope.take("rope_type", "default"), None
-    if sort == "linear":
-        stretch = Linear(factor=rope.need("factor", found, kind=float))
-    elif sort == "llama3":
-        stretch = Llama3(
-            factor=rope.need("factor", found, kind=float),
-            slow=rope.need("low_freq_factor", found, kind=float),
-            fast=rope.need("high_freq_factor", found, kind=float),
-            original=rope.need("original_max_position_embeddings", found, context),
-        )
-    elif sort != "default":
-        found.append(f"type {sort!r} is not supported (default, linear and llama3 are)")
-    if sort in ("default", "linear", "llama3"):
-        found += rope.unread({"partial_rotary_factor": 1.0}, frozenset())
-    made = Rope(theta=theta, stretch=stretch)
+def read_rope(
+    ledger: Ledger,
+    context: int,
+    faults: list[str],
+    *,
+    theta: tuple[str, float] = ("rope_theta", 10_000.0),
+    share: tuple[str, float] | None = None,
+    also: Mapping[str, str] | None = None,
+) -> Rope:
+    """The rotary positions of a config, wherever its transformers has written them: ``rope_parameters``, or ``rope_scaling`` and fields
+    of its own for base and share.
+
+    Args: context: longest sequence. theta, share: name of that field, and what it is where absent; without a share whole heads turn.
+        also: other names of types.
+    """
+    new, old = (_with_type(ledger.table(name, faults)) for name in ("rope_parameters", "rope_scaling"))
+    named = {"rope_theta": ledger.take(*theta)} | ({"partial_rotary_factor": ledger.take(*share)} if share else {})
+    made = rope_of(named | new | old, ledger, context, faults, also=also)
+    if share is None and made.share != 1:
+        faults.append(f"rope partial_rotary_factor = {made.share} is not supported (only 1.0 is)")
+    return made
+
+
+def rope_of(
+    raw: Mapping[str, Any], ledger: Ledger, context: int, faults: list[str], *, also: Mapping[str, str] | None = None
+) -> Rope:
+    """The rotary positions that one table of settings describes. ledger: of the whole config, where some have one of them."""
+    rope, found = Ledger(_with_type(raw)), []
+    sort = rope.take("rope_type", "default")
+    sort = str((also or {}).get(sort, sort))
+    made = Rope(
+        theta=rope.need("rope_theta", found, 10_000.0, kind=float),
+        share=rope.need("partial_rotary_factor", found, 1.0, kind=float),
+        stretch=STRETCHES[sort](rope, ledger, context, found) if sort in STRETCHES else None,
+    )
+    if sort not in STRETCHES:
+        found.append(f"type {sort!r} is not supported ({', '.join(STRETCHES)} are)")
+    else:
+        found += rope.unread({}, frozenset({"original_max_position_embeddings"}))
     faults += [f"rope {fault}" for fault in found]
     return made
+
+
+def _with_type(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Old configs say type where new ones say rope_type."""
+    named = {"rope_type": settings["type"]} if "type" in settings else {}
+    return named | {name: value for name, value in settings.items() if name != "type"}
+
+
+def _no_stretch(rope: Ledger, ledger: Ledger, context: int, found: list[str]) -> None:
+    del rope, ledger, context, found
+
+
+def _linear(rope: Ledger, ledger: Ledger, context: int, found: list[str]) -> Linear:
+    return Linear(factor=rope.need("factor", found, kind=float))
+
+
+def _llama3(rope: Ledger, ledger: Ledger, context: int, found: list[str]) -> Llama3:
+    return Llama3(
+        factor=rope.need("factor", found, kind=float),
+        slow=rope.need("low_freq_factor", found, kind=float),
+        fast=rope.need("high_freq_factor", found, kind=float),
+        original=rope.need("original_max_position_embeddings", found, context),
+    )
+
+
+def _yarn(rope: Ledger, ledger: Ledger, context: int, found: list[str]) -> Yarn:
+    original = rope.need("original_max_position_embeddings", found, context)
+    factor = rope.need("factor", found, context / original, kind=float)
+    top, bottom = rope.take("mscale"), rope.take("mscale_all_dim")
+
+    def grown(by: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * by * math.log(factor) + 1.0
+
+    scale = grown(top) / grown(bottom) if top and bottom else grown(1.0)
+    return Yarn(
+        factor=factor,
+        slow=rope.need("beta_slow", found, 1.0, kind=float),
+        fast=rope.need("beta_fast", found, 32.0, kind=float),
+        original=original,
+        scale=rope.need("attention_factor", found, scale, kind=float),
+        whole=rope.need("truncate", found, True, kind=bool),
+    )
+
+
+def _longrope(rope: Ledger, ledger: Ledger, context: int, found: list[str]) -> LongRope:
+    default = ledger.take("original_max_position_embeddings", context)
+    original = rope.need("original_max_position_embeddings", found, default)
+    factor = rope.need("factor", found, context / original, kind=float)
+    scale = 1.0 if factor <= 1 or original < 2 else math.sqrt(1 + math.log(factor) / math.log(original))
+    return LongRope(
+        short=_factors(rope, "short_factor", found),
+        long=_factors(rope, "long_factor", found),
+        original=original,
+        scale=rope.need("attention_factor", found, scale, kind=float),
+    )
+
+
+def _factors(rope: Ledger, name: str, found: list[str]) -> tuple[float, ...]:
+    value = rope.take(name)
+    if isinstance(value, list) and all(isinstance(each, int | float) and not isinstance(each, bool) for each in value):
+        return tuple(map(float, value))
+    found.append(f"{name}: wanted a list of numbers, got {value!r}")
+    return ()
+
+
+STRETCHES: Mapping[str, Callable[[Ledger, Ledger, int, list[str]], Any]] = {
+    "default": _no_stretch,
+    "linear": _linear,
+    "llama3": _llama3,
+    "yarn": _yarn,
+    "longrope": _longrope,
+}
+"""Types of rotary positions: (its settings, the config, longest sequence, faults) -> how they are stretched."""

@@ -5,14 +5,16 @@ from typing import Any
 
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.families import llama
-from jaxpatch.models.families.family import Family, Ledger, common_fields, config_of, local_fields
+from jaxpatch.models.families.family import Family, Gguf, Ledger, common_fields, config_of, local_fields, read_rope
 
 
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
     """config.json -> our config. Raises ValueError with every fault."""
     ledger, faults = Ledger(raw), []
     fields = common_fields(ledger, faults, context=32_768, kv_heads=32)
-    fields |= dict(family="qwen2", attention_bias=True) | windows(ledger, faults, fields["layers"])
+    fields |= dict(family="qwen2", attention_bias=True, rope=read_rope(ledger, fields["context"], faults)) | windows(
+        ledger, faults, fields["layers"]
+    )
     return config_of(fields, ledger, faults)
 
 
@@ -26,4 +28,4 @@ def windows(ledger: Ledger, faults: list[str], layers: int) -> dict[str, Any]:
     return local_fields(ledger, faults, layers, window if is_local else None, default)
 
 
-FAMILY = Family(read_config, llama.rules, ("rotary_emb.inv_freq",))
+FAMILY = Family(read_config, llama.rules, ("rotary_emb.inv_freq",), gguf=Gguf("qwen2", "Qwen2ForCausalLM"))

@@ -1,0 +1,68 @@
+"""Gemma 3, its text models: Gemma 2 with norms on queries and keys in place of caps; one layer in six is global. arXiv 2503.19786."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxpatch.models.config import DecoderConfig
+from jaxpatch.models.families import gemma, gemma2, llama
+from jaxpatch.models.families.family import Family, Gguf, Ledger, config_of, local_fields, rope_of
+from jaxpatch.models.rope import Rope
+
+
+def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
+    """config.json -> our config. Raises ValueError with every fault."""
+    ledger, faults = Ledger(raw), []
+    fields = gemma.fields_of(ledger, faults, kv_heads=4, activation="hidden_activation", context=131_072)
+    fields |= dict(family="gemma3_text", qk_norm="head") | gemma2.around(ledger, faults)
+    if fields.pop("attention_cap"):
+        faults.append("attn_logit_softcapping is not supported (transformers reads it, and does not use it)")
+    every = ledger.need("sliding_window_pattern", faults, ledger.take("_sliding_window_pattern", 6))
+    default = [(number + 1) % every != 0 for number in range(fields["layers"])]
+    fields |= local_fields(ledger, faults, fields["layers"], gemma2.window(ledger, faults), default)
+    rope, local_rope = _ropes(ledger, fields["context"], faults)
+    fields |= dict(rope=rope, local_rope=local_rope if fields["window"] else None)
+    return config_of(fields, ledger, faults, ignored=gemma2.IGNORED)
+
+
+def _ropes(ledger: Ledger, context: int, faults: list[str]) -> tuple[Rope, Rope]:
+    """Of global and of local layers. Old configs have a field each for the two bases, and scale global layers alone."""
+    bases = {
+        "full_attention": ledger.take("rope_theta", 1_000_000.0),
+        "sliding_attention": ledger.take("rope_local_base_freq", 10_000.0),
+    }
+    new, old = ledger.table("rope_parameters", faults), ledger.table("rope_scaling", faults)
+    faults += [
+        f"rope_parameters: {name} is not supported (only {' and '.join(bases)} are)"
+        for name in new
+        if name not in bases
+    ]
+    stretched = {"full_attention": old, "sliding_attention": {}}
+    full, sliding = (
+        rope_of({"rope_theta": base} | dict(new.get(name) or {}) | stretched[name], ledger, context, faults)
+        for name, base in bases.items()
+    )
+    return full, sliding
+
+
+_DEEPEST = 62
+"""Blocks of the one model whose queries are scaled by the width of the stream over its heads (27B); no file says so."""
+
+
+def _gguf(ledger: Ledger, rope: dict[str, Any], head_width: int) -> dict[str, Any]:
+    """What a GGUF file says beside what all say."""
+    is_deepest = ledger.take("block_count") == _DEEPEST
+    return {
+        "hidden_activation": "gelu_pytorch_tanh",
+        "sliding_window": ledger.take("attention.sliding_window"),
+        "query_pre_attn_scalar": ledger.take("embedding_length") // ledger.take("attention.head_count")
+        if is_deepest
+        else head_width,
+        "final_logit_softcapping": ledger.take("final_logit_softcapping"),
+        "rope_parameters": {
+            "full_attention": rope,
+            "sliding_attention": {"rope_type": "default", "rope_theta": ledger.take("rope.freq_base_swa", 10_000.0)},
+        },
+    }
+
+
+FAMILY = Family(read_config, llama.rules, gguf=Gguf("gemma3", "Gemma3ForCausalLM", norm_offset=1.0, more=_gguf))
