@@ -23,9 +23,9 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 demo: $(VENV)/.core
 	$(BIN)/python experiments/demo.py --out $(DEMO)
 
-# Fast tests with doctests, lint and types: what CI runs.
+# Fast tests with doctests, lint and types, in two processes: what CI runs.
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 # The real 135M pair: minutes.
 slow: $(VENV)/.dev

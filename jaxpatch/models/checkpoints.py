@@ -97,7 +97,8 @@ def load_pair(
 
     Args:
         base: Hugging Face directory with safetensors, ``.gguf`` file, or hub id.
-        special: the same, or a PEFT LoRA adapter directory, which is merged into `base`.
+            Or a PEFT LoRA adapter directory, which is merged into the model that it names as its own base.
+        special: the same; an adapter is merged into `base`, or where that is an adapter, into the same model as it.
         dtype: "float32", "bfloat16", "float16" or "float64" (needs `jax_enable_x64`) in memory, whatever it is on disk.
         allow_longer_vocab: drop the rows that special's vocabulary has beyond base's.
         progress: called with (steps done, steps).
@@ -118,10 +119,6 @@ def load_pair(
     if faults := location_faults(base=base, special=special):
         raise FileNotFoundError("\n".join(faults))
     base_path, special_path = local(base), local(special)
-    if lora.is_adapter(base_path):
-        raise ValueError(
-            f"{base_path} is an adapter; only special can be one. Give the model it was trained on as base."
-        )
     one, two = _both(base_path, special_path, dtype, progress)
     one, two = _same_vocabulary(one, two, allow_longer_vocab)
     one, two = _same_tying(one, two)
@@ -150,27 +147,49 @@ def load_pair(
 
 
 def _both(base: Path, special: Path, dtype: str, progress: Callable[[int, int], None]) -> tuple[Checkpoint, Checkpoint]:
-    """Both models, an adapter merged. Raises CheckpointError with the faults of both."""
-    one, two, refused = None, None, []
+    """Both models, adapters merged. Raises CheckpointError with the faults of both."""
+    under, one, two, refused = None, None, None, []
     try:
-        one = load(base, dtype)
+        under = load(underlying(base) if lora.is_adapter(base) else base, dtype)
+        one = _merged(under, base, dtype) if lora.is_adapter(base) else under
     except CheckpointError as error:
         refused.append(error)
     progress(1, 3)
     try:
         if not lora.is_adapter(special):
             two = load(special, dtype)
-        elif one is not None:
-            rules = FAMILIES[one.config.family].rules(one.config)
-            merged = lora.merge(one.params, special, rules, one.config)
-            two = one._replace(params=merged, files=one.files + lora.files(special))
-            _refuse_non_finite(special, two, dtype)
+        elif under is not None:
+            two = _merged(under, special, dtype)
     except CheckpointError as error:
         refused.append(error)
     progress(2, 3)
     if one is None or two is None or refused:
         raise refused[0] if len(refused) == 1 else CheckpointError("both models", [str(error) for error in refused])
     return one, two
+
+
+def underlying(adapter: Path) -> Path:
+    """Where the model is that an adapter says it was trained on. Raises CheckpointError where it says nothing, or nothing is there."""
+    name = lora.base_of(adapter)
+    if name is None:
+        raise CheckpointError(
+            adapter,
+            ["it does not say which model it was trained on (base_model_name_or_path); give that model as base"],
+        )
+    try:
+        return local(name)
+    except FileNotFoundError as error:
+        raise CheckpointError(adapter, [f"it was trained on {error}"]) from None
+
+
+def _merged(under: Checkpoint, adapter: Path, dtype: str) -> Checkpoint:
+    """A model with an adapter in it."""
+    params, config = lora.merge(under.params, adapter, FAMILIES[under.config.family], under.config)
+    raw = {**under.raw_config, "tie_word_embeddings": config.tied, "vocab_size": config.vocab}
+    files = under.files + lora.files(adapter)
+    made = under._replace(params=params, config=config, raw_config=raw, files=files)
+    _refuse_non_finite(adapter, made, dtype)
+    return made
 
 
 def _refuse_non_finite(path: Path, checkpoint: Checkpoint, dtype: str) -> None:

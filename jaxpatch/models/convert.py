@@ -172,8 +172,12 @@ def to_leaves(
     rules: Sequence[Rule],
     config: DecoderConfig,
     dtype: np.dtype,
+    start: Mapping[str, np.ndarray] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Our leaves (path, array) out of checkpoint tensors, each tensor read once; places that are not named stay zero."""
+    """Our leaves (path, array) out of checkpoint tensors, each tensor read once.
+
+    Args: start: of leaves where not every place is named; zero where there are none.
+    """
     sizes, named = config.sizes, set(names)
     for theirs, parts in _by_tensor(rules).items():
         mine = {name: at for name, at in _names(theirs, config).items() if name in named}
@@ -181,6 +185,8 @@ def to_leaves(
             continue
         lead = tuple(_stack(theirs, config).values())
         leaves = {rule.ours: np.zeros(lead + rule.our_shape(sizes), dtype) for rule in parts}
+        for path in (start or {}).keys() & leaves.keys():
+            leaves[path] = np.array((start or {})[path])
         for name, at in mine.items():
             tensor = read(name)
             for rule in parts:
@@ -191,10 +197,15 @@ def to_leaves(
 
 def to_tensors(params: Mapping, rules: Sequence[Rule], config: DecoderConfig) -> Iterator[tuple[str, np.ndarray]]:
     """The checkpoint's tensors (name, array) out of our tree: `to_leaves` backwards."""
-    flat, sizes = paths.flatten(params), config.sizes
-    for name, (parts, at) in places(rules, config).items():
-        own = [np.asarray(flat[rule.ours])[at] for rule in parts]
-        tensor = np.empty(parts[0].their_shape(sizes), own[0].dtype)
-        for rule, array in zip(parts, own, strict=True):
-            rule.into_theirs(array, tensor, sizes)
-        yield name, tensor
+    flat = paths.flatten(params)
+    for name, place in places(rules, config).items():
+        yield name, to_tensor(flat, place, config)
+
+
+def to_tensor(flat: Mapping[str, np.ndarray], place: Place, config: DecoderConfig) -> np.ndarray:
+    """One of the checkpoint's tensors out of our leaves."""
+    own = [np.asarray(flat[rule.ours])[place.at] for rule in place.rules]
+    tensor = np.empty(place.rules[0].their_shape(config.sizes), own[0].dtype)
+    for rule, array in zip(place.rules, own, strict=True):
+        rule.into_theirs(array, tensor, config.sizes)
+    return tensor

@@ -1,25 +1,59 @@
-"""Shell: PEFT LoRA adapters, merged on load: ``W + scale * B A`` (Hu et al., arXiv 2106.09685)."""
+"""Shell: PEFT LoRA adapters, merged on load: ``W + scale * B A`` (Hu et al., arXiv 2106.09685), and what else they may hold.
 
+DoRA sets the length of each output's weights after that (Liu et al., arXiv 2402.09353); modules_to_save and trained biases come whole.
+"""
+
+import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxpatch.models import convert, sources
 from jaxpatch.models.config import DecoderConfig
+from jaxpatch.models.families.family import Family
 from jaxpatch.trees import paths
 
 _PREFIX = "base_model.model."
+_READ = frozenset(
+    """r lora_alpha use_rslora use_dora target_modules layers_to_transform exclude_modules rank_pattern alpha_pattern
+    modules_to_save bias""".split()
+)
 _IGNORED = frozenset(
     """base_model_name_or_path revision inference_mode task_type peft_type peft_version auto_mapping lora_dropout
-    layers_pattern runtime_config loftq_config ensure_weight_tying megatron_core qalora_group_size""".split()
+    layers_pattern runtime_config loftq_config eva_config ensure_weight_tying megatron_core qalora_group_size
+    fan_in_fan_out""".split()
 )
-"""Settings that say how an adapter was trained or found, not what it computes."""
+"""Settings that say how an adapter was trained or found, not what it computes; PEFT sets fan_in_fan_out by the kind of module."""
 
-_HARMLESS = {"bias": ("none",), "init_lora_weights": (True, "gaussian", "eva", "orthogonal")}
+_HARMLESS = {"init_lora_weights": (True, "gaussian", "eva", "orthogonal")}
 """Settings and the values under which they change nothing. Other starts (PiSSA, ...) alter the base itself."""
+_BIASES = ("none", "all", "lora_only")
+
+
+class Adapter(NamedTuple):
+    """Names of an adapter's tensors, by the checkpoint's name of the weight that they change.
+
+    halves: A and B. tables: A and B of a table of embeddings. lengths: DoRA's. whole: what stands in the weight's place.
+    """
+
+    halves: dict[str, tuple[str, str]]
+    tables: dict[str, tuple[str, str]]
+    lengths: dict[str, str]
+    whole: dict[str, str]
+
+    @property
+    def weights(self) -> list[str]:
+        """All that are changed."""
+        return list(dict.fromkeys([*self.halves, *self.tables, *self.whole]))
+
+    @property
+    def pairs(self) -> dict[str, tuple[str, str]]:
+        """A and B of matrices and of tables."""
+        return {**self.halves, **self.tables}
 
 
 def is_adapter(path: Path) -> bool:
@@ -32,10 +66,18 @@ def files(path: Path) -> tuple[Path, Path]:
     return path / "adapter_config.json", path / "adapter_model.safetensors"
 
 
+def base_of(path: Path) -> str | None:
+    """What an adapter says that it was trained on: a path or a hub id."""
+    name = sources.read_json(files(path)[0]).get("base_model_name_or_path")
+    return name if isinstance(name, str) and name else None
+
+
 def merge(
-    params: Mapping[str, Any], path: Path, rules: Sequence[convert.Rule], config: DecoderConfig
-) -> dict[str, Any]:
-    """The base with the adapter added in; leaves it does not touch are the base's own arrays.
+    params: Mapping[str, Any], path: Path, family: Family, config: DecoderConfig
+) -> tuple[dict[str, Any], DecoderConfig]:
+    """The base with the adapter added in, and its config; leaves that the adapter does not touch are the base's own arrays.
+
+    A table that the adapter brings whole may be longer than base's, and an unembedding may be new where base ties its own.
 
     Raises: CheckpointError naming every setting and tensor that cannot be used.
     """
@@ -46,41 +88,44 @@ def merge(
         faults.append(f"no {weights_file.name} (pickled adapters are refused: they can run code when opened)")
         raise sources.CheckpointError(path, faults)
     shapes, read = sources.safetensors_of((weights_file,))
-    pairs, unknown = _pairs(shapes)
-    faults += unknown
-    faults += _target_faults(pairs, settings, convert.places(rules, config))
-    rank = settings.get("r")
-    weight_shapes = {}
-    for name, (a, b) in pairs.items():
-        (rank_a, inputs), (outputs, rank_b) = shapes[a], shapes[b]
-        if not rank_a == rank_b == rank:
-            faults.append(f"{a} and {b} have ranks {rank_a} and {rank_b}, but r = {rank}")
-        weight_shapes[name] = (outputs, inputs)
-    faults += convert.faults(weight_shapes, rules, config, is_partial=True)
-    if faults or not isinstance(rank, int):
+    flat, known = paths.flatten(params), convert.places(family.rules(config), config)
+    adapter, unknown = _adapter(shapes, settings, {*known, family.unembed})
+    config, flat = _as_large(config, flat, family, adapter, shapes)
+    rules = family.rules(config)
+    places = convert.places(rules, config)
+    faults += unknown + _target_faults(adapter, settings, places) + _rank_faults(adapter, settings, shapes)
+    faults += convert.faults(_weight_shapes(adapter, shapes, family), rules, config, is_partial=True)
+    if faults:
         raise sources.CheckpointError(path, faults)
-    scale = settings["lora_alpha"] / (math.sqrt(rank) if settings.get("use_rslora") else rank)
-    flat = paths.flatten(params)
-    wide = np.promote_types(next(iter(flat.values())).dtype, np.float32)
+    dtype = next(iter(flat.values())).dtype
+    wide = np.promote_types(dtype, np.float32)
 
-    def delta(name: str) -> np.ndarray:
-        a, b = (read(half).astype(wide) for half in pairs[name])
+    def merged(name: str) -> np.ndarray:
+        own = read(adapter.whole[name]) if name in adapter.whole else convert.to_tensor(flat, places[name], config)
+        if name not in adapter.pairs:
+            return own
+        a, b = (read(half).astype(wide) for half in adapter.pairs[name])
         with np.errstate(all="ignore"):  # an infinity is found, and reported by name, after merging
-            return scale * (b @ a)
+            change = _scale(settings, name) * (b @ a)
+            if name in adapter.tables or family.inputs_first:
+                change = change.T
+            weight = own.astype(wide) + change
+            if name not in adapter.lengths:
+                return weight
+            inputs = 0 if family.inputs_first else 1
+            wanted = read(adapter.lengths[name]).astype(wide).reshape(-1)
+            return weight * np.expand_dims(wanted / np.linalg.norm(weight, axis=inputs), inputs)
 
-    for leaf, change in convert.to_leaves(delta, list(pairs), rules, config, wide):
-        base = np.asarray(flat[leaf])
-        flat[leaf] = (base.astype(wide) + change).astype(base.dtype)
-    return paths.unflatten(flat)
+    flat |= dict(convert.to_leaves(merged, adapter.weights, rules, config, dtype, flat))
+    return paths.unflatten(flat), config
 
 
 def setting_faults(settings: Mapping[str, Any]) -> list[str]:
     """Every setting that changes what the adapter computes and is not supported."""
-    read = {"r", "lora_alpha", "use_rslora", "target_modules", "layers_to_transform", "exclude_modules"}
     faults = [
         f"{name} = {value!r} is not supported"
         for name, value in settings.items()
-        if name not in read | _IGNORED and value and value not in _HARMLESS.get(name, ())
+        if name not in _READ | _IGNORED and value and value not in _HARMLESS.get(name, ())
     ]
     if settings.get("peft_type", "LORA") != "LORA":
         faults.append(f"peft_type {settings['peft_type']!r} is not supported (only 'LORA' is)")
@@ -88,37 +133,170 @@ def setting_faults(settings: Mapping[str, Any]) -> list[str]:
         faults.append(
             f"layers_to_transform: wanted a layer or a list of layers, got {settings['layers_to_transform']!r}"
         )
-    alpha, rank = settings.get("lora_alpha"), settings.get("r")
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool):
-        faults.append(f"lora_alpha: wanted a number, got {alpha!r}")
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        faults.append(f"r: wanted a positive integer, got {rank!r}")
+    if (bias := settings.get("bias", "none")) not in _BIASES:
+        faults.append(f"bias: wanted one of {', '.join(_BIASES)}, got {bias!r}")
+    saved = settings.get("modules_to_save")
+    if saved is not None and not (isinstance(saved, list) and all(isinstance(name, str) for name in saved)):
+        faults.append(f"modules_to_save: wanted a list of names, got {saved!r}")
+    ranks, alphas = (
+        [(name, settings.get(name)), *((f"{where}[{key!r}]", v) for key, v in _pattern(settings, where).items())]
+        for name, where in _PATTERNS.items()
+    )
+    faults += [f"{n}: wanted a positive integer, got {v!r}" for n, v in ranks if not _is(v, int) or v < 1]
+    faults += [f"{n}: wanted a number, got {v!r}" for n, v in alphas if not _is(v, int | float)]
+    for name in _PATTERNS.values():
+        if not isinstance(settings.get(name) or {}, dict):
+            faults.append(f"{name}: wanted an object, got {settings[name]!r}")
+        faults += [
+            f"{name}: {key!r} is no regular expression" for key in _pattern(settings, name) if not _is_regex(key)
+        ]
     return faults
+
+
+_PATTERNS = {"r": "rank_pattern", "lora_alpha": "alpha_pattern"}
+"""A setting -> where modules may have one of their own."""
+
+
+def _pattern(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    found = settings.get(name) or {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _is_regex(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
 
 
 def _is_layers(value: Any) -> bool:
     return value is None or all(isinstance(n, int) for n in (value if isinstance(value, list) else [value]))
 
 
-def _pairs(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, tuple[str, str]], list[str]]:
-    """Weight name -> names of its A and B; and a sentence for each tensor that is neither, or stands alone."""
+def _of_module(settings: Mapping[str, Any], name: str, weight: str) -> Any:
+    """A setting as it holds for one weight: of the first pattern that fits the end of its module's name, else of all."""
+    module = weight.removesuffix(".weight")
+    for key, value in _pattern(settings, _PATTERNS[name]).items():
+        if _is_regex(key) and re.match(rf"(.*\.)?({key})$", module):
+            return value
+    return settings.get(name)
+
+
+def _scale(settings: Mapping[str, Any], weight: str) -> float:
+    rank, alpha = (_of_module(settings, name, weight) for name in ("r", "lora_alpha"))
+    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+
+
+def _adapter(
+    shapes: Mapping[str, tuple[int, ...]], settings: Mapping[str, Any], known: set[str]
+) -> tuple[Adapter, list[str]]:
+    """What each tensor is for, and a sentence for each that is for nothing, or stands alone. known: names in the checkpoint."""
     halves: dict[str, dict[str, str]] = {}
-    faults = []
-    for name in shapes:
-        stem, _, rest = name.removeprefix(_PREFIX).partition(".lora_")
-        if rest in ("A.weight", "B.weight") and len(shapes[name]) == 2:
+    tables: dict[str, dict[str, str]] = {}
+    lengths, whole, faults = {}, {}, []
+    for name, shape in shapes.items():
+        stem, _, rest = name.removeprefix(_PREFIX).replace(".base_layer.", ".").partition(".lora_")
+        if rest in ("A.weight", "B.weight") and len(shape) == 2:
             halves.setdefault(stem + ".weight", {})[rest[0]] = name
+        elif rest in ("embedding_A", "embedding_B") and len(shape) == 2:
+            tables.setdefault(stem + ".weight", {})[rest[-1]] = name
+        elif rest in ("magnitude_vector", "magnitude_vector.weight") and settings.get("use_dora"):
+            lengths[stem + ".weight"] = name
+        elif not rest and stem in known and _is_saved_whole(stem, settings):
+            whole[stem] = name
         else:
-            faults.append(f"unexpected tensor {name} {shapes[name]}; wanted ....lora_A.weight and ....lora_B.weight")
-    for weight, found in halves.items():
+            why = (
+                "no setting speaks of it"
+                if not rest and stem in known
+                else "wanted ....lora_A.weight and ....lora_B.weight"
+            )
+            faults.append(f"unexpected tensor {name} {shape}; {why}")
+    for weight, found in [*halves.items(), *tables.items()]:
         if len(found) == 1:
             faults.append(f"{weight} has {next(iter(found.values()))} but not its other half")
-    return {weight: (found["A"], found["B"]) for weight, found in halves.items() if len(found) == 2}, faults
+    matrices, embeddings = (
+        {weight: (of["A"], of["B"]) for weight, of in each.items() if len(of) == 2} for each in (halves, tables)
+    )
+    faults += [
+        f"{weight} has {name}, which is supported of matrices alone"
+        for weight, name in lengths.items()
+        if weight not in matrices
+    ]
+    if settings.get("use_dora"):
+        faults += [
+            f"{weight} has no lora_magnitude_vector, and use_dora = True"
+            for weight in matrices
+            if weight not in lengths
+        ]
+    return Adapter(matrices, embeddings, lengths, whole), faults
 
 
-def _target_faults(
-    pairs: Mapping[str, Any], settings: Mapping[str, Any], places: Mapping[str, convert.Place]
-) -> list[str]:
+_TABLES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
+"""Modules that PEFT saves whole by itself when their rows are not those of its base."""
+
+
+def _is_saved_whole(name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether the settings say so of a tensor."""
+    if name.endswith(".bias") and settings.get("bias", "none") in _BIASES[1:]:
+        return True
+    return any(f".{module}." in f".{name}" for module in (*(settings.get("modules_to_save") or ()), *_TABLES))
+
+
+def _as_large(
+    config: DecoderConfig,
+    flat: Mapping[str, np.ndarray],
+    family: Family,
+    adapter: Adapter,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> tuple[DecoderConfig, dict[str, np.ndarray]]:
+    """The config and leaves that an adapter's own tables ask for."""
+    ends = {
+        rule.ours: rule.theirs for rule in family.rules(dataclasses.replace(config, tied=False)) if rule.ours in _ENDS
+    }
+    brought = {ours: shapes[adapter.whole[theirs]] for ours, theirs in ends.items() if theirs in adapter.whole}
+    leaves = dict(flat)
+    if "unembed/kernel" in brought and config.tied:
+        config = dataclasses.replace(config, tied=False)
+        leaves["unembed/kernel"] = leaves["embed/kernel"].T
+    rows = {shape[0] for shape in brought.values()}
+    if len(rows) == 1 and len(brought) == (1 if config.tied else 2) and rows != {config.vocab}:
+        config = dataclasses.replace(config, vocab=rows.pop())
+        leaves = {path: leaf for path, leaf in leaves.items() if path not in brought}
+    return config, leaves
+
+
+_ENDS = ("embed/kernel", "unembed/kernel")
+
+
+def _weight_shapes(
+    adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], family: Family
+) -> dict[str, tuple[int, ...]]:
+    """The weights that the adapter's tensors make."""
+    made = {name: shapes[file] for name, file in adapter.whole.items()}
+    for name, (a, b) in adapter.pairs.items():
+        is_turned = family.inputs_first or name in adapter.tables
+        made[name] = (shapes[a][1], shapes[b][0]) if is_turned else (shapes[b][0], shapes[a][1])
+    return made
+
+
+def _rank_faults(adapter: Adapter, settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    faults = []
+    for name, (a, b) in adapter.pairs.items():
+        rank_a, rank_b, rank = shapes[a][0], shapes[b][1], _of_module(settings, "r", name)
+        if not rank_a == rank_b == rank:
+            faults.append(f"{a} and {b} have ranks {rank_a} and {rank_b}, but r = {rank}")
+    for name, file in adapter.lengths.items():
+        if name in adapter.halves and math.prod(shapes[file]) != (outputs := shapes[adapter.halves[name][1]][0]):
+            faults.append(f"{file} has shape {shapes[file]}; wanted {outputs} lengths")
+    return faults
+
+
+def _target_faults(adapter: Adapter, settings: Mapping[str, Any], places: Mapping[str, convert.Place]) -> list[str]:
     """Where the adapter's list of target modules and its tensors disagree; a list given as a pattern says nothing."""
     targets, excluded = settings.get("target_modules"), settings.get("exclude_modules") or []
     if not isinstance(targets, list) or not isinstance(excluded, list):
@@ -134,8 +312,12 @@ def _target_faults(
         if _is_named(name, targets) and not _is_named(name, excluded) and (not layers or places[name].layer in layers)
     }
     faults = [f"target module {t!r} names nothing" for t in targets if not any(_is_named(w, [t]) for w in weights)]
-    faults += [f"{name} is a target, but has no tensors" for name in weights if name in named and name not in pairs]
-    faults += [f"{name} has tensors, but is no target" for name in weights if name in pairs and name not in named]
+    faults += [
+        f"{name} is a target, but has no tensors" for name in weights if name in named and name not in adapter.pairs
+    ]
+    faults += [
+        f"{name} has tensors, but is no target" for name in weights if name in adapter.pairs and name not in named
+    ]
     return faults
 
 

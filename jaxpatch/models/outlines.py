@@ -26,14 +26,10 @@ def read(base: str | Path, special: str | Path) -> Outline:
     if faults := checkpoints.location_faults(base=base, special=special):
         raise FileNotFoundError("\n".join(faults))
     base_path, special_path = (checkpoints.local(name, weights=False) for name in (base, special))
-    if lora.is_adapter(base_path):
-        raise ValueError(
-            f"{base_path} is an adapter; only special can be one. Give the model it was trained on as base."
-        )
     found, refused = [], []
     for path in (base_path, special_path):
         try:
-            found.append(_adapter(path) if lora.is_adapter(path) else _model(path))
+            found.append(_adapter(path, path == base_path) if lora.is_adapter(path) else _model(path))
         except checkpoints.CheckpointError as error:
             refused.append(error)
     if refused:
@@ -49,10 +45,14 @@ def read(base: str | Path, special: str | Path) -> Outline:
     return Outline(configs[0], one.tokenizer)
 
 
-def _adapter(path: Path) -> None:
-    """An adapter has its base's architecture. Raises CheckpointError for settings that are not supported."""
+def _adapter(path: Path, is_base: bool) -> Outline | None:
+    """An adapter has the architecture of the model it is merged into, which is another one only where it is the base itself.
+
+    Raises CheckpointError for settings that are not supported.
+    """
     if faults := lora.setting_faults(sources.read_json(lora.files(path)[0])):
         raise checkpoints.CheckpointError(path, faults)
+    return _model(checkpoints.underlying(path)) if is_base else None
 
 
 def _model(path: Path) -> Outline:

@@ -4,6 +4,7 @@ import math
 
 import hf
 import numpy as np
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -34,6 +35,14 @@ def merged_by_hand(base, adapter, folder, scale):
     return folder
 
 
+def assert_is_peft(base, adapter, pair):
+    """Special answers as PEFT's own merge does."""
+    model = peft.PeftModel.from_pretrained(hf.load(base), adapter).merge_and_unload()
+    got = pair.apply(pair.special, hf.padded(PROMPTS))
+    for row, reference in zip(got, hf.logits(model, PROMPTS), strict=True):
+        np.testing.assert_allclose(row[: len(reference)], reference, atol=1e-5 * np.abs(reference).max())
+
+
 @pytest.mark.parametrize(
     ("options", "scale"),
     [
@@ -42,7 +51,7 @@ def merged_by_hand(base, adapter, folder, scale):
         (dict(rank=3, lora_alpha=6.5, use_rslora=True, modules=ALL), 6.5 / math.sqrt(3)),
         (dict(rank=1, lora_alpha=2, modules=["v_proj"], layers=[1], layers_to_transform=[1]), 2.0),
         (dict(rank=1, lora_alpha=2, modules=["v_proj"], layers=[0], layers_to_transform=0), 2.0),
-        (dict(modules=["lm_head", "embed_tokens", "up_proj"]), 3 / 2),
+        (dict(modules=["lm_head", "up_proj"]), 3 / 2),
         (dict(target_modules="all-linear", modules=ALL, init_lora_weights="gaussian"), 3 / 2),
         (dict(modules=["k_proj"], target_modules=["self_attn.k_proj"]), 3 / 2),
         (dict(modules=["k_proj"], layers=[1], target_modules=["model.layers.1.self_attn.k_proj"]), 3 / 2),
@@ -50,15 +59,88 @@ def merged_by_hand(base, adapter, folder, scale):
     ],
     ids=lambda value: str(value)[:60],
 )
-def test_logits_are_those_of_the_sum_by_hand(base, tmp_path, options, scale):
+def test_parameters_are_those_of_the_sum_by_hand(base, tmp_path, options, scale):
     adapter = hf.save_adapter(tmp_path / "adapter", base, **options)
     by_hand = merged_by_hand(base, adapter, tmp_path / "merged", scale)
     pair, wanted = checkpoints.load_pair(base, adapter), checkpoints.load(by_hand, "float32")
     for path, leaf in paths.flatten(wanted.params).items():
         np.testing.assert_allclose(paths.flatten(pair.special)[path], leaf, atol=1e-6, err_msg=path)
-    got = pair.apply(pair.special, hf.padded(PROMPTS))
-    for row, reference in zip(got, hf.logits(by_hand, PROMPTS), strict=True):
-        np.testing.assert_allclose(row[: len(reference)], reference, atol=1e-5 * np.abs(reference).max())
+
+
+LINEAR = list(ALL)
+BY_PEFT = {
+    "patterns": (
+        dict(target_modules=LINEAR, rank_pattern={"q_proj": 5, "layers.1.*up_proj": 1}, alpha_pattern={"v_proj": 9}),
+        {},
+    ),
+    "patterns, rslora": (dict(target_modules=["q_proj"], rank_pattern={r"layers\.0.*": 4}, use_rslora=True), {}),
+    "dora": (dict(target_modules=LINEAR, use_dora=True), {}),
+    "embeddings": (dict(target_modules=["embed_tokens", "q_proj"]), {}),
+    "saved whole": (
+        dict(target_modules=["q_proj"], modules_to_save=["lm_head", "embed_tokens", "input_layernorm"]),
+        {},
+    ),
+    "biases": (dict(target_modules=["q_proj", "o_proj"], bias="all"), {}),
+    "biases of targets": (dict(target_modules=["q_proj"], bias="lora_only"), {}),
+    "fused": (dict(target_modules=["qkv_proj", "gate_up_proj"]), dict(model_type="phi3", attention_bias=...)),
+    "fused, head by head": (dict(target_modules=["query_key_value", "dense"], bias="all"), dict(model_type="gpt_neox")),
+    "inputs first": (
+        dict(target_modules=["c_attn", "c_proj", "c_fc", "wte"], fan_in_fan_out=True),
+        dict(model_type="gpt2"),
+    ),
+    "inputs first, dora": (
+        dict(target_modules=["c_attn", "c_proj"], fan_in_fan_out=True, use_dora=True),
+        dict(model_type="gpt2"),
+    ),
+    "untied by the adapter": (
+        dict(target_modules=["q_proj"], modules_to_save=["lm_head", "embed_tokens"]),
+        dict(tie_word_embeddings=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BY_PEFT)
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+def test_logits_are_those_of_peft(tmp_path, name):
+    """Adapters that PEFT itself has made, every number of theirs then drawn anew, against PEFT's own merge."""
+    options, changes = BY_PEFT[name]
+    changes = {k: v for k, v in (dict(attention_bias=True) | changes).items() if v is not ...}
+    if changes.get("model_type") in ("gpt2", "gpt_neox"):
+        changes.pop("attention_bias")
+    base = hf.save(tmp_path / "base", **changes)
+    torch.manual_seed(0)
+    model = peft.get_peft_model(hf.load(base), peft.LoraConfig(r=2, lora_alpha=3, **options))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn(parameter.shape))
+    model.save_pretrained(tmp_path / "adapter")
+    pair = checkpoints.load_pair(base, tmp_path / "adapter")
+    assert_is_peft(base, tmp_path / "adapter", pair)
+
+
+def test_an_adapter_may_be_base(base, tmp_path):
+    """It is merged into the model that it names; special's adapter into the same one."""
+    one, two = (
+        hf.save_adapter(tmp_path / str(seed), base, seed=seed, base_model_name_or_path=str(base)) for seed in (1, 2)
+    )
+    pair = checkpoints.load_pair(one, two)
+    for adapter, side in ((one, pair.base), (two, pair.special)):
+        wanted = checkpoints.load_pair(base, adapter).special
+        for path, leaf in paths.flatten(wanted).items():
+            np.testing.assert_array_equal(paths.flatten(side)[path], leaf)
+    backwards = checkpoints.load_pair(one, base)
+    np.testing.assert_array_equal(backwards.special["embed"]["kernel"], pair.base["embed"]["kernel"])
+    assert [file.parent.name for file in pair.files["base"]].count(one.name) == 2
+
+
+@pytest.mark.parametrize(("said", "words"), [("no/such/model", "no/such/model"), (None, "give that model as base")])
+def test_an_adapter_as_base_whose_model_is_not_there_is_refused(base, tmp_path, said, words, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    adapter = hf.save_adapter(tmp_path / "adapter", base, base_model_name_or_path=said)
+    with pytest.raises(checkpoints.CheckpointError) as error:
+        checkpoints.load_pair(adapter, base)
+    assert words in str(error.value) and str(adapter) in str(error.value)
 
 
 def test_leaves_it_does_not_touch_are_the_base_s_own(base, tmp_path):
@@ -108,12 +190,12 @@ def refused(base, adapter, *words):
     "settings",
     [
         dict(use_dora=True),
-        dict(bias="all"),
-        dict(bias="lora_only"),
-        dict(rank_pattern={"q_proj": 4}),
-        dict(alpha_pattern={"q_proj": 4}),
-        dict(modules_to_save=["lm_head"]),
-        dict(fan_in_fan_out=True),
+        dict(bias="some"),
+        dict(rank_pattern={"q_proj": 0}),
+        dict(rank_pattern={"q_(proj": 4}),
+        dict(alpha_pattern={"q_proj": "4"}),
+        dict(alpha_pattern=["q_proj"]),
+        dict(modules_to_save="lm_head"),
         dict(lora_bias=True),
         dict(layer_replication=[[0, 1]]),
         dict(trainable_token_indices=[1]),
@@ -167,9 +249,10 @@ def test_a_wrong_shape_is_refused(base, tmp_path):
     "name",
     [
         "base_model.model.model.embed_tokens.lora_embedding_A",
+        "base_model.model.model.layers.0.self_attn.q_proj.bias",
+        "base_model.model.model.norm.weight",
         f"{STEM}.lora_magnitude_vector",
         f"{STEM}.lora_B.bias",
-        "base_model.model.lm_head.weight",
         "base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight",
     ],
 )
@@ -228,9 +311,9 @@ def test_settings_that_are_not_json_are_refused(base, tmp_path):
 
 
 def test_all_faults_are_named_at_once(base, tmp_path):
-    adapter = hf.resettle(hf.save_adapter(tmp_path, base), use_dora=True, bias="all", r=5)
+    adapter = hf.resettle(hf.save_adapter(tmp_path, base), lora_bias=True, bias="some", r=5)
     change(adapter, lambda t: (t.pop(f"{STEM}.lora_B.weight"), t.update(extra=torch.zeros(1))))
-    refused(base, adapter, "use_dora", "bias", "r = 5", "other half", "extra")
+    refused(base, adapter, "lora_bias", "bias: wanted one of", "r = 5", "other half", "extra")
 
 
 def test_infinite_adapters_are_refused(base, tmp_path):
@@ -245,8 +328,3 @@ def test_an_adapter_that_changes_nothing_is_no_pair(base, tmp_path):
     adapter = change(hf.save_adapter(tmp_path, base), lambda t: [t.update({n: torch.zeros_like(t[n])}) for n in t])
     with pytest.raises(ValueError, match="identical"):
         checkpoints.load_pair(base, adapter)
-
-
-def test_an_adapter_is_no_base(base, tmp_path):
-    with pytest.raises(ValueError, match="only special can be one"):
-        checkpoints.load_pair(hf.save_adapter(tmp_path, base), base)

@@ -15,6 +15,7 @@ class Family(NamedTuple):
     read_config: config.json (as transformers' config class completes it, and as it stands on disk) -> our config;
         raises ValueError naming every field that changes the model and is not supported.
     rules: our config -> the conversion table.
+    inputs_first: whether matrices are stored with their inputs first.
     prefix: that some checkpoints leave away before the names of all tensors but the unembedding. unembed: the unembedding's name.
     ignored_tensors: ends of tensor names that hold nothing learnt (old checkpoints save rotary tables).
     gguf: how llama.cpp writes the family; None where its GGUF files are not read.
@@ -23,6 +24,7 @@ class Family(NamedTuple):
     read_config: Callable[[Mapping[str, Any]], DecoderConfig]
     rules: Callable[[DecoderConfig], tuple[Rule, ...]]
     ignored_tensors: tuple[str, ...] = ()
+    inputs_first: bool = False
     prefix: str = "model."
     unembed: str = "lm_head.weight"
     gguf: "Gguf | None" = None

@@ -71,4 +71,4 @@ def rules(config: DecoderConfig) -> tuple[Rule, ...]:
     return tuple(table)
 
 
-FAMILY = Family(read_config, rules, (".attn.bias", ".attn.masked_bias"), prefix="transformer.")
+FAMILY = Family(read_config, rules, (".attn.bias", ".attn.masked_bias"), inputs_first=True, prefix="transformer.")
