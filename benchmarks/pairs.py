@@ -55,7 +55,11 @@ class Case(NamedTuple):
         batch, tokens = self.prompts.tokens.shape
         return {
             "pair": self.name,
-            **{n: value for n, value in dataclasses.asdict(self.config).items() if n not in ("family", "context")},
+            **{
+                name: value
+                for name, value in dataclasses.asdict(self.config).items()
+                if name not in ("family", "context") and value != getattr(DecoderConfig, name, None)
+            },
             "dtype": str(self.dtype),
             "prompts": batch,
             "tokens": f"{tokens} padded, {int(self.prompts.lengths.sum())} in all, {len(self.prefixes())} distinct",

@@ -24,13 +24,14 @@ CheckpointError = sources.CheckpointError
 
 
 class Checkpoint(NamedTuple):
-    """One model in memory. files: what it was read from."""
+    """One model in memory. files: what it was read from. beside: as `sources.Source` has it."""
 
     config: DecoderConfig
     params: Params
     raw_config: Mapping[str, Any]
     tokenizer: Callable[[], Any] | None
     files: tuple[Path, ...]
+    beside: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class Pair:
         base, special: parameters, nested dicts of one structure; leaves that do not differ are one and the same array.
         config: what the decoder is made of.
         tokenizer: the base's, as transformers makes it, or None.
-        raw_config: config.json, to be written back by `save_checkpoint`.
+        raw_config, beside: config.json, and files beside it (name -> text), to be written back by `save_checkpoint`.
         files: "base" and "special" -> the files each was read from.
     """
 
@@ -50,6 +51,7 @@ class Pair:
     config: DecoderConfig
     tokenizer: Any = field(default=None, repr=False)
     raw_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    beside: Mapping[str, str] = field(default_factory=dict, repr=False)
     files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict, repr=False)
 
     def apply(self, params: Params, tokens: Any) -> jax.Array:
@@ -96,7 +98,7 @@ def load_pair(
     """Read two checkpoints of one architecture.
 
     Args:
-        base: Hugging Face directory with safetensors, ``.gguf`` file, or hub id.
+        base: Hugging Face directory with safetensors, ``.gguf`` file, or hub id, ``owner/name`` or ``owner/name@revision``.
             Or a PEFT LoRA adapter directory, which is merged into the model that it names as its own base.
         special: the same; an adapter is merged into `base`, or where that is an adapter, into the same model as it.
         dtype: "float32", "bfloat16", "float16" or "float64" (needs `jax_enable_x64`) in memory, whatever it is on disk.
@@ -142,6 +144,7 @@ def load_pair(
         config=one.config,
         tokenizer=tokenizer,
         raw_config=one.raw_config,
+        beside=one.beside,
         files={"base": one.files, "special": two.files},
     )
 
@@ -223,7 +226,7 @@ def load(path: Path, dtype: str) -> Checkpoint:
     leaves = dict(
         convert.to_leaves(lambda name: source.read(known_as[name]), list(shapes), rules, config, jnp.dtype(dtype))
     )
-    read = Checkpoint(config, paths.unflatten(leaves), source.raw_config, source.tokenizer, source.files)
+    read = Checkpoint(config, paths.unflatten(leaves), source.raw_config, source.tokenizer, source.files, source.beside)
     _refuse_non_finite(path, read, dtype)
     return read
 
@@ -263,15 +266,22 @@ WITHOUT_WEIGHTS = ("*.json", "*.model", "*.jinja")
 
 
 def local(name: str | Path, *, weights: bool = True) -> Path:
-    """A path as it stands; else a hub id, fetched without pickles. Raises FileNotFoundError where the hub has none."""
+    """A path as it stands; else a hub id, with ``@revision`` if need be, fetched without pickles.
+
+    Where the hub is and how it knows its user is huggingface_hub's to say: HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN.
+
+    Raises: FileNotFoundError where the hub has none.
+    """
     path = Path(name).expanduser()
     if path.exists():
         return path
     import huggingface_hub
 
+    owner_and_name, _, revision = str(name).partition("@")
     try:
         wanted = [*WITHOUT_WEIGHTS, "*.safetensors"] if weights else [*WITHOUT_WEIGHTS]
-        return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=wanted))
+        found = huggingface_hub.snapshot_download(owner_and_name, revision=revision or None, allow_patterns=wanted)
+        return Path(found)
     except Exception as error:
         raise FileNotFoundError(
             f"{name}: no such directory here, and the hub did not give it ({type(error).__name__}: {error}). "
@@ -328,17 +338,21 @@ def config_faults(one: DecoderConfig, two: DecoderConfig) -> list[str]:
     ]
 
 
-def save_checkpoint(pair: Pair, params: Params, path: str | Path, *, overwrite: bool = False) -> Path:
+def save_checkpoint(
+    pair: Pair, params: Params, path: str | Path, *, max_shard_size: str = "5GB", overwrite: bool = False
+) -> Path:
     """Write parameters of this pair as a Hugging Face directory that transformers loads.
 
     Args:
         pair: where config and tokenizer come from.
         params: a tree of the pair's structure, such as `patch` makes.
         path: a directory that does not exist yet; it appears whole or not at all.
+        max_shard_size: largest file of weights, such as "200MB".
         overwrite: replace what is there.
 
     Returns: the path. Raises: FileExistsError, ValueError (a tree of another structure).
     """
+    import huggingface_hub
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
@@ -350,11 +364,24 @@ def save_checkpoint(pair: Pair, params: Params, path: str | Path, *, overwrite: 
     tensors = dict(convert.to_tensors(params, rules, pair.config))
     dtype = str(next(iter(tensors.values())).dtype)
     with atomic.directory(path, overwrite=overwrite) as folder:
-        config = {**pair.raw_config, "dtype": dtype, "torch_dtype": dtype}
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        named = {"dtype", "torch_dtype"} & pair.raw_config.keys() or {"dtype"}
+        config = {**pair.raw_config, **dict.fromkeys(named, dtype)}
+        beside = {**pair.beside, "config.json": json.dumps(config, indent=2) + "\n"}
+        split = huggingface_hub.split_state_dict_into_shards_factory(
+            tensors,
+            get_storage_size=lambda tensor: tensor.nbytes,
+            filename_pattern="model{suffix}.safetensors",
+            max_shard_size=max_shard_size,
+        )
+        if split.is_sharded:
+            index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+            beside["model.safetensors.index.json"] = json.dumps(index, indent=2) + "\n"
+        for name, text in beside.items():
+            (folder / name).write_text(text, encoding="utf-8")
         try:
-            save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-            (folder / "model.safetensors").chmod(0o644)
+            for name, held in split.filename_to_tensors.items():
+                save_file({tensor: tensors[tensor] for tensor in held}, folder / name, metadata={"format": "pt"})
+                (folder / name).chmod(0o644)
         except SafetensorError as error:  # what a full disk looks like through safetensors
             raise OSError(str(error)) from error
         if pair.tokenizer is not None:

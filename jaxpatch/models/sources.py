@@ -16,6 +16,9 @@ TOKENIZER_FILES = (
 """What decides which tokens a text becomes."""
 
 
+BESIDE = ("generation_config.json",)
+
+
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used: which one, and everything that is wrong with it."""
 
@@ -30,6 +33,7 @@ class Source(NamedTuple):
 
     raw_config: config.json. shapes: tensor name -> shape. read: tensor name -> array, as on disk.
     files: what is to be hashed. tokenizer: makes the tokenizer, or None where the checkpoint has none.
+    beside: files that belong to the model and change no number here, name -> text.
     """
 
     raw_config: Mapping[str, Any]
@@ -37,6 +41,7 @@ class Source(NamedTuple):
     read: Callable[[str], np.ndarray]
     files: tuple[Path, ...]
     tokenizer: Callable[[], Any] | None
+    beside: Mapping[str, str] = {}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -106,7 +111,8 @@ def directory(path: Path) -> Source:
         raise CheckpointError(path, faults)
     tokenizer_files = (path / name for name in TOKENIZER_FILES)
     used = (config, *files, *filter(Path.exists, tokenizer_files))
-    return Source(read_json(config), shapes, read, used, tokenizer_fn(path))
+    beside = {name: (path / name).read_text(encoding="utf-8") for name in BESIDE if (path / name).exists()}
+    return Source(read_json(config), shapes, read, used, tokenizer_fn(path), beside)
 
 
 def tokenizer_fn(path: Path) -> Callable[[], Any] | None:

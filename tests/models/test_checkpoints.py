@@ -422,6 +422,29 @@ def test_a_saved_model_answers_the_same_in_transformers(tmp_path, variant):
     assert_logits(pair, middle, hf.logits(saved, PROMPTS))
 
 
+def test_a_saved_model_is_cut_into_files_no_larger_than_asked(folders, tmp_path):
+    pair = checkpoints.load_pair(*folders)
+    saved = checkpoints.save_checkpoint(pair, pair.special, tmp_path / "saved", max_shard_size="6KB")
+    files = sorted(saved.glob("*.safetensors"))
+    assert len(files) > 1 and not (saved / "model.safetensors").exists()
+    index = json.loads((saved / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"].values()) == {file.name for file in files}
+    assert_logits(pair, pair.special, hf.logits(saved, PROMPTS))
+    again = paths.flatten(checkpoints.load(saved, "float32").params)
+    for path, leaf in paths.flatten(pair.special).items():
+        np.testing.assert_array_equal(again[path], np.asarray(leaf))
+
+
+def test_what_stands_beside_the_weights_is_carried_over(folders, tmp_path):
+    base = hf.retell(shutil.copytree(folders[0], tmp_path / "base"), torch_dtype="float32", dtype=...)
+    (base / "generation_config.json").write_text('{"temperature": 0.25}')
+    saved = checkpoints.save_checkpoint(
+        pair := checkpoints.load_pair(base, folders[1]), pair.special, tmp_path / "saved"
+    )
+    assert (saved / "generation_config.json").read_text() == '{"temperature": 0.25}'
+    assert json.loads((saved / "config.json").read_text()) == json.loads((base / "config.json").read_text())
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
 def test_saved_and_read_again_is_bit_for_bit_the_same(folders, tmp_path, dtype):
     with jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext():
