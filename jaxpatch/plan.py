@@ -32,13 +32,14 @@ class Plan:
     Only config.json, the header of a .gguf file or an adapter's settings are read; no weights are needed.
 
     Attributes:
-        base: base model: a Hugging Face directory, a .gguf file, or a hub id.
-        special: the behaviour-specialised model: the same, or a PEFT LoRA adapter directory.
+        base: base model: a Hugging Face directory, a .gguf file, a hub id, or a PEFT LoRA adapter.
+        special: the behaviour-specialised model: the same.
         task: whose prompts to count, as for a run; where it is not given, or base has no tokenizer, --tokens says how long they are.
         num_prompts: prompts for the scores (of a file: at most).
         tokens: of each prompt, where there is no task. None are taken to be shared, so the cost is the most it can be.
         layer: read the anchor after this block (0-based); two thirds up where not given.
-        kinds: of component: head, kv, neuron, attention, mlp, layer, matrix, norm, final_norm, embed, unembed.
+        kinds: of component: head, kv, neuron, attention, mlp, layer, matrix, norm, final_norm, embed,
+            positions, unembed.
         top: how many of the best components of each kind must be found (screened).
         alpha: level at which they are (screened).
         sample: components drawn at random for that, at least.

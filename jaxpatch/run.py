@@ -33,13 +33,15 @@ class Run:
     """Find which parameters carry a behaviour, and write a report.
 
     Attributes:
-        base: base model: a Hugging Face directory with safetensors, a .gguf file, or a hub id.
-        special: the behaviour-specialised model: the same, or a PEFT LoRA adapter directory.
+        base: base model: a Hugging Face directory with safetensors, a .gguf file, a hub id (owner/name or
+            owner/name@revision), or a PEFT LoRA adapter, which is merged into the model that it names.
+        special: the behaviour-specialised model: the same; an adapter is merged into base.
         task: english_capital, no_comma, title, multiple_sections, quotation, number_highlighted_sections; or a JSONL file with lines
             {"with": request with the instruction, "without": the same without it}.
         out: folder for the results; must not exist yet.
         layer: read the anchor after this block (0-based); chosen where not given.
-        kinds: of component: head, kv, neuron, attention, mlp, layer, matrix, norm, final_norm, embed, unembed.
+        kinds: of component: head, kv, neuron, attention, mlp, layer, matrix, norm, final_norm, embed,
+            positions, unembed.
         method: exact, screened, local_linear, first_order or integrated.
         top: how many of the best components of each kind must be found (screened).
         alpha: level at which they are (screened).

@@ -71,7 +71,7 @@ def candidate_bytes(config: DecoderConfig, tree: PrefixTree, itemsize: int) -> i
     num_nodes, tiles = tree.tokens.shape[0], tree.inside
     wide = stream_itemsize(itemsize)
     both = wide if itemsize == wide else wide + itemsize
-    stream = 4 * num_nodes * config.width * wide
+    stream = (5 if config.post_norm else 4) * num_nodes * config.width * wide
     queries, keys = (math.prod(part.shape) * config.head_width * both for part in (tiles.queries, tiles.keys))
     weights = math.prod(tiles.mask.shape) * config.heads * (wide + wide)
     attention = 2 * (config.heads * queries + 2 * config.kv_heads * keys) + weights + num_nodes * config.width * wide

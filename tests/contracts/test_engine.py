@@ -172,12 +172,28 @@ def test_knockout_is_restoration_with_the_models_swapped():
     np.testing.assert_allclose(whole, knockout.special, rtol=1e-5, atol=1e-5)
 
 
+BLOCKS = {
+    "norms around, capped": dict(post_norm=True, norm_offset=1.0, qk_norm="head", attention_cap=3.0, embed_scale=4.0),
+    "norms after, over all heads": dict(pre_norm=False, post_norm=True, qk_norm="whole", residual_scale=0.5),
+    "side by side, plain": dict(parallel=True, gated=False, norm="layer", rope=None, positions=64, kv_heads=4),
+}
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_scores_of_any_narrow_block_are_those_of_its_weights(block):
+    check_narrow(testing.tiny_pair(testing.tiny_config(**BLOCKS[block]), seed=1, change=0.01), "bfloat16", 2**-5)
+
+
 @pytest.mark.parametrize("change", [1.0, 0.01, 1e-4])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 2**-5), ("float16", 2**-7)])
 def test_scores_of_a_narrow_model_are_those_of_its_weights(dtype, tolerance, change):
+    check_narrow(testing.tiny_pair(change=change), dtype, tolerance)
+
+
+def check_narrow(pair, dtype, tolerance):
     """Against the same weights in float32: the cheap scores as far as float32 goes; exact ones as far as narrow numbers tell how far a
     patch moves the stream, however little that is."""
-    pair, prompts, kinds = testing.tiny_pair(change=change), testing.tiny_inputs(), ("head", "kv", "neuron", "layer")
+    prompts, kinds = testing.tiny_inputs(), ("head", "kv", "neuron", "layer")
 
     def cast(*dtypes):
         def rounded(leaf):

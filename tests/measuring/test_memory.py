@@ -11,6 +11,12 @@ from jaxpatch.measuring import memory, read_outs, sweep
 
 TINY = testing.tiny_config()
 MEDIUM = testing.tiny_config(width=128, neurons=512, heads=8, kv_heads=4, head_width=16)
+AROUND = testing.tiny_config(
+    width=128, neurons=512, heads=8, kv_heads=4, head_width=16, post_norm=True, qk_norm="head", attention_cap=5.0
+)
+SIDE_BY_SIDE = testing.tiny_config(
+    width=128, neurons=512, heads=8, kv_heads=8, head_width=16, parallel=True, gated=False, norm="layer"
+)
 ROWS = {
     "alone": [[*range(40)]],
     "sharing": [[*range(30), 40 + row, *range(9)] for row in range(6)],
@@ -146,6 +152,9 @@ def bytes_of_candidate(compiled_as_users_have_it, monkeypatch):
         (TINY, "head", "apart"),
         (MEDIUM, "neuron", "apart"),
         (MEDIUM, "kv", "sharing"),
+        (AROUND, "head", "sharing"),
+        (AROUND, "neuron", "apart"),
+        (SIDE_BY_SIDE, "head", "apart"),
     ],
 )
 def test_a_candidate_costs_what_xla_says(bytes_of_candidate, config, kind, rows):
