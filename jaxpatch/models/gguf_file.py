@@ -155,14 +155,35 @@ def _undone(weights: np.ndarray, ours: str, config: DecoderConfig, style: Gguf) 
 
 
 def _tokenizer_fn(path: Path, metadata: Mapping[str, Any]) -> Callable[[], Any]:
-    """How to make the tokenizer: a tokenizer.json beside the file, else the byte-level BPE inside it."""
+    """How to make the tokenizer: a tokenizer.json beside the file, else what is inside."""
 
     def make():
         if (path.parent / "tokenizer.json").exists():
             return sources.tokenizer_of(path.parent)
-        return _byte_level_bpe(path, metadata)
+        kind = str(metadata.get("tokenizer.ggml.model"))
+        if kind not in _TOKENIZERS:
+            known = ", ".join(map(repr, _TOKENIZERS))
+            raise sources.CheckpointError(
+                path, [f"tokenizer model {kind!r} is not supported inside a GGUF file ({known} are); {_BESIDE_IT}"]
+            )
+        return _TOKENIZERS[kind](path, metadata)
 
     return make
+
+
+_BESIDE_IT = "put the model's tokenizer.json beside it"
+
+
+def _sentencepiece(path: Path, metadata: Mapping[str, Any]) -> Any:
+    """As transformers itself reads it."""
+    del metadata
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except Exception as error:  # transformers raises what its parsers raise
+        said = f"the tokenizer inside cannot be read ({type(error).__name__}: {error})"
+        raise sources.CheckpointError(path, [f"{said}; {_BESIDE_IT}"]) from error
 
 
 def _byte_level_bpe(path: Path, metadata: Mapping[str, Any]) -> Any:
@@ -171,16 +192,16 @@ def _byte_level_bpe(path: Path, metadata: Mapping[str, Any]) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     known = (*_DIGITS_AND_BYTES, *_BYTES, *_QWENS)
-    kind, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "default")
+    pre = metadata.get("tokenizer.ggml.pre", "default")
     faults = [
-        f"tokenizer.ggml.{name} is not supported inside a GGUF file; put the model's tokenizer.json beside it"
+        f"tokenizer.ggml.{name} is not supported inside a GGUF file; {_BESIDE_IT}"
         for name in ("add_bos_token", "add_eos_token", "add_space_prefix")
         if metadata.get(f"tokenizer.ggml.{name}")
     ]
-    if kind != "gpt2" or pre not in known:
+    if pre not in known:
         faults.append(
-            f"tokenizer model {kind!r} with pre-tokenizer {pre!r} is not supported inside a GGUF file "
-            f"(only 'gpt2' with {', '.join(known)}); put the model's tokenizer.json beside it"
+            f"pre-tokenizer {pre!r} is not supported inside a GGUF file ({', '.join(known)} are); put the model's tokenizer.json "
+            "beside it"
         )
     if faults:
         raise sources.CheckpointError(path, faults)
@@ -213,3 +234,7 @@ def _byte_level_bpe(path: Path, metadata: Mapping[str, Any]) -> Any:
     made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
     made.chat_template = metadata.get("tokenizer.chat_template")
     return made
+
+
+_TOKENIZERS: Mapping[str, Callable[[Path, Mapping[str, Any]], Any]] = {"gpt2": _byte_level_bpe, "llama": _sentencepiece}
+"""llama.cpp's names of kinds of tokenizer."""

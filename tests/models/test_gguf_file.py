@@ -247,7 +247,7 @@ def refused(file, *words, read=lambda file: checkpoints.load(file, "float32")):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (dict(tokenizer="llama"), ("'llama'", "tokenizer.json")),
+        (dict(tokenizer="rwkv"), ("'rwkv'", "tokenizer.json")),
         (dict(pre="llama-bpe"), ("'llama-bpe'", "tokenizer.json")),
         (dict(metadata={"tokenizer.ggml.add_bos_token": True}), ("add_bos_token", "tokenizer.json")),
     ],
