@@ -180,6 +180,15 @@ def config_of(
     return DecoderConfig(**fields)
 
 
+def layer_norms(names: Mapping[str, str]) -> list[Rule]:
+    """The rules of norms with a bias. names: theirs -> ours."""
+    return [
+        Rule(f"{theirs}.{leaf}", f"{ours}/{name}", "D -> D")
+        for theirs, ours in names.items()
+        for leaf, name in (("weight", "scale"), ("bias", "bias"))
+    ]
+
+
 def local_fields(ledger: Ledger, faults: list[str], layers: int, window: int | None, default: Sequence[bool]) -> dict:
     """Which layers are local, by ``layer_types`` or, where there are none, as is the family's way."""
     types = ledger.take("layer_types")

@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.convert import Rule
-from jaxpatch.models.families.family import Family, Ledger, config_of, read_activation
+from jaxpatch.models.families.family import Family, Ledger, config_of, layer_norms, read_activation
 
 _HARMLESS = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "reorder_and_upcast_attn": False}
 _IGNORED = frozenset(
@@ -64,8 +64,7 @@ def rules(config: DecoderConfig) -> tuple[Rule, ...]:
             Rule(block + "attn.c_attn.bias", f"{ours}attn/{name}/bias", f"[NKK]H -> {letter} H", part),
         ]
     norms = {block + "ln_1": ours + "attn_norm", block + "ln_2": ours + "mlp_norm", "transformer.ln_f": "final_norm"}
-    for theirs, name in norms.items():
-        table += [Rule(f"{theirs}.weight", f"{name}/scale", "D -> D"), Rule(f"{theirs}.bias", f"{name}/bias", "D -> D")]
+    table += layer_norms(norms)
     if not config.tied:
         table.append(Rule("lm_head.weight", "unembed/kernel", "V D -> D V"))
     return tuple(table)

@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.convert import Rule
-from jaxpatch.models.families.family import Family, Ledger, common_fields, config_of, read_rope
+from jaxpatch.models.families.family import Family, Ledger, common_fields, config_of, layer_norms, read_rope
 
 
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
@@ -52,8 +52,7 @@ def rules(config: DecoderConfig) -> tuple[Rule, ...]:
         block + "post_attention_layernorm": ours + "mlp_norm",
         "gpt_neox.final_layer_norm": "final_norm",
     }
-    for theirs, name in norms.items():
-        table += [Rule(f"{theirs}.weight", f"{name}/scale", "D -> D"), Rule(f"{theirs}.bias", f"{name}/bias", "D -> D")]
+    table += layer_norms(norms)
     if not config.tied:
         table.append(Rule("embed_out.weight", "unembed/kernel", "V D -> D V"))
     return tuple(table)

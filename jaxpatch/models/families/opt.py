@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.convert import Rule
-from jaxpatch.models.families.family import Family, Ledger, config_of, read_activation
+from jaxpatch.models.families.family import Family, Ledger, config_of, layer_norms, read_activation
 
 _FIRST = 2
 """Rows of the table before that of the first token."""
@@ -73,8 +73,7 @@ def rules(config: DecoderConfig) -> tuple[Rule, ...]:
         block + "final_layer_norm": ours + "mlp_norm",
         stem + "final_layer_norm": "final_norm",
     }
-    for theirs, name in norms.items():
-        table += [Rule(f"{theirs}.weight", f"{name}/scale", "D -> D"), Rule(f"{theirs}.bias", f"{name}/bias", "D -> D")]
+    table += layer_norms(norms)
     if not config.tied:
         table.append(Rule("lm_head.weight", "unembed/kernel", "V D -> D V"))
     return tuple(table)
