@@ -16,7 +16,7 @@ The floors, from the bottom; each imports only what stands before it:
 from jaxpatch.measuring.anchors import AnchorInfo, fit_anchor
 from jaxpatch.measuring.inputs import Inputs, encode
 from jaxpatch.measuring.read_outs import Anchor, NextToken
-from jaxpatch.models.checkpoints import CheckpointError, Pair, load_pair, save_checkpoint
+from jaxpatch.models.checkpoints import CheckpointError, Pair, load_pair, save_adapter, save_checkpoint
 from jaxpatch.patching.blend import patch
 from jaxpatch.pipeline import gates, generate, score, score_each, validate
 from jaxpatch.resume import DifferentRunError, Journal
@@ -40,6 +40,7 @@ __all__ = [
     "generate",
     "load_pair",
     "patch",
+    "save_adapter",
     "save_checkpoint",
     "score",
     "score_each",

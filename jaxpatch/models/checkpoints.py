@@ -353,11 +353,8 @@ def save_checkpoint(
     Returns: the path. Raises: FileExistsError, ValueError (a tree of another structure).
     """
     import huggingface_hub
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
 
-    if faults := compare.structure_faults(pair.base, params):
-        raise ValueError("these parameters are not of this pair:\n" + "\n".join(f"  - {fault}" for fault in faults))
+    _refuse_strangers(pair, params)
     if not pair.raw_config:
         raise ValueError("this pair was not read from a checkpoint, so there is no config.json to write.")
     rules = FAMILIES[pair.config.family].rules(pair.config)
@@ -378,15 +375,57 @@ def save_checkpoint(
             beside["model.safetensors.index.json"] = json.dumps(index, indent=2) + "\n"
         for name, text in beside.items():
             (folder / name).write_text(text, encoding="utf-8")
-        try:
-            for name, held in split.filename_to_tensors.items():
-                save_file({tensor: tensors[tensor] for tensor in held}, folder / name, metadata={"format": "pt"})
-                (folder / name).chmod(0o644)
-        except SafetensorError as error:  # what a full disk looks like through safetensors
-            raise OSError(str(error)) from error
+        for name, held in split.filename_to_tensors.items():
+            _write_tensors({tensor: tensors[tensor] for tensor in held}, folder / name)
         if pair.tokenizer is not None:
             pair.tokenizer.save_pretrained(folder)
     return Path(path)
+
+
+def save_adapter(
+    pair: Pair, params: Params, path: str | Path, *, most: int = lora.MOST_RANK, overwrite: bool = False
+) -> Path:
+    """Write what sets parameters apart from base as a PEFT LoRA adapter, where that is exactly of low rank.
+
+    Args:
+        pair: whose base the adapter is for.
+        params: a tree of the pair's structure: special, or what `patch` makes. Its matrices may differ from base's by any rank up to
+            `most`, as far as the numbers' own precision tells; nothing else may differ.
+        path: a directory that does not exist yet; it appears whole or not at all.
+        most: largest rank of one matrix.
+        overwrite: replace what is there.
+
+    Returns: the path.
+
+    Raises: FileExistsError; ValueError naming every tensor that differs by more, or is no matrix.
+
+    Example:
+        >>> saved = save_adapter(pair, jp.patch(pair.base, pair.special, gates), "adapters/patched")  # doctest: +SKIP
+    """
+    _refuse_strangers(pair, params)
+    tensors, settings = lora.split(pair.base, params, FAMILIES[pair.config.family], pair.config, most)
+    settings["base_model_name_or_path"] = str(pair.files["base"][0].parent) if pair.files.get("base") else None
+    with atomic.directory(path, overwrite=overwrite) as folder:
+        settings_file, weights_file = lora.files(folder)
+        settings_file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        _write_tensors(tensors, weights_file)
+    return Path(path)
+
+
+def _refuse_strangers(pair: Pair, params: Params) -> None:
+    if faults := compare.structure_faults(pair.base, params):
+        raise ValueError("these parameters are not of this pair:\n" + "\n".join(f"  - {fault}" for fault in faults))
+
+
+def _write_tensors(tensors: Mapping[str, np.ndarray], file: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        save_file(dict(tensors), file, metadata={"format": "pt"})
+        file.chmod(0o644)
+    except SafetensorError as error:  # what a full disk looks like through safetensors
+        raise OSError(str(error)) from error
 
 
 def sha256(file: Path) -> str:

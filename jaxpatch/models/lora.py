@@ -120,6 +120,78 @@ def merge(
     return paths.unflatten(flat), config
 
 
+MOST_RANK = 64
+"""Beyond which a difference is not written as an adapter, where nothing else is said."""
+
+
+def split(
+    base: Mapping[str, Any], params: Mapping[str, Any], family: Family, config: DecoderConfig, most: int
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What sets a model apart from base, as an adapter: its tensors and settings. The inverse of `merge`, as far as numbers go.
+
+    A difference of two narrow numbers is itself rounded, so singular values below that rounding are none (`_smallest`).
+
+    Raises: ValueError naming every tensor whose difference is of a higher rank than `most`, or no matrix.
+    """
+    one, two = paths.flatten(base), paths.flatten(params)
+    changed = {path for path in one if one[path] is not two[path] and not np.array_equal(one[path], two[path])}
+    tensors, ranks, faults = {}, {}, []
+    for name, place in convert.places(family.rules(config), config).items():
+        if not any(rule.ours in changed for rule in place.rules):
+            continue
+        old, new = (convert.to_tensor(flat, place, config) for flat in (one, two))
+        if np.array_equal(old, new):
+            continue
+        if new.ndim != 2 or not name.endswith(".weight") or place.rules[0].ours in _LOOKED_UP:
+            faults.append(f"{name} differs, and is no matrix that states are multiplied by")
+            continue
+        change = new.astype(np.float64) - old.astype(np.float64)
+        left, sizes, right = np.linalg.svd(change.T if family.inputs_first else change, full_matrices=False)
+        rank = int((sizes > _smallest(old, new)).sum())
+        if rank > most:
+            faults.append(f"{name} differs by rank {rank}, more than {most}")
+            continue
+        module, root, wide = (
+            name.removesuffix(".weight"),
+            np.sqrt(sizes[:rank]),
+            np.promote_types(new.dtype, np.float32),
+        )
+        ranks[module] = rank
+        tensors[f"{_PREFIX}{module}.lora_A.weight"] = (root[:, None] * right[:rank]).astype(wide)
+        tensors[f"{_PREFIX}{module}.lora_B.weight"] = np.ascontiguousarray((left[:, :rank] * root).astype(wide))
+    if not ranks and not faults:
+        faults.append("nothing differs from base")
+    if faults:
+        raise ValueError("not to be had as an adapter:\n" + "\n".join(f"  - {fault}" for fault in faults))
+    largest = max(ranks.values())
+    settings = dict(
+        peft_type="LORA",
+        task_type="CAUSAL_LM",
+        r=largest,
+        lora_alpha=largest,
+        rank_pattern={re.escape(module): rank for module, rank in ranks.items() if rank != largest},
+        alpha_pattern={re.escape(module): rank for module, rank in ranks.items() if rank != largest},
+        target_modules=list(ranks),
+        bias="none",
+        fan_in_fan_out=family.inputs_first,
+        inference_mode=True,
+    )
+    return tensors, settings
+
+
+def _smallest(old: np.ndarray, new: np.ndarray) -> float:
+    """Below this a singular value of their difference may be rounding: of so large a matrix of random errors of half a unit in the last
+    place, the largest is hardly ever above the sum of the roots of its sides."""
+    rounding = float(max(np.abs(old).max(), np.abs(new).max())) * 2.0 ** -(_mantissa(new.dtype) + 1)
+    return rounding * sum(math.sqrt(side) for side in new.shape)
+
+
+def _mantissa(dtype: np.dtype) -> int:
+    import ml_dtypes
+
+    return ml_dtypes.finfo(dtype).nmant
+
+
 def setting_faults(settings: Mapping[str, Any]) -> list[str]:
     """Every setting that changes what the adapter computes and is not supported."""
     faults = [
@@ -271,6 +343,7 @@ def _as_large(
 
 
 _ENDS = ("embed/kernel", "unembed/kernel")
+_LOOKED_UP = ("embed/kernel", "positions/kernel")
 
 
 def _weight_shapes(

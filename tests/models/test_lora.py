@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import jaxpatch as jp
 from jaxpatch.models import checkpoints
 from jaxpatch.trees import compare, paths
 
@@ -328,3 +329,61 @@ def test_an_adapter_that_changes_nothing_is_no_pair(base, tmp_path):
     adapter = change(hf.save_adapter(tmp_path, base), lambda t: [t.update({n: torch.zeros_like(t[n])}) for n in t])
     with pytest.raises(ValueError, match="identical"):
         checkpoints.load_pair(base, adapter)
+
+
+# ---- saving ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model_type", ["llama", "phi3", "gpt2"])
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+def test_a_difference_of_low_rank_is_saved_as_an_adapter(tmp_path, model_type):
+    """It is what was merged, at each matrix's own rank, for us and for PEFT."""
+    folder = hf.save(tmp_path / "base", model_type=model_type, hidden_size=32, intermediate_size=48)
+    torch.manual_seed(0)
+    targets = {"gpt2": ["c_attn", "c_fc"], "phi3": ["qkv_proj", "down_proj"]}.get(model_type, ["q_proj", "down_proj"])
+    wide = {"down_proj|c_fc": 3}
+    model = peft.get_peft_model(
+        hf.load(folder),
+        peft.LoraConfig(r=2, target_modules=targets, rank_pattern=wide, fan_in_fan_out=model_type == "gpt2"),
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(0.2 * torch.randn(parameter.shape))
+    model.save_pretrained(tmp_path / "adapter")
+    pair = checkpoints.load_pair(folder, tmp_path / "adapter")
+    saved = checkpoints.save_adapter(pair, pair.special, tmp_path / "saved")
+    tensors = load_file(saved / "adapter_model.safetensors")
+    assert {t.shape[0] for name, t in tensors.items() if "lora_A" in name} == {2, 3}
+    again = checkpoints.load_pair(folder, saved)
+    for path, leaf in paths.flatten(pair.special).items():
+        np.testing.assert_allclose(paths.flatten(again.special)[path], leaf, atol=1e-6, err_msg=path)
+    assert_is_peft(folder, saved, again)
+
+
+def test_what_is_no_adapter_is_refused_with_every_reason(tmp_path):
+    folders = [hf.save(tmp_path / str(seed), seed=seed, hidden_size=32) for seed in (0, 1)]
+    pair = checkpoints.load_pair(*folders)
+    with pytest.raises(ValueError) as error:
+        checkpoints.save_adapter(pair, pair.special, tmp_path / "saved", most=8)
+    said = str(error.value)
+    assert "model.norm.weight differs, and is no matrix" in said
+    assert "model.embed_tokens.weight differs, and is no matrix" in said
+    assert "model.layers.1.self_attn.q_proj.weight differs by rank" in said and "more than 8" in said
+    with pytest.raises(ValueError, match="nothing differs from base"):
+        checkpoints.save_adapter(pair, pair.base, tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_a_patched_head_is_an_adapter(tmp_path):
+    """Of the rank of its own width."""
+    folders = [hf.save(tmp_path / str(seed), seed=seed, hidden_size=32, head_dim=4) for seed in (0, 1)]
+    pair = checkpoints.load_pair(*folders)
+    patched = jp.patch(pair.base, pair.special, jp.gates(pair, {"head": [(1, 2)]}))
+    saved = checkpoints.save_adapter(pair, patched, tmp_path / "saved")
+    shapes = {name: tuple(t.shape) for name, t in load_file(saved / "adapter_model.safetensors").items()}
+    assert {name.split(".")[6] for name in shapes} == {"q_proj", "o_proj"}
+    assert all(4 in shape for shape in shapes.values())
+    again = checkpoints.load_pair(folders[0], saved).special
+    for path, leaf in paths.flatten(patched).items():
+        np.testing.assert_allclose(paths.flatten(again)[path], leaf, atol=1e-6, err_msg=path)
