@@ -1,5 +1,6 @@
 """Strict settings for every test, shapes checked at every call, and no network."""
 
+import itertools
 import os
 from pathlib import Path
 
@@ -25,13 +26,18 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_disable_most_optimizations", True)  # hundreds of small programs, each run for a moment
 
 MAPS = Path("/proc/self/maps")
+EVERY = 5
+"""Tests between two looks at them."""
 MOST_MAPS = 30_000
 """Linux allows a process 65530 memory maps, and every compiled program keeps some; without any left, XLA crashes."""
 
 
-@pytest.fixture(autouse=True, scope="module")
+_number_of_test = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
 def room_for_more_programs():
-    """Between files, programs are given back before they are too many."""
+    """Between tests, now and then, programs are given back before they are too many."""
     yield
-    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+    if next(_number_of_test) % EVERY == 0 and MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
         jax.clear_caches()
