@@ -207,6 +207,12 @@ def _budget(options: Plan, job: cost.Job, free: int) -> int:
     return max(memory.SMALLEST_BUDGET, int(memory.SHARE * left))
 
 
+def _neurons(config: DecoderConfig) -> str:
+    if config.experts:
+        return f"{config.experts} experts of {config.neurons} neurons, {config.chosen} a token,"
+    return f"{config.neurons} neurons"
+
+
 def _show(
     console: Console,
     options: Plan,
@@ -219,8 +225,8 @@ def _show(
     job, config = planned.job, planned.job.config
     machine = machines.MACHINES.get(options.device)
     console.print(
-        f"{config.layers} blocks of width {config.width}, {config.heads} heads in {config.kv_heads} groups and {config.neurons} "
-        f"neurons each; {options.dtype}. Read after block {job.depth - 1}.\n"
+        f"{config.layers} blocks of width {config.width}, {config.heads} heads in {config.kv_heads} groups and {_neurons(config)} "
+        f"each; {options.dtype}. Read after block {job.depth - 1}.\n"
         f"{job.num_prompts} prompts of up to {job.tokens} tokens ({wording}): {job.num_nodes} distinct token positions.\n",
         markup=False,
     )

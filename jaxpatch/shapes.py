@@ -7,6 +7,7 @@ L     layers                                   V     vocabulary
 N     query heads                              C     candidates: patches measured together
 K     key/value heads (N = K * group)          S     slots of a key/value cache
 H     width of one head                        R     bootstrap resamples
+E     experts per layer
 ====  =======================================  ====  ==========================
 """
 

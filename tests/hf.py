@@ -126,6 +126,30 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "OPT, no biases, untied": dict(
         model_type="opt", enable_bias=False, tie_word_embeddings=False, activation_function="gelu"
     ),
+    "Mixtral": dict(model_type="mixtral", num_local_experts=3),
+    "Mixtral, window, tied": dict(
+        model_type="mixtral", num_local_experts=4, num_experts_per_tok=1, sliding_window=3, tie_word_embeddings=True
+    ),
+    "Qwen3-MoE": dict(model_type="qwen3_moe", num_experts=5, num_experts_per_tok=2, head_dim=6),
+    "Qwen3-MoE, shares sum to one, window": dict(
+        model_type="qwen3_moe",
+        num_experts=4,
+        num_experts_per_tok=3,
+        norm_topk_prob=True,
+        attention_bias=True,
+        use_sliding_window=True,
+        sliding_window=2,
+        tie_word_embeddings=True,
+    ),
+    "OLMoE": dict(model_type="olmoe", num_experts=4, num_experts_per_tok=4),
+    "OLMoE, shares sum to one": dict(
+        model_type="olmoe",
+        num_experts=6,
+        num_experts_per_tok=2,
+        norm_topk_prob=True,
+        num_key_value_heads=4,
+        attention_bias=True,
+    ),
 }
 """Heads per group, tying, biases and a head width of its own: every value of each, in few models; and every switch of each family."""
 
@@ -142,6 +166,7 @@ RENAMED: dict[str, dict[str, str | None]] = {
     ),
     "gpt_neox": dict(rms_norm_eps="layer_norm_eps", num_key_value_heads=None),
     "opt": dict(intermediate_size="ffn_dim", num_key_value_heads=None, rms_norm_eps=None, rope_parameters=None),
+    "qwen3_moe": dict(intermediate_size="moe_intermediate_size"),
 }
 """What common fields are called in some families; None where they have none."""
 
@@ -231,6 +256,7 @@ def in_float64(model: transformers.PreTrainedModel) -> Iterator[None]:
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> transformers.PreTrainedModel:
     """The model as transformers reads it; with float64 rotary frequencies where it is float64."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+    model.config._experts_implementation = "eager"  # grouped products have no float64 in torch
     rotary = getattr(model.base_model, "rotary_emb", None)
     if dtype == torch.float64 and rotary is not None:
         with in_float64(model):

@@ -45,6 +45,7 @@ ALL_BIASES = dict(attention_bias=True, mlp_bias=True)
 GRANITE = dict(embedding_multiplier=3.0, residual_multiplier=0.4, attention_multiplier=0.3, logits_scaling=2.5)
 THREE = ["sliding_attention", "full_attention", "sliding_attention"]
 KINDS = torch_oracle.KINDS
+EXPERTS = ("expert", "router")
 
 
 class Row(NamedTuple):
@@ -80,6 +81,13 @@ ROWS = {
     "GPT-2": Row(dict(model_type="gpt2", kv_heads=4, tied=True), 2, (*KINDS, "positions")),
     "NeoX": Row(dict(model_type="gpt_neox", kv_heads=4, rope_parameters=hf.ROPES["gpt_neox"]), 2, KINDS),
     "OPT": Row(dict(model_type="opt", kv_heads=4, tied=True), 1, ("head", "kv", "neuron", "norm", "positions")),
+    "Mixtral": Row(dict(model_type="mixtral", num_local_experts=3), 1, ("neuron", *EXPERTS, "head", "mlp")),
+    "Qwen3-MoE": Row(
+        dict(model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2, norm_topk_prob=True), 2, (*KINDS, *EXPERTS)
+    ),
+    "OLMoE": Row(
+        dict(model_type="olmoe", num_experts=3, num_experts_per_tok=2), 2, ("head", "kv", "neuron", *EXPERTS, "matrix")
+    ),
 }
 """Each family; of Llama each way of sharing keys, each bias and each anchor. The whole product of those is marked slow."""
 

@@ -5,6 +5,7 @@ prompt by itself, reads the hidden state after a block with a forward hook, and 
 """
 
 import copy
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,6 +73,7 @@ def make(
         rms_norm_eps=1e-6,
     )
     config = hf.config(model_type, **(common | ({} if model_type in WITHOUT_HEAD_DIM else {"head_dim": 4}) | fields))
+    config._experts_implementation = "eager"
     generator = torch.Generator().manual_seed(seed)
     base = transformers.AutoModelForCausalLM.from_config(config).eval()
     _add_noise(base, std, generator, around={"norm": 2.0, "ln_": 2.0})
@@ -119,7 +121,7 @@ class Layout(NamedTuple):
     positions: str | None = None
 
 
-WITHOUT_HEAD_DIM = ("gpt2", "gpt_neox", "opt", "phi3")
+WITHOUT_HEAD_DIM = ("gpt2", "gpt_neox", "opt", "phi3", "olmoe")
 FEEDFORWARD = ("post_attention_layernorm", "post_feedforward_layernorm")
 
 
@@ -134,7 +136,7 @@ def layout_of(c: transformers.PretrainedConfig) -> Layout:
         norms = FEEDFORWARD
     if c.model_type in ("gemma2", "gemma3_text"):
         norms = ("input_layernorm", "pre_feedforward_layernorm", *FEEDFORWARD)
-    if c.model_type in ("qwen3", "gemma3_text", "olmo2"):
+    if c.model_type in ("qwen3", "gemma3_text", "olmo2", "qwen3_moe", "olmoe"):
         norms += ("self_attn.q_norm", "self_attn.k_norm")
     if c.model_type == "phi3":
         starts = 0, c.num_attention_heads, c.num_attention_heads + c.num_key_value_heads
@@ -172,7 +174,8 @@ def num_groups(c: transformers.PretrainedConfig) -> int:
 
 
 def num_neurons(c: transformers.PretrainedConfig) -> int:
-    return getattr(c, {"gpt2": "n_inner", "opt": "ffn_dim"}.get(c.model_type, "intermediate_size"))
+    names = {"gpt2": "n_inner", "opt": "ffn_dim", "qwen3_moe": "moe_intermediate_size"}
+    return getattr(c, names.get(c.model_type, "intermediate_size"))
 
 
 def components(model: transformers.PreTrainedModel, kind: str) -> dict[tuple[int, ...], Slices]:
@@ -197,6 +200,20 @@ def components(model: transformers.PreTrainedModel, kind: str) -> dict[tuple[int
     def parts(layer: int, which: int | None, *matrices: str) -> Slices:
         return [item for name in matrices if name in layout.matrices for item in part(layer, name, which)]
 
+    def of_experts(layer: int, which: Any, neuron: int | None, *matrices: str) -> Slices:
+        """Of one expert, or of all of them; a matrix, or one neuron's part of it."""
+        stem, start = layout.block.format(l=layer) + "mlp.experts.", {"gate": 0, "up": num_neurons(c)}
+        own = np.arange(num_neurons(c)) if neuron is None else np.array([neuron])
+        return [
+            (f"{stem}down_proj", (which, everything, own))
+            if name == "down"
+            else (f"{stem}gate_up_proj", (which, own + start[name]))
+            for name in matrices
+        ]
+
+    def router(layer: int) -> Slices:
+        return [(f"{layout.block.format(l=layer)}mlp.gate.weight", everything)]
+
     def norm(layer: int, name: str) -> Slices:
         stem = layout.block.format(l=layer) + name
         return [(f"{stem}.{leaf}", everything) for leaf in ("weight", "bias") if f"{stem}.{leaf}" in names]
@@ -206,8 +223,20 @@ def components(model: transformers.PreTrainedModel, kind: str) -> dict[tuple[int
         return {(0,): [(layout.embed if kind == "embed" else layout.positions, everything)]}
     counts = {"head": c.num_attention_heads, "kv": num_groups(c), "neuron": num_neurons(c)}
     of_unit = {"head": ("q", "o"), "kv": ("k", "v"), "neuron": ("gate", "up", "down")}
+    num_experts, neurons = getattr(c, "num_local_experts", 0), ("gate", "up", "down")
     for layer in range(c.num_hidden_layers):
-        if kind in counts:
+        if kind == "router":
+            found[(layer,)] = router(layer)
+        elif kind == "expert":
+            found |= {(layer, e): of_experts(layer, e, None, *neurons) for e in range(num_experts)}
+        elif kind == "neuron" and num_experts:
+            places = itertools.product(range(num_experts), range(num_neurons(c)))
+            found |= {(layer, e, unit): of_experts(layer, e, unit, *neurons) for e, unit in places}
+        elif kind == "matrix" and num_experts:
+            made = [part(layer, name, None) for name in "qkvo"] + [router(layer)]
+            made += [of_experts(layer, everything, None, name) for name in neurons]
+            found |= {(layer, n): matrix for n, matrix in enumerate(made)}
+        elif kind in counts:
             found |= {(layer, unit): parts(layer, unit, *of_unit[kind]) for unit in range(counts[kind])}
         elif kind == "matrix":
             found |= {(layer, n): part(layer, name, None) for n, name in enumerate(layout.matrices)}
@@ -216,7 +245,9 @@ def components(model: transformers.PreTrainedModel, kind: str) -> dict[tuple[int
         else:
             inner = [item for name in layout.norms if "self_attn." in name for item in norm(layer, name)]
             outer = [item for name in layout.norms if "self_attn." not in name for item in norm(layer, name)]
-            attention, mlp = parts(layer, None, *"qkvo") + inner, parts(layer, None, "gate", "up", "down")
+            attention, mlp = parts(layer, None, *"qkvo") + inner, parts(layer, None, *neurons)
+            if num_experts:
+                mlp = router(layer) + of_experts(layer, everything, None, *neurons)
             found[(layer,)] = {"attention": attention, "mlp": mlp, "layer": attention + mlp + outer}[kind]
     return found
 

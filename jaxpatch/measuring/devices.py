@@ -22,20 +22,20 @@ from jaxpatch.trees import paths
 
 CANDIDATES, MODEL = "candidates", "model"
 CUT_AXIS = {
-    "layers/attn/q/kernel": 2,
-    "layers/attn/q/bias": 1,
-    "layers/attn/k/kernel": 2,
-    "layers/attn/k/bias": 1,
-    "layers/attn/v/kernel": 2,
-    "layers/attn/v/bias": 1,
-    "layers/attn/o/kernel": 1,
-    "layers/mlp/gate/kernel": 2,
-    "layers/mlp/gate/bias": 1,
-    "layers/mlp/up/kernel": 2,
-    "layers/mlp/up/bias": 1,
-    "layers/mlp/down/kernel": 1,
+    "layers/attn/q/kernel": -2,
+    "layers/attn/q/bias": -2,
+    "layers/attn/k/kernel": -2,
+    "layers/attn/k/bias": -2,
+    "layers/attn/v/kernel": -2,
+    "layers/attn/v/bias": -2,
+    "layers/attn/o/kernel": -3,
+    "layers/mlp/gate/kernel": -1,
+    "layers/mlp/gate/bias": -1,
+    "layers/mlp/up/kernel": -1,
+    "layers/mlp/up/bias": -1,
+    "layers/mlp/down/kernel": -2,
 }
-"""Leaf -> the axis of its heads or neurons."""
+"""Leaf -> the axis of its heads or neurons, from the end: experts have an axis more before."""
 NUM_PROCESSES, PROCESS_ID = "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
@@ -141,7 +141,7 @@ def _cut(params: Params, mesh: Mesh) -> Params:
     parts = mesh.shape.get(MODEL, 1)
     placed = {}
     for path, leaf in paths.flatten(params).items():
-        axis = CUT_AXIS.get(path, 0)
+        axis = leaf.ndim + CUT_AXIS.get(path, -leaf.ndim)
         is_cut = parts > 1 and path in CUT_AXIS and leaf.shape[axis] % parts == 0
         spec = PartitionSpec(*(None,) * axis, MODEL) if is_cut else PartitionSpec()
         placed[path] = _put(leaf, NamedSharding(mesh, spec))

@@ -103,14 +103,17 @@ def effects(
     Args:
         x: streams; candidate c enters at half-step ``start[c]``: 2 l before block l, 2 l + 1 in its middle.
         unreached: the host's own read-outs.
-        groups: of candidates, each with a host of its own beside it where the model is narrow: one a device.
+        groups: of candidates, one a device: each has a host of its own beside it where the model is narrow, and is sent to experts
+            apart from the others.
     """
     if not decoder.is_narrow(models.host):
-        return finish(config, models, x, start, unreached) - unreached
-    first = start.min()
+        lead = (groups, -1) if groups > 1 else (-1,)
+        found = finish(config, models, x.reshape(*lead, *x.shape[1:]), start.reshape(lead), unreached)
+        return (found - unreached).reshape(-1, *unreached.shape)
+    first, starts = start.min(), start.reshape(groups, -1)
     x = (x - jax.vmap(states.at)(start)).reshape(groups, -1, *x.shape[1:])
     host = jnp.broadcast_to(states.at(first), (groups, 1, *x.shape[2:]))
-    starts = jnp.pad(start.reshape(groups, -1), ((0, 0), (1, 0)), constant_values=-1).at[:, 0].set(first)
+    starts = jnp.pad(starts, ((0, 0), (1, 0)), constant_values=-1).at[:, 0].set(first)
     found = finish(config, models, jnp.concatenate([host, x], axis=1), starts, unreached, is_beside_host=True)
     return (found[:, 1:] - found[:, :1]).reshape(-1, *unreached.shape)
 

@@ -1,8 +1,9 @@
 """The change that a component makes in its own block: exactly, in closed form where there is one, and without copying weights.
 
-A head writes ``z W_O`` into the stream and a neuron ``act(x g, x u) d``; the difference of the two models' writes is all that a patch
-changes there. It is computed in float32 or wider, whatever the weights are: in bfloat16 a small difference drowns in the rounding of
-what is subtracted. Kinds with few members a layer run their patched block whole. The local forms are ours.
+A head writes ``z W_O`` into the stream and a neuron ``act(x g, x u) d``, times its expert's share where it has one; the difference of
+the two models' writes is all that a patch changes there. It is computed in float32 or wider, whatever the weights are: in bfloat16 a
+small difference drowns in the rounding of what is subtracted. Kinds with few members a layer run
+their patched block whole. The local forms are ours.
 """
 
 import functools
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxpatch.measuring import downstream
 from jaxpatch.measuring.downstream import Models, Trace, context_of
-from jaxpatch.models import decoder, layers
+from jaxpatch.models import decoder, experts, layers
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.patching import blend, components
 from jaxpatch.shapes import Params
@@ -24,7 +25,8 @@ from jaxpatch.shapes import Params
 class Local(NamedTuple):
     """How one kind changes its own block.
 
-    stream: (config, models, states, layers [C], indices [C]) -> [C, M, D], the stream right after what the component wrote.
+    stream: (config, models, states, layers [C], indices [C]) -> [C, M, D], the stream right after what the component wrote. An
+        index counts through all that a layer has of the kind.
     is_mid: that is the middle of the block, so its MLP still follows; otherwise its end.
     """
 
@@ -108,19 +110,52 @@ def _kv_stream(config: DecoderConfig, models: Models, states: Trace, layer, indi
     return states.mid[at] + _moved(config, "attn_post_norm", models, states.attended_at(at), layer, written)
 
 
+def _share(config: DecoderConfig, models: Models, layer: jax.Array, x: jax.Array, expert: jax.Array) -> jax.Array:
+    """How much one expert counts for each state, by the host's router: [C, M]. x: [C, M, D]."""
+    router = layers.at_least_float32(models.host["layers"]["mlp"]["router"]["kernel"][layer])
+
+    def one(x: jax.Array, router: jax.Array, expert: jax.Array) -> jax.Array:
+        return experts.share_of(decoder.routes(config, x, router), expert)
+
+    return jax.vmap(one)(layers.at_least_float32(x), router, expert)
+
+
 def _neuron_stream(config: DecoderConfig, models: Models, states: Trace, layer, indices):
     x, at = _read_by_mlp(config, models, states, layer), layer - states.first
+    *expert, neuron = jnp.divmod(indices, config.neurons) if config.experts else (indices,)
 
     def into(weights: Params) -> jax.Array:
-        pre = _einsum("cmd,cd->cm", x, weights["kernel"][layer, :, indices])
-        return pre + weights["bias"][layer, indices][:, None].astype(pre.dtype) if "bias" in weights else pre
+        pre = _einsum("cmd,cd->cm", x, weights["kernel"][layer, *expert, :, neuron])
+        return pre + weights["bias"][layer, neuron][:, None].astype(pre.dtype) if "bias" in weights else pre
 
     def written(mlp: Params) -> jax.Array:
         activation = layers.neurons([into(mlp[name]) for name in decoder.inputs(config)], config.activation)
-        return activation[:, :, None] * mlp["down"]["kernel"][layer, indices][:, None].astype(activation.dtype)
+        return activation[:, :, None] * mlp["down"]["kernel"][layer, *expert, neuron][:, None].astype(activation.dtype)
 
     change = written(models.donor["layers"]["mlp"]) - written(models.host["layers"]["mlp"])
+    if expert:
+        change = change * _share(config, models, layer, x, *expert)[:, :, None]
     return states.entering[at + 1] + _moved(config, "mlp_post_norm", models, states.computed_at(at), layer, change)
+
+
+def _expert_stream(config: DecoderConfig, models: Models, states: Trace, layer, indices):
+    """One candidate at a time: an expert's matrices are large, and a copy of each candidate's would be larger."""
+
+    def one(place: tuple[jax.Array, jax.Array]) -> jax.Array:
+        layer, expert = (each[None] for each in place)
+        x, at = _read_by_mlp(config, models, states, layer), layer - states.first
+
+        def written(mlp: Params) -> jax.Array:
+            own = {name: mlp[name]["kernel"][layer, expert] for name in (*decoder.inputs(config), "down")}
+            inputs = [_einsum("cmd,cdf->cmf", x, own[name]) for name in decoder.inputs(config)]
+            return _einsum("cmf,cfd->cmd", layers.neurons(inputs, config.activation), own["down"])
+
+        change = written(models.donor["layers"]["mlp"]) - written(models.host["layers"]["mlp"])
+        change = change * _share(config, models, layer, x, expert)[:, :, None]
+        moved = _moved(config, "mlp_post_norm", models, states.computed_at(at), layer, change)
+        return (states.entering[at + 1] + moved)[0]
+
+    return jax.lax.map(one, (layer, indices))
 
 
 def _whole_block(kind: str) -> Local:
@@ -144,12 +179,13 @@ def _whole_block(kind: str) -> Local:
     return Local(stream, is_mid=False)
 
 
-KINDS = ("head", "kv", "neuron", "attention", "mlp", "layer", "matrix", "norm")
+KINDS = ("head", "kv", "neuron", "expert", "router", "attention", "mlp", "layer", "matrix", "norm")
 """Kinds that live inside one block."""
 _CLOSED = {
     "head": Local(_head_stream, is_mid=True),
     "kv": Local(_kv_stream, is_mid=True),
     "neuron": Local(_neuron_stream, is_mid=False),
+    "expert": Local(_expert_stream, is_mid=False),
 }
 
 

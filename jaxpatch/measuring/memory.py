@@ -75,7 +75,8 @@ def candidate_bytes(config: DecoderConfig, tree: PrefixTree, itemsize: int) -> i
     queries, keys = (math.prod(part.shape) * config.head_width * both for part in (tiles.queries, tiles.keys))
     weights = math.prod(tiles.mask.shape) * config.heads * (wide + wide)
     attention = 2 * (config.heads * queries + 2 * config.kv_heads * keys) + weights + num_nodes * config.width * wide
-    mlp = num_nodes * (2 * config.neurons * both + config.width * wide)
+    inner = _routing(config) * wide if config.experts else 2 * config.neurons * both
+    mlp = num_nodes * (inner + config.width * wide)
     logits = tree.last.shape[0] * config.vocab * wide * (1 if itemsize == wide else 1 + NARROW_PARTS)
     return stream + max(attention, mlp, logits)
 
@@ -93,7 +94,14 @@ def stream_itemsize(itemsize: int) -> int:
 def block_bytes(config: DecoderConfig, itemsize: int) -> int:
     """Bytes of one block's matrices."""
     attention = 2 * config.width * config.head_width * (config.heads + config.kv_heads)
-    return (attention + config.mlp_matrices * config.width * config.neurons) * itemsize
+    router, number = config.width * config.experts, max(1, config.experts)
+    return (attention + router + number * config.mlp_matrices * config.width * config.neurons) * itemsize
+
+
+def _routing(config: DecoderConfig) -> int:
+    """Numbers for each token position while it is sent to experts: their shares, its places among them, and the state itself. What
+    they make of it is there a tile at a time."""
+    return 5 * config.experts + 12 * config.chosen + config.width
 
 
 def cheap_bytes(config: DecoderConfig, tokens: int, itemsize: int, depth: int, prompts: int) -> int:
@@ -117,9 +125,13 @@ def cheap_prompts(config: DecoderConfig, tokens: int, itemsize: int, depth: int,
 def prompt_bytes(config: DecoderConfig, tokens: int, itemsize: int, depth: int) -> int:
     """Bytes that this pass with all its shares holds for one prompt: the run through all blocks, and what one of them needs."""
     inner = config.heads * config.head_width
-    run = tokens * (2 * config.width + inner + 2 * config.neurons)
-    block = tokens * (12 * config.width + 10 * config.neurons + 10 * inner + 6 * config.heads * tokens)
-    return (depth * run + block + LOGITS * config.vocab) * stream_itemsize(itemsize)
+    run = tokens * (2 * config.width + inner + (0 if config.experts else 2 * config.neurons))
+    block = tokens * (12 * config.width + 10 * config.active_neurons + 10 * inner + 6 * config.heads * tokens)
+    experts = (
+        tokens * (3 * config.chosen * config.width + _routing(config)) + 2 * depth * config.experts * config.neurons
+    )
+    more = experts if config.experts else 0
+    return (depth * run + block + more + LOGITS * config.vocab) * stream_itemsize(itemsize)
 
 
 def prompts_at_once(config: DecoderConfig, tokens: int, itemsize: int, budget: int) -> int:
@@ -128,7 +140,8 @@ def prompts_at_once(config: DecoderConfig, tokens: int, itemsize: int, budget: i
     Raises: MemoryError where one does not fit in the budget.
     """
     wide, inner = stream_itemsize(itemsize), config.heads * config.head_width
-    states = tokens * (8 * config.width + 4 * config.neurons + 4 * inner + 4 * config.heads * tokens)
+    mlp = _routing(config) if config.experts else 4 * config.neurons
+    states = tokens * (8 * config.width + mlp + 4 * inner + 4 * config.heads * tokens)
     each, fixed = (states + LOGITS * config.vocab) * wide, COPIES * block_bytes(config, wide)
     if fixed + each > budget:
         raise _too_little(f"a run of one prompt of {tokens} tokens", fixed + each, budget, "use shorter prompts")

@@ -8,7 +8,7 @@ All of it is float32 or wider: each block's weights are widened as the pass come
 and one pass in float32 costs little.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from jaxpatch.measuring import local, read_outs
 from jaxpatch.measuring.downstream import Models
 from jaxpatch.measuring.read_outs import NextToken
-from jaxpatch.models import decoder, layers
+from jaxpatch.models import decoder, experts, layers
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.patching import blend, components
 from jaxpatch.shapes import Params
@@ -26,7 +26,7 @@ from jaxpatch.shapes import Params
 
 class Run(NamedTuple):
     """What stands in the host's blocks: the stream entering, head vectors before W_O, the stream in the middle, and each neuron's
-    inputs, one or two."""
+    inputs, one or two. Of experts' neurons nothing is kept."""
 
     entering: Float[Array, "A B T D"]
     z: Float[Array, "A B T N H"]
@@ -52,7 +52,7 @@ class Slope(NamedTuple):
 
     end: Float[Array, "B T D"]
     computed: Float[Array, "B T D"]
-    neurons: Float[Array, "B T F"]
+    neurons: Float[Array, "B T F"] | None
     inputs: tuple[Float[Array, "B T F"], ...]
     attended: Float[Array, "B T D"]
     z: Float[Array, "B T N H"]
@@ -86,7 +86,10 @@ def climb(config: DecoderConfig, models: Models, depth: int) -> tuple[Float[Arra
         block = decoder.Block(config).bind({"params": weights})
         z = block.head_vectors(x, context.at(number))
         mid = x + block.after_attention(block.attn.write(z))
-        inputs = _neuron_inputs(config, weights, x if config.parallel else mid)
+        read = x if config.parallel else mid
+        if config.experts:
+            return mid + block.after_mlp(block.mlp(block.mlp_input(read))), Run(x, z, mid, ())
+        inputs = _neuron_inputs(config, weights, read)
         end = mid + block.after_mlp(block.mlp.write(layers.neurons(inputs, config.activation)))
         return end, Run(x, z, mid, inputs)
 
@@ -98,8 +101,8 @@ def descend(
 ) -> tuple[Float[Array, "B T D"], Slope, Heads]:
     """From the gradient that arrives at a block's end: the one that leaves at its beginning, and those between.
 
-    Each step goes back from what stood there in the host's run, so nothing but queries, keys and values, returned as well, is computed
-    again.
+    Each step goes back from what stood there in the host's run, so nothing but queries, keys and values, returned as well, and what
+    experts do, is computed again.
     """
 
     def back(function: Callable[..., Any], *at_and_slope: Any) -> Any:
@@ -109,11 +112,17 @@ def descend(
     def block() -> decoder.Block:
         return decoder.Block(config).bind({"params": weights})
 
-    activations = layers.neurons(run.inputs, config.activation)
-    (computed,) = back(lambda written: block().after_mlp(written), block().mlp.write(activations), end)
-    (neurons,) = back(lambda neurons: block().mlp.write(neurons), activations, computed)
-    (inputs,) = back(lambda inputs: layers.neurons(inputs, config.activation), run.inputs, neurons)
-    (through_mlp,) = back(lambda x: _neuron_inputs(config, weights, x), run.read_by_mlp(config), inputs)
+    read = run.read_by_mlp(config)
+    if config.experts:
+        written, into_mlp = jax.vjp(lambda x: block().mlp(block().mlp_input(x)), read)
+        (computed,) = back(lambda written: block().after_mlp(written), written, end)
+        (through_mlp,), neurons, inputs = into_mlp(computed), None, ()
+    else:
+        activations = layers.neurons(run.inputs, config.activation)
+        (computed,) = back(lambda written: block().after_mlp(written), block().mlp.write(activations), end)
+        (neurons,) = back(lambda neurons: block().mlp.write(neurons), activations, computed)
+        (inputs,) = back(lambda inputs: layers.neurons(inputs, config.activation), run.inputs, neurons)
+        (through_mlp,) = back(lambda x: _neuron_inputs(config, weights, x), read, inputs)
     mid = end if config.parallel else end + through_mlp
     (attended,) = back(lambda written: block().after_attention(written), block().attn.write(run.z), mid)
     (z,) = back(lambda z: block().attn.write(z), run.z, attended)
@@ -167,11 +176,71 @@ def _neuron_share(config: DecoderConfig, context: decoder.Context, layer: Layer)
     del context
     run, slope = layer.run, layer.slope
     inputs = _neuron_inputs(config, {**layer.host, "mlp": layer.donor["mlp"]}, run.read_by_mlp(config))
-    own, donors = (layers.neurons(each, config.activation) for each in (run.inputs, inputs))
     arriving = _einsum("btd,fd->btf", slope.computed, layer.donor["mlp"]["down"]["kernel"])
-    by_matrix = own * (arriving - slope.neurons)
-    moved = sum((new - old) * each for new, old, each in zip(inputs, run.inputs, slope.inputs, strict=True))
-    return Cheap(((donors - own) * arriving + by_matrix).sum(1), (moved + by_matrix).sum(1))
+    assert slope.neurons is not None
+    each = _of_neurons(config, run.inputs, inputs, slope.inputs, slope.neurons, arriving)
+    return Cheap(*(part.sum(1) for part in each))
+
+
+def _of_neurons(
+    config: DecoderConfig,
+    host: Sequence[jax.Array],
+    donor: Sequence[jax.Array],
+    slopes: Sequence[jax.Array],
+    arriving: jax.Array,
+    through_donor: jax.Array,
+) -> Cheap:
+    """What neurons change, at each state: [..., F].
+
+    Args: host, donor: the neurons' inputs by each model's matrices. slopes: the gradients there. arriving: at what the neurons make,
+        through the host's W_down; through_donor: through the donor's.
+    """
+    own, donors = (layers.neurons(each, config.activation) for each in (host, donor))
+    by_matrix = own * (through_donor - arriving)
+    moved = sum((new - old) * each for new, old, each in zip(donor, host, slopes, strict=True))
+    return Cheap((donors - own) * through_donor + by_matrix, moved + by_matrix)
+
+
+def _experts_neurons(config: DecoderConfig, layer: Layer) -> Cheap:
+    """Of every neuron of every expert, [B, E, F]: expert by expert, from the states that the host sends there."""
+    block = decoder.Block(config).bind({"params": layer.host})
+    batch, tokens, width = layer.run.entering.shape
+    x = block.mlp_input(layer.run.read_by_mlp(config)).reshape(-1, width)
+    arriving, routes = layer.slope.computed.reshape(-1, width), block.mlp.routes(x)
+    number, shares = routes.chosen.shape[-1], routes.shares.reshape(-1)
+
+    def step(found: Cheap, pairs: jax.Array, expert: jax.Array) -> Cheap:
+        own, slope = (experts.rows(each, pairs // number) for each in (x, arriving))
+        slope = slope * experts.rows(shares, pairs)[:, None]
+
+        def inputs(side: Params) -> list[jax.Array]:
+            return [_einsum("sd,df->sf", own, side["mlp"][name]["kernel"][expert]) for name in decoder.inputs(config)]
+
+        host, donor = inputs(layer.host), inputs(layer.donor)
+        ends = (
+            _einsum("sd,fd->sf", slope, side["mlp"]["down"]["kernel"][expert]) for side in (layer.host, layer.donor)
+        )
+        at_host, at_donor = ends
+        (slopes,) = jax.vjp(lambda inputs: layers.neurons(inputs, config.activation), host)[1](at_host)
+        each = _of_neurons(config, host, donor, slopes, at_host, at_donor)
+        is_of = (pairs // (number * tokens))[:, None] == jnp.arange(batch)
+        summed = (_einsum("sb,sf->bf", is_of.astype(part.dtype), part) for part in each)
+        return Cheap(*(total.at[:, expert].add(part) for total, part in zip(found, summed, strict=True)))
+
+    nothing = jnp.zeros((batch, config.experts, config.neurons), x.dtype)
+    tiles = experts.tiles_of(routes.chosen, config.experts)
+    return experts.each(tiles, routes.chosen.size, step, Cheap(nothing, nothing))
+
+
+def _experts_neuron_share(config: DecoderConfig, context: decoder.Context, layer: Layer) -> Cheap:
+    del context
+    return Cheap(*(part.reshape(len(part), -1) for part in _experts_neurons(config, layer)))
+
+
+def _expert_share(config: DecoderConfig, context: decoder.Context, layer: Layer) -> Cheap:
+    """What an expert writes is the sum of what its neurons write, and so is every linearisation of it."""
+    del context
+    return Cheap(*(part.sum(axis=-1) for part in _experts_neurons(config, layer)))
 
 
 def _kv_share(config: DecoderConfig, context: decoder.Context, layer: Layer) -> Cheap:
@@ -204,11 +273,13 @@ def _whole_block(kind: str) -> Share:
     return share
 
 
-_CLOSED: dict[str, Share] = {"head": _head_share, "kv": _kv_share, "neuron": _neuron_share}
+_CLOSED: dict[str, Share] = {"head": _head_share, "kv": _kv_share, "neuron": _neuron_share, "expert": _expert_share}
 
 
 def share_of(config: DecoderConfig, kind: str) -> Share:
     """The cheap effects of a kind in models of this config."""
+    if config.experts and kind == "neuron":
+        return _experts_neuron_share
     return _CLOSED[kind] if local.is_closed(config, kind) else _whole_block(kind)
 
 

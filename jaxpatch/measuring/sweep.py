@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jaxpatch.measuring import devices, downstream, local, memory, read_outs, slopes
 from jaxpatch.measuring.downstream import Models, Trace
 from jaxpatch.models.config import DecoderConfig
+from jaxpatch.patching import components
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) after each piece."""
@@ -107,7 +108,7 @@ def exact(
 
     Args:
         kind: one of `local.KINDS`.
-        indices: int [n, 1 or 2], rows (layer,) or (layer, index), no layer above what the read-outs need.
+        indices: int [n, dims], rows (layer,), (layer, index) or (layer, expert, index), no layer above what the read-outs need.
         budget: bytes that the sweep may hold beside the two models, on each device; half of what is free where None.
         mesh: devices to share the work; `models` must lie there (`devices.spread`).
         journal: where it is written down how far the sweep is. Gone on with from there, the numbers are the same to the last bit.
@@ -121,7 +122,7 @@ def exact(
     room = memory.plan(config, models.tree, memory.itemsize_of(models.host), depth, budget, memory.fill_of(models.host))
     order = np.argsort(indices[:, 0], kind="stable")
     layers = indices[order, 0]
-    inside = indices[order, 1] if indices.shape[1] > 1 else np.zeros(len(order), int)
+    inside = _counted_through(indices[order, 1:], components.of_decoder(models.host)[kind].shape[1:])
     unreached = _host_reads(config, models)
     size = devices.width(mesh) * _piece_size(-(-len(order) // devices.width(mesh)), room.candidates)
     fresh = Swept(np.zeros((len(order), *unreached.shape), unreached.dtype), 0, size)
@@ -145,6 +146,15 @@ def exact(
     out = np.empty_like(effects)
     out[order] = effects
     return out
+
+
+def _counted_through(indices: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Places in one layer [n, dims] as numbers [n].
+
+    >>> _counted_through(np.array([[1, 2]]), (3, 10)), _counted_through(np.zeros((2, 0), int), ())
+    (array([12]), array([0, 0]))
+    """
+    return np.asarray(np.ravel_multi_index(tuple(indices.T), shape)) if shape else np.zeros(len(indices), int)
 
 
 def cheap(

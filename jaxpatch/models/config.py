@@ -42,6 +42,9 @@ class DecoderConfig:
         attention_cap: c of ``c tanh(x / c)``, through which what has met goes; None where nothing does.
         activation: of a neuron, a key of `layers.ACTIVATIONS`. gated: it is multiplied by a second input.
         mlp_bias: gate, up and down have biases.
+        experts: E, MLPs of F neurons each in a block, among which a router chooses for each token; 0 where there is one, and no router.
+        chosen: how many of them a token goes through.
+        shares_sum_to_one: their shares are divided by their sum.
         embed_scale, residual_scale, logit_scale: by which embedded tokens, what attention and MLP write, and logits are multiplied.
         logit_cap: as attention_cap, of logits.
     """
@@ -75,6 +78,9 @@ class DecoderConfig:
     activation: str = "silu"
     gated: bool = True
     mlp_bias: bool = False
+    experts: int = 0
+    chosen: int = 0
+    shares_sum_to_one: bool = False
     embed_scale: float = 1.0
     residual_scale: float = 1.0
     logit_scale: float = 1.0
@@ -104,6 +110,10 @@ class DecoderConfig:
             faults.append(f"positions must be at least context = {self.context}; got {self.positions}")
         if not self.pre_norm and not self.post_norm:
             faults.append("a block needs norms: pre_norm, post_norm or both")
+        if self.experts and not 1 <= self.chosen <= self.experts:
+            faults.append(f"chosen must be 1 to {self.experts}, the experts there are; got {self.chosen}")
+        if self.experts and self.mlp_bias:
+            faults.append("experts have no biases; got mlp_bias=True")
         if self.window is not None and self.window < 1:
             faults.append(f"window must be at least 1; got {self.window}")
         if self.window is None and (any(self.local) or self.local_rope):
@@ -119,6 +129,11 @@ class DecoderConfig:
         return 3 if self.gated else 2
 
     @property
+    def active_neurons(self) -> int:
+        """Neurons of a block that one token goes through."""
+        return self.neurons * (self.chosen if self.experts else 1)
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Shape letter -> length, in the alphabet of `shapes`."""
         return {
@@ -130,4 +145,5 @@ class DecoderConfig:
             "H": self.head_width,
             "F": self.neurons,
             "P": self.positions,
+            "E": self.experts,
         }

@@ -14,14 +14,14 @@ import numpy as np
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.trees import compare, paths
 
-_STACKS = {"l": "L"}
+_STACKS = {"l": "L", "e": "E"}
 """What stands in a tensor's name for its place in a stack -> the letter of that stack's length."""
 
 
 class Rule(NamedTuple):
     """One kind of tensor, or a part of one.
 
-    theirs: its name in the checkpoint, ``{l}`` standing for the layer. ours: path of the leaf it fills.
+    theirs: its name in the checkpoint, ``{l}`` standing for the layer, ``{e}`` for the expert. ours: path of the leaf it fills.
     layout: axes there and here, in the alphabet of `shapes`: ``"NH D -> D N H"`` splits the first axis and moves D up. Where several of
         our leaves lie side by side in one tensor, brackets name their sizes, 1 being one: of ``"[NKK]H D -> D N H"`` the first part is
         N heads, and of ``"N[111]H D -> D N H"`` each head's first.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxpatch.models import layers, prefix_tree
+from jaxpatch.models import experts, layers, prefix_tree
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.shapes import Params
 
@@ -215,6 +215,41 @@ class Mlp(nn.Module):
         return layers.mlp(x, into, self.down(), self.config.activation)
 
 
+class Experts(nn.Module):
+    """A router, and E MLPs without biases. Of expert e, neuron j owns column j of gate[e] and up[e] and row j of down[e]."""
+
+    config: DecoderConfig
+
+    def setup(self):
+        c = self.config
+        self.router = Linear((c.width, c.experts))
+        if c.gated:
+            self.gate = Linear((c.experts, c.width, c.neurons))
+        self.up = Linear((c.experts, c.width, c.neurons))
+        self.down = Linear((c.experts, c.neurons, c.width))
+
+    def routes(self, x):
+        """x: [n, D]."""
+        return routes(self.config, x, self.router()["kernel"])
+
+    def __call__(self, x):
+        """What lies on a fourth axis before the others, one a device, is ordered by expert apart from the rest."""
+        into = (self.gate(), self.up()) if self.config.gated else (self.up(),)
+        router, down = self.router()["kernel"], self.down()
+
+        def write(x):
+            rows = x.reshape(-1, x.shape[-1])
+            sent = routes(self.config, rows, router)
+            return experts.mlp(rows, sent, into, down, self.config.activation).reshape(x.shape)
+
+        return jax.vmap(write)(x) if x.ndim == 4 and len(x) > 1 else write(x)
+
+
+def routes(config: DecoderConfig, x: Float[Array, "n D"], router: Float[Array, "D E"]) -> experts.Routes:
+    """Where a router sends states."""
+    return experts.route(experts.product(x, router), config.chosen, sum_to_one=config.shares_sum_to_one)
+
+
 class Block(nn.Module):
     """One layer: ``mid = x + attention(x)``, ``out = mid + mlp(mid)``, norms inside.
 
@@ -230,7 +265,7 @@ class Block(nn.Module):
         if c.post_norm:
             self.attn_post_norm, self.mlp_post_norm = Norm(c, (c.width,)), Norm(c, (c.width,))
         self.attn = Attention(c)
-        self.mlp = Mlp(c)
+        self.mlp = Experts(c) if c.experts else Mlp(c)
 
     def attention_input(self, x):
         return normed(self.config, x, self.attn_norm()) if self.config.pre_norm else self._as_met(x)

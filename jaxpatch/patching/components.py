@@ -2,7 +2,8 @@
 
 A kind is a gate array and a list of slots; a slot says along which axes of a leaf the gate runs. Heads and neurons are the
 paper's (Sun et al., arXiv 2604.13694); the coarser kinds and `kv` are ours. A bias goes with the slice that owns it alone;
-output biases and norms belong to no head and no neuron.
+output biases and norms belong to no head and no neuron. Where an MLP is a choice of experts, a neuron is one of an expert's, and
+a router belongs to no expert.
 """
 
 import math
@@ -17,7 +18,7 @@ import numpy as np
 from jaxpatch.shapes import Gates, Params
 from jaxpatch.trees import paths
 
-MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+MATRICES = ("q", "k", "v", "o", "router", "gate", "up", "down")
 NORMS = {
     "attention norm": "attn_norm",
     "mlp norm": "mlp_norm",
@@ -28,7 +29,7 @@ NORMS = {
 }
 """Name -> where its parameters are."""
 SINGLE = ("final_norm", "embed", "positions", "unembed")
-KINDS = ("head", "kv", "neuron", "attention", "mlp", "layer", "matrix", "norm", *SINGLE)
+KINDS = ("head", "kv", "neuron", "expert", "router", "attention", "mlp", "layer", "matrix", "norm", *SINGLE)
 
 
 class Slot(NamedTuple):
@@ -66,7 +67,12 @@ def of_decoder(params: Params) -> dict[str, Kind]:
     flat = paths.flatten(params)
     shape = {path: leaf.shape for path, leaf in flat.items()}
     num_layers, _, num_heads, _ = shape["layers/attn/q/kernel"]
-    num_groups, num_neurons = shape["layers/attn/k/kernel"][2], shape["layers/mlp/up/kernel"][2]
+    num_groups = shape["layers/attn/k/kernel"][2]
+    *experts, _, num_neurons = shape["layers/mlp/up/kernel"][1:]
+    inside, last = (
+        tuple(range(len(experts) + 1)),
+        len(experts) + 2,
+    )  # axes of a layer's experts; of a neuron in what it reads
 
     def slots(axes_of: Mapping[str, tuple[int, ...]]) -> tuple[Slot, ...]:
         return tuple(Slot(f"layers/{leaf}", axes) for leaf, axes in axes_of.items() if f"layers/{leaf}" in flat)
@@ -98,15 +104,15 @@ def of_decoder(params: Params) -> dict[str, Kind]:
             slots({"attn/k/kernel": (0, 2), "attn/k/bias": (0, 1), "attn/v/kernel": (0, 2), "attn/v/bias": (0, 1)}),
         ),
         "neuron": Kind(
-            (num_layers, num_neurons),
-            ("layer", "neuron"),
+            (num_layers, *experts, num_neurons),
+            ("layer", *["expert"] * len(experts), "neuron"),
             slots(
                 {
-                    "mlp/gate/kernel": (0, 2),
+                    "mlp/gate/kernel": (*inside, last),
                     "mlp/gate/bias": (0, 1),
-                    "mlp/up/kernel": (0, 2),
+                    "mlp/up/kernel": (*inside, last),
                     "mlp/up/bias": (0, 1),
-                    "mlp/down/kernel": (0, 1),
+                    "mlp/down/kernel": (*inside, last - 1),
                 }
             ),
         ),
@@ -116,6 +122,10 @@ def of_decoder(params: Params) -> dict[str, Kind]:
         "matrix": named(matrices, "matrix"),
         "norm": named(NORMS, "norm"),
     }
+    if experts:
+        owned = slots({f"mlp/{name}/kernel": inside for name in ("gate", "up", "down")})
+        partition["expert"] = Kind((num_layers, *experts), ("layer", "expert"), owned)
+        partition["router"] = Kind((num_layers,), ("layer",), whole_layers("mlp/router/"))
     for name in SINGLE:
         if whole := tuple(Slot(path, (), (0,)) for path in flat if path.startswith(f"{name}/")):
             partition[name] = Kind((1,), ("index",), whole)
@@ -143,6 +153,8 @@ def lookup(partition: Partition, kind: str) -> Kind:
         raise KeyError("this model ties its unembedding to its embedding: there is no 'unembed' apart from 'embed'.")
     if kind == "positions":
         raise KeyError("this model has no table of positions: there is no 'positions'.")
+    if kind in ("expert", "router"):
+        raise KeyError(f"this model's MLPs are not made of experts: there is no {kind!r}; ask for 'neuron' or 'mlp'.")
     if is_per_head_key(kind) and "kv" in partition:
         raise KeyError(_no_keys_per_head(partition, f"component {kind!r}"))
     raise KeyError(f"unknown component {kind!r}; {paths.did_you_mean(kind, partition)}")

@@ -9,6 +9,8 @@ query and a key in the tiles, and D, N, K, H, F as in `shapes`:
     top block   the same, but queries, outputs and MLP at the B last tokens alone
     head        12 M D H + 8 S H for what it writes, then the MLP of its own block and the blocks above
     neuron      8 M D, then the blocks above
+    experts     6 D F for each state that one of them takes, empty places of its last tile among them, and 2 M D E to choose
+    expert      12 M D F for what it writes, then the blocks above
     cheap       a block forward and back, its queries, keys, values and attention again, its attention's gradient, and what each kind
                 adds (`_share`); on padded prompts
     slopes      a block twice forward and back, with the gradient of every weight that the kinds own
@@ -24,7 +26,7 @@ import numpy as np
 
 from jaxpatch.measuring import local, memory
 from jaxpatch.measuring.memory import Room, candidate_bytes, states_bytes
-from jaxpatch.models import decoder
+from jaxpatch.models import decoder, experts
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.prefix_tree import PrefixTree
 from jaxpatch.patching import components
@@ -212,7 +214,8 @@ def _written(job: Job, kind: str) -> int:
         return 6 * vectors + 8 * looks * config.head_width
     if kind == "kv":
         return (4 + 2 * group) * vectors + 8 * looks * group * config.head_width
-    return 4 * (config.mlp_matrices - 1) * job.num_nodes * config.width
+    neurons = config.neurons * config.mlp_matrices if kind == "expert" else config.mlp_matrices - 1
+    return 4 * neurons * job.num_nodes * config.width + _choosing_flops(config, job.num_nodes)
 
 
 def _block_flops(job: Job) -> int:
@@ -240,8 +243,16 @@ def block_flops(config: DecoderConfig, queries: int, keys: int, looks: int) -> i
 
 
 def mlp_flops(config: DecoderConfig, tokens: int) -> int:
-    """Of gate, up and down, or up and down alone."""
-    return 2 * config.mlp_matrices * tokens * config.width * config.neurons
+    """Of gate, up and down, or up and down alone; of those experts that are chosen, and of choosing them."""
+    taken, each = tokens, 2 * config.mlp_matrices * config.width * config.neurons
+    if config.experts:
+        taken = tokens * config.chosen
+        taken += min(config.experts, taken) * experts.tile_size(taken, config.experts) // 2
+    return taken * each + _choosing_flops(config, tokens)
+
+
+def _choosing_flops(config: DecoderConfig, tokens: int) -> int:
+    return 2 * tokens * config.width * config.experts
 
 
 def cheap(job: Job, kinds: Sequence[str]) -> Work:
@@ -249,6 +260,7 @@ def cheap(job: Job, kinds: Sequence[str]) -> Work:
     forward, attention = _padded(job, job.num_prompts)
     heads = job.config.heads + 2 * job.config.kv_heads
     again = 2 * job.num_prompts * job.tokens * job.config.width * job.config.head_width * heads + attention
+    again += mlp_flops(job.config, job.num_prompts * job.tokens) if job.config.experts else 0
     each = 2 * forward + attention + again + sum(_share(job, kind) for kind in kinds)
     return Work(job.depth * each, 3 * job.depth * _block_bytes(job), 1)
 
@@ -266,8 +278,8 @@ def _share(job: Job, kind: str) -> int:
     tokens = job.num_prompts * job.tokens
     inner, inner_kv = config.heads * config.head_width, config.kv_heads * config.head_width
     if local.is_closed(config, kind):
-        if kind == "neuron":
-            return mlp_flops(config, tokens)
+        if kind in ("neuron", "expert"):
+            return mlp_flops(config, tokens) * (2 if config.experts else 1)
         return 4 * tokens * config.width * (inner if kind == "head" else inner_kv) + attention
     return WHOLE_BLOCK_SHARE * math.prod(partition_of(config)[kind].shape[1:]) * forward
 

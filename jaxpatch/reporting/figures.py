@@ -1,6 +1,6 @@
 """What a run found, as figures: pure functions from `Findings` to matplotlib figures, and one call that writes SVG."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +64,8 @@ def head_map(findings: Findings, kind: str = "head") -> Figure:
 @drawing.styled
 def neuron_depth(findings: Findings, kind: str = "neuron") -> Figure:
     """A kind with many components a layer: each a dot over its layer, and the sums of positive and negative scores."""
-    values = 100 * np.asarray(findings.scores.values[kind], np.float64)
+    values, sort = 100 * np.asarray(findings.scores.values[kind], np.float64), findings.scores.partition[kind]
+    values = values.reshape(len(values), -1)
     num_layers, num_units = values.shape
     figure = drawing.sheet(5.0)
     single, total = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
@@ -75,9 +76,13 @@ def neuron_depth(findings: Findings, kind: str = "neuron") -> Figure:
     single.scatter(where, score, s=5, c=colours, alpha=0.55, linewidth=0, rasterized=True)
     best = np.argsort(-np.abs(score), kind="stable")[:60]
     single.scatter(where[best], score[best], s=13, c=colours[best], edgecolor="white", linewidth=0.4, zorder=5)
-    _label_dots(single, where, score, [f"{a}.{b}" for a, b in zip(layer, unit, strict=True)], num_layers)
+
+    def name(dot: int) -> str:
+        return ".".join(map(str, (layer[dot], *np.unravel_index(unit[dot], sort.shape[1:]))))
+
+    _label_dots(single, where, score, name, num_layers)
     single.set_ylabel(f"E_w of a single {kind} (%)")
-    single.set_title(f"Single {wording.plural(kind)}, labelled layer.{kind}", pad=16)
+    single.set_title(f"Single {wording.plural(kind)}, labelled {'.'.join(sort.axes)}", pad=16)
     above, below = np.clip(values, 0, None).sum(axis=1), np.clip(values, None, 0).sum(axis=1)
     number = np.arange(num_layers)
     total.bar(number, above, width=0.72, color=POSITIVE, label="sum of positive scores")
@@ -293,11 +298,11 @@ def make(findings: Findings) -> dict[str, Figure]:
     made = {"anchor": anchor(findings), "top_components": top_components(findings)}
     for kind, values in findings.scores.values.items():
         axes = findings.scores.partition[kind].axes
-        if axes[0] != "layer" or values.ndim > 2:
+        if axes[0] != "layer":
             continue
         if values.ndim == 1:
             made[f"{kind}_depth"] = coarse_depth(findings, kind)
-        elif values.shape[1] <= MOST_CELLS and kind != "neuron":
+        elif values[0].size <= MOST_CELLS and kind != "neuron":
             made[f"{kind}_map"] = head_map(findings, kind)
         else:
             made[f"{kind}_depth"] = neuron_depth(findings, kind)
@@ -333,7 +338,9 @@ def _whiskers(axes: Axes, place, middle, low, high, *, colour: str = INK, vertic
     lines(place, low, high, color=colour, linewidth=1.1 if vertical else 1.5, alpha=0.8, zorder=3)
 
 
-def _label_dots(axes: Axes, x: np.ndarray, y: np.ndarray, names: list[str], num_layers: int, most: int = 7) -> None:
+def _label_dots(
+    axes: Axes, x: np.ndarray, y: np.ndarray, name: Callable[[int], str], num_layers: int, most: int = 7
+) -> None:
     """Names beside the largest dots, leaving out those that would lie on another name."""
     if not len(y):
         return
@@ -347,7 +354,7 @@ def _label_dots(axes: Axes, x: np.ndarray, y: np.ndarray, names: list[str], num_
         placed.append((float(x[number]), float(y[number])))
         is_late = x[number] > 0.9 * width
         axes.annotate(
-            names[number],
+            name(int(number)),
             (x[number], y[number]),
             xytext=(-5 if is_late else 5, 0),
             textcoords="offset points",

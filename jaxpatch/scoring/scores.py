@@ -1,12 +1,13 @@
 """From effects to scores: the mean of per-input ratios, its interval, and what stands beside it."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
-from jaxpatch.patching.components import SINGLE, Partition, lookup
+from jaxpatch.patching.components import SINGLE, Kind, Partition, lookup
 from jaxpatch.scoring.method import Screening
 
 LARGEST_NOISE = 0.1
@@ -75,7 +76,10 @@ class Scores:
         return best.head(count).reset_index(drop=True)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a component: kind, layer, index, name, score, low, high, effect (mean), is_exact."""
+        """One row a component: kind, layer, index, name, score, low, high, effect (mean), is_exact.
+
+        An index counts through all that a layer has of the kind: neurons of its first expert, of its second, and so on.
+        """
         parts = []
         for kind, values in self.values.items():
             sort = lookup(self.partition, kind)
@@ -91,7 +95,7 @@ class Scores:
                         "kind": kind,
                         "layer": layer,
                         "index": index,
-                        "name": [component_name(kind, *at, sort.members) for at in zip(layer, index, strict=True)],
+                        "name": component_names(kind, sort),
                         "score": values.ravel(),
                         "low": self.low[kind].ravel(),
                         "high": self.high[kind].ravel(),
@@ -103,14 +107,17 @@ class Scores:
         return pd.concat(parts, ignore_index=True)
 
 
-def component_name(kind: str, layer: int, index: int, members: Sequence[str] = ()) -> str:
-    """What a component is called in tables; -1 stands for no layer, or no index. members: names of those of one layer.
+def component_names(kind: str, sort: Kind) -> list[str]:
+    """What the components of a kind are called in tables, in the order of its gates.
 
-    >>> component_name("head", 3, 1), component_name("matrix", 2, 1, ("up", "down")), component_name("embed", -1, 0)
-    ('head 3.1', 'down 2', 'embed')
+    >>> component_names("matrix", Kind((2, 2), ("layer", "matrix"), (), ("up", "down")))
+    ['up 0', 'down 0', 'up 1', 'down 1']
+    >>> component_names("neuron", Kind((1, 1, 2), ("layer", "expert", "neuron"), ()))
+    ['neuron 0.0.0', 'neuron 0.0.1']
     """
-    if layer < 0:
-        return kind if kind in SINGLE else f"{kind} {index}"
-    if members:
-        return f"{members[index]} {layer}"
-    return f"{kind} {layer}" + (f".{index}" if index >= 0 else "")
+    places = itertools.product(*map(range, sort.shape))
+    if kind in SINGLE:
+        return [kind]
+    if sort.members:
+        return [f"{sort.members[number]} {layer}" for layer, number in places]
+    return [f"{kind} {'.'.join(map(str, place))}" for place in places]

@@ -118,7 +118,6 @@ def test_engine_is_the_definition(pairs):
         np.testing.assert_allclose(found[kind].effects, slow, rtol=0, atol=TOLERANCE * largest, err_msg=kind)
 
 
-ALL_KINDS = components.KINDS
 READ_OUTS = (
     engine_cases.anchor(1, 3),
     NextToken("kl"),
@@ -129,18 +128,25 @@ STEM = [3, 1, 4, 1, 5, 9, 2, 6, 5]
 LONG_PREFIX = [[*STEM, 8, 9, 7], [*STEM, 3, 2], STEM[:4], [7, 7]]
 
 
+SHAPES = {
+    "biases": dict(neurons=6, positions=64, **ALL_BIASES),
+    "experts": dict(neurons=3, experts=4, chosen=2, attention_bias=True),
+}
+
+
 @pytest.mark.parametrize("mode", instrument.MODES)
-def test_every_read_out_is_the_definition_in_both_modes(mode):
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_read_out_is_the_definition_in_both_modes(shape, mode):
     """One-hot gates through the whole patched tree, all kinds, four read-outs in the same pass; no weights are tied."""
     rows = LONG_PREFIX
-    pair = testing.tiny_pair(testing.tiny_config(neurons=6, positions=64, **ALL_BIASES))
+    pair = testing.tiny_pair(testing.tiny_config(**SHAPES[shape]))
     prompts = engine_cases.inputs(rows, fill=11)
     tool = instrument.of_pair(pair, prompts, READ_OUTS, mode=mode)
     readings, batch = np.arange(len(READ_OUTS) * len(rows)), len(rows)
     assert tool.num_read_outs == len(READ_OUTS) and tool.base.shape == readings.shape
-    zeros = {kind: np.zeros(tool.partition[kind].shape, np.float32) for kind in ALL_KINDS}
+    zeros = {kind: np.zeros(sort.shape, np.float32) for kind, sort in tool.partition.items()}
     np.testing.assert_allclose(tool.effect(zeros, readings), tool.base, rtol=1e-5, atol=1e-5)
-    for kind in ALL_KINDS:
+    for kind in tool.partition:
         indices = np.argwhere(np.ones(tool.partition[kind].shape))
         found = tool.exact(kind, indices, sweep.silent)
         hot = np.eye(len(indices), dtype=np.float32).reshape(-1, *tool.partition[kind].shape)
@@ -176,6 +182,7 @@ BLOCKS = {
     "norms around, capped": dict(post_norm=True, norm_offset=1.0, qk_norm="head", attention_cap=3.0, embed_scale=4.0),
     "norms after, over all heads": dict(pre_norm=False, post_norm=True, qk_norm="whole", residual_scale=0.5),
     "side by side, plain": dict(parallel=True, gated=False, norm="layer", rope=None, positions=64, kv_heads=4),
+    "experts, all chosen": dict(experts=4, chosen=4, neurons=8),  # where some are, rounding may choose others: a jump
 }
 
 
@@ -194,6 +201,7 @@ def check_narrow(pair, dtype, tolerance):
     """Against the same weights in float32: the cheap scores as far as float32 goes; exact ones as far as narrow numbers tell how far a
     patch moves the stream, however little that is."""
     prompts, kinds = testing.tiny_inputs(), ("head", "kv", "neuron", "layer")
+    kinds += ("expert", "router") if pair.config.experts else ()
 
     def cast(*dtypes):
         def rounded(leaf):

@@ -24,12 +24,13 @@ if len(sys.argv) > 3:
     jax.distributed.initialize(sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
 import jaxpatch as jp
 from jaxpatch import testing
-pair, prompts = testing.tiny_pair(), testing.tiny_inputs()
+more = dict(experts=3, chosen=2) if os.environ.get("EXPERTS") else {}
+pair, prompts = testing.tiny_pair(testing.tiny_config(**more)), testing.tiny_inputs()
 sides = [jax.tree.map(lambda leaf: leaf.astype(os.environ["DTYPE"]), side) for side in (pair.base, pair.special)]
 pair = dataclasses.replace(pair, base=sides[0], special=sides[1])
 anchor = jp.Anchor(layer=2, direction=np.float32(np.eye(16)[0]))
 mesh = jax.make_mesh((int(sys.argv[1]), int(sys.argv[2])), ("candidates", "model"))
-kinds = ("head", "neuron", "kv", "layer")
+kinds = ("head", "neuron", "kv", "expert" if more else "layer")
 one, many = (jp.score(pair, prompts, anchor, kinds=kinds, mesh=each) for each in (None, mesh))
 for kind in kinds:
     print("apart", np.abs(one.effects[kind] - many.effects[kind]).max() / np.abs(one.effects[kind]).max())
@@ -79,13 +80,14 @@ except ValueError as error:
 """
 
 
-def processes(shape, number, others=(), *, script=COMPARE, dtype="float32"):
+def processes(shape, number, others=(), *, script=COMPARE, dtype="float32", experts=False):
     """The same command in so many processes; each sees its share of the devices. Returns what they print."""
     here = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={shape[0] * shape[1] // number}",
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_X64": str(int(dtype == "float64")),
         "DTYPE": dtype,
+        "EXPERTS": "1" if experts else "",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     commands = [
@@ -112,10 +114,13 @@ def check(said, num_devices, tolerance, of_gap=1e-6):
     assert f"devices {num_devices}" in said
 
 
-@pytest.mark.parametrize(("shape", "dtype", "tolerance"), [((8, 1), "float32", 3e-6), ((4, 2), "float64", 1e-12)])
-def test_eight_devices_give_the_scores_of_one(shape, dtype, tolerance):
+@pytest.mark.parametrize(
+    ("shape", "dtype", "tolerance", "experts"),
+    [((8, 1), "float32", 3e-6, False), ((4, 2), "float64", 1e-12, False), ((4, 2), "float64", 1e-12, True)],
+)
+def test_eight_devices_give_the_scores_of_one(shape, dtype, tolerance, experts):
     """In float32 a sum over devices is rounded in another order; in float64 nothing is left of that."""
-    check(processes(shape, 1, dtype=dtype)[0], 8, tolerance)
+    check(processes(shape, 1, dtype=dtype, experts=experts)[0], 8, tolerance)
 
 
 def test_eight_devices_of_a_narrow_model_give_the_scores_of_one():

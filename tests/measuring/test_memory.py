@@ -8,6 +8,7 @@ import pytest
 
 from jaxpatch import testing
 from jaxpatch.measuring import memory, read_outs, sweep
+from jaxpatch.patching import components
 
 TINY = testing.tiny_config()
 MEDIUM = testing.tiny_config(width=128, neurons=512, heads=8, kv_heads=4, head_width=16)
@@ -17,6 +18,7 @@ AROUND = testing.tiny_config(
 SIDE_BY_SIDE = testing.tiny_config(
     width=128, neurons=512, heads=8, kv_heads=8, head_width=16, parallel=True, gated=False, norm="layer"
 )
+EXPERTS = testing.tiny_config(width=128, neurons=64, heads=8, kv_heads=4, head_width=16, experts=16, chosen=4)
 ROWS = {
     "alone": [[*range(40)]],
     "sharing": [[*range(30), 40 + row, *range(9)] for row in range(6)],
@@ -139,7 +141,8 @@ def bytes_of_candidate(compiled_as_users_have_it, monkeypatch):
         set_aside = []
         for size in (4, 16):
             with pytest.raises(Compiled) as caught:
-                sweep.exact(config, kind, models, np.zeros((size, 2), int), budget=2**40)
+                dims = len(components.of_decoder(models.host)[kind].shape)
+                sweep.exact(config, kind, models, np.zeros((size, dims), int), budget=2**40)
             set_aside.append(caught.value.args[0])
         return (set_aside[1] - set_aside[0]) / 12
 
@@ -155,6 +158,8 @@ def bytes_of_candidate(compiled_as_users_have_it, monkeypatch):
         (AROUND, "head", "sharing"),
         (AROUND, "neuron", "apart"),
         (SIDE_BY_SIDE, "head", "apart"),
+        (EXPERTS, "neuron", "apart"),
+        (EXPERTS, "head", "sharing"),
     ],
 )
 def test_a_candidate_costs_what_xla_says(bytes_of_candidate, config, kind, rows):

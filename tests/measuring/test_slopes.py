@@ -1,6 +1,10 @@
 """The cheap effects against their definitions: slopes of the patched model in its gates, and own changes times arriving gradients."""
 
+import functools
+import itertools
 import math
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import engine_cases
 import jax
@@ -12,11 +16,15 @@ from jaxpatch import testing
 from jaxpatch.measuring import effect, instrument, local, memory, slopes, sweep
 from jaxpatch.measuring.read_outs import NextToken
 from jaxpatch.models import decoder
+from jaxpatch.models.checkpoints import Pair
 from jaxpatch.patching import blend, components
 
-PAIR = testing.tiny_pair(testing.tiny_config(neurons=6, attention_bias=True, output_bias=True, mlp_bias=True))
+PAIRS = {
+    "biases": testing.tiny_pair(testing.tiny_config(neurons=6, attention_bias=True, output_bias=True, mlp_bias=True)),
+    "experts": testing.tiny_pair(testing.tiny_config(neurons=4, experts=3, chosen=2, shares_sum_to_one=True)),
+}
+PAIR = PAIRS["biases"]
 CONFIG = PAIR.config
-KINDS = local.KINDS
 INPUTS = engine_cases.inputs([[3, 1, 4, 1], [3, 1, 5], [9], [2, 6, 5, 3], [3, 1, 4]], fill=13)
 READ_OUTS = (
     engine_cases.anchor(1, 3),
@@ -28,12 +36,23 @@ AT_MID = ("head", "kv")
 SIGN = {"restoration": 1, "knockout": -1}
 
 
-@pytest.fixture(scope="module", params=instrument.MODES)
+class Case(NamedTuple):
+    """scale: the largest exact effect of a block on each read-out."""
+
+    pair: Pair
+    mode: str
+    tool: instrument.Instrument
+    cheap: Mapping[str, slopes.Cheap]
+    scale: np.ndarray
+
+
+@pytest.fixture(scope="module", params=itertools.product(PAIRS, instrument.MODES), ids="-".join)
 def case(request):
-    """(mode, instrument, its cheap effects, the largest exact effect of a block on each read-out)."""
-    tool = instrument.of_pair(PAIR, INPUTS, READ_OUTS, mode=request.param)
+    name, mode = request.param
+    tool = instrument.of_pair(PAIRS[name], INPUTS, READ_OUTS, mode=mode)
     exact = tool.exact("layer", np.arange(3)[:, None], sweep.silent)
-    return request.param, tool, tool.cheap(KINDS, sweep.silent), np.abs(exact).reshape(3, 3, 5).max((0, 2))
+    cheap = tool.cheap(tuple(kind for kind in local.KINDS if kind in tool.partition), sweep.silent)
+    return Case(PAIRS[name], mode, tool, cheap, np.abs(exact).reshape(3, 3, 5).max((0, 2)))
 
 
 def assert_close(found, wanted, scale, kind):
@@ -47,10 +66,10 @@ def assert_close(found, wanted, scale, kind):
 
 
 def test_first_order_is_the_slope_of_the_definition(case):
-    mode, tool, cheap, scale = case
-    zeros = {kind: jnp.zeros(tool.partition[kind].shape) for kind in KINDS}
+    _, mode, tool, cheap, scale = case
+    zeros = {kind: jnp.zeros(tool.partition[kind].shape) for kind in cheap}
     wanted = instrument.gate_slopes(tool.effect, zeros, 3 * 5)
-    for kind in KINDS:
+    for kind in cheap:
         assert cheap[kind].first_order.shape == (15, *tool.partition[kind].shape)
         assert_close(cheap[kind].first_order, wanted[kind], scale, kind)
         is_flat = [np.abs(part).max() < 1e-4 * s for part, s in zip(wanted[kind].reshape(3, -1), scale, strict=True)]
@@ -58,20 +77,20 @@ def test_first_order_is_the_slope_of_the_definition(case):
         assert not cheap[kind].first_order[:5, 2].any(), "the first anchor reads after block 1"
 
 
-@jax.jit
-def arriving_gradients(models, nudges):
+@functools.partial(jax.jit, static_argnums=0)
+def arriving_gradients(config, models, nudges):
     """The streams entering each block, and the gradient of each read-out in the stream at each half-step: [R, 6, B, T, D]."""
-    context = decoder.causal_context(CONFIG, INPUTS.tokens.shape[1], jnp.float32)
+    context = decoder.causal_context(config, INPUTS.tokens.shape[1], jnp.float32)
 
     def run(nudges):
         x, entering, after = models.host["embed"]["kernel"][models.inputs.tokens], [], []
         for layer in range(3):
-            block = decoder.Block(CONFIG).bind({"params": decoder.layer_of(models.host, layer)})
+            block = decoder.Block(config).bind({"params": decoder.layer_of(models.host, layer)})
             entering.append(x)
             mid = block.attention_half(x, context)[0] + nudges[2 * layer]
             x = block.mlp_half(mid) + nudges[2 * layer + 1]
             after.append(decoder.take(x, models.inputs.lengths - 1)[:, 0])
-        logits = decoder.apply(CONFIG, models.host, after[-1], method="read_out")
+        logits = decoder.apply(config, models.host, after[-1], method="read_out")
         reads = [r.read(logits) if isinstance(r, NextToken) else r.read(after[r.layer]) for r in models.read_outs]
         return jnp.stack(reads).sum(axis=1), jnp.stack(entering)
 
@@ -79,15 +98,15 @@ def arriving_gradients(models, nudges):
     return entering, gradients
 
 
-@jax.jit
-def own_changes(models, layer, entering):
+@functools.partial(jax.jit, static_argnums=0)
+def own_changes(config, models, layer, entering):
     """What each component's patch alone changes where its kind is taken: kind -> [n, B, T, D]. On padded prompts."""
-    context = decoder.causal_context(CONFIG, entering.shape[1], entering.dtype)
+    context = decoder.causal_context(config, entering.shape[1], entering.dtype)
     host, donor = (decoder.layer_of(side, layer) for side in (models.host, models.donor))
     partition = components.of_block(host)
 
     def run(weights, is_mid):
-        block = decoder.Block(CONFIG).bind({"params": weights})
+        block = decoder.Block(config).bind({"params": weights})
         mid = block.attention_half(entering, context)[0]
         return mid if is_mid else block.mlp_half(mid)
 
@@ -98,15 +117,15 @@ def own_changes(models, layer, entering):
         patched = jax.vmap(lambda gate: run(blend.patch(host, donor, {kind: gate}, partition), is_mid))(hot)
         return patched - run(host, is_mid)
 
-    return {kind: of_kind(kind) for kind in KINDS}
+    return {kind: of_kind(kind) for kind in local.KINDS if kind in partition}
 
 
 def test_linear_is_the_own_change_times_the_arriving_gradient(case):
-    mode, _, cheap, scale = case
-    models = engine_cases.models(PAIR, INPUTS, READ_OUTS, mode)
-    entering, gradients = arriving_gradients(models, jnp.zeros((6, *INPUTS.tokens.shape, 16)))
-    changes = [own_changes(models, jnp.int32(layer), entering[layer]) for layer in range(3)]
-    for kind in KINDS:
+    config, mode, cheap, scale = case.pair.config, case.mode, case.cheap, case.scale
+    models = engine_cases.models(case.pair, INPUTS, READ_OUTS, mode)
+    entering, gradients = arriving_gradients(config, models, jnp.zeros((6, *INPUTS.tokens.shape, 16)))
+    changes = [own_changes(config, models, jnp.int32(layer), entering[layer]) for layer in range(3)]
+    for kind in cheap:
         wanted = [
             np.einsum("nbtd,rbtd->rbn", changes[layer][kind], gradients[:, 2 * layer + (kind not in AT_MID)])
             for layer in range(3)
@@ -147,10 +166,11 @@ def test_a_prompt_that_does_not_fit_is_refused():
         sweep.cheap(CONFIG, ("head",), models, budget=least - 1)
 
 
-def test_the_climb_is_the_hosts_run():
-    models = engine_cases.models(PAIR, INPUTS, READ_OUTS)
-    after, run = jax.jit(slopes.climb, static_argnums=(0, 2))(CONFIG, models, 3)
-    every = jax.jit(effect.every_last_state, static_argnums=0)(CONFIG, effect.unpatched(PAIR.base), INPUTS)
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+def test_the_climb_is_the_hosts_run(pair):
+    models = engine_cases.models(pair, INPUTS, READ_OUTS)
+    after, run = jax.jit(slopes.climb, static_argnums=(0, 2))(pair.config, models, 3)
+    every = jax.jit(effect.every_last_state, static_argnums=0)(pair.config, effect.unpatched(pair.base), INPUTS)
     streams = [*run.entering[1:], after]
     for layer, stream in enumerate(streams):
         at_ends = decoder.take(stream, INPUTS.lengths - 1)[:, 0]

@@ -32,7 +32,7 @@ def owned_entries(pair, partition, kind) -> dict[str, np.ndarray]:
 
 
 def test_every_kind_is_there_and_owns_an_entry_once(pair, partition):
-    assert set(partition) == set(components.KINDS)
+    assert set(partition) == set(components.KINDS) - {"expert", "router"}
     for kind in partition:
         assert max(count.max() for count in owned_entries(pair, partition, kind).values()) == 1, kind
 
@@ -50,6 +50,30 @@ def test_kinds_tile_the_model(pair, partition):
     assert owned("attention") - owned("head", "kv") == {"layers/attn/o/bias"}
     assert owned("mlp") - owned("neuron") == {"layers/mlp/down/bias"}
     assert not owned("head") & owned("kv") and not owned("head", "kv") & owned("neuron")
+
+
+def test_experts_tile_their_mlp():
+    pair = testing.tiny_pair(testing.tiny_config(experts=5, chosen=2, neurons=6))
+    partition = components.of_decoder(pair.base)
+    assert set(partition) == set(components.KINDS) - {"positions"}
+    shapes = {kind: (partition[kind].shape, partition[kind].axes) for kind in ("neuron", "expert", "router")}
+    assert shapes == {
+        "neuron": ((3, 5, 6), ("layer", "expert", "neuron")),
+        "expert": ((3, 5), ("layer", "expert")),
+        "router": ((3,), ("layer",)),
+    }
+    owned = {kind: owned_entries(pair, partition, kind) for kind in partition}
+    for path in paths.flatten(pair.base):
+        counts = {kind: entries[path] for kind, entries in owned.items()}
+        assert (counts["neuron"] == counts["expert"]).all()
+        assert (counts["expert"] + counts["router"] == counts["mlp"]).all()
+        assert (counts["matrix"] + counts["norm"] == counts["layer"]).all()
+    made = components.gates(partition, {"neuron": [(2, 4, 5)], "expert": [(0, 3)]})
+    assert np.argwhere(np.asarray(made["neuron"])).tolist() == [[2, 4, 5]]
+    with pytest.raises(
+        IndexError, match=r"no neuron \(0, 5, 0\): this model has \(layer, expert, neuron\) in \(3, 5, 6\)"
+    ):
+        components.gates(partition, {"neuron": [(0, 5, 0)]})
 
 
 def test_gates_by_index_all_and_array(partition):
@@ -108,6 +132,8 @@ def test_unknown_and_missing_kinds(partition):
         components.lookup(partition, "heads")
     with pytest.raises(KeyError, match=r"unknown component 'flux'; Known: head, kv, neuron"):
         components.lookup(partition, "flux")
+    with pytest.raises(KeyError, match="MLPs are not made of experts: there is no 'router'; ask for 'neuron' or 'mlp'"):
+        components.lookup(partition, "router")
     tied = components.of_decoder(testing.tiny_pair(testing.tiny_config(tied=True)).base)
     assert "unembed" not in tied
     with pytest.raises(KeyError, match=r"ties its unembedding to its embedding.*'embed'"):
@@ -127,7 +153,7 @@ def test_gates_of_no_sort_are_refused(partition, wanted, got):
 
 def test_a_block_has_the_same_kinds_without_the_layer_axis(pair, partition):
     block = components.of_block(jax.tree.map(lambda leaf: leaf[1], pair.base["layers"]))
-    for name in ("head", "kv", "neuron", "attention", "mlp", "layer", "matrix", "norm"):
+    for name in block:
         assert block[name].shape == partition[name].shape[1:], name
     assert not {"embed", "unembed", "final_norm"} & set(block)
 

@@ -48,16 +48,17 @@ def test_top_is_best_first(toy):
 
 
 def test_names():
-    for at, name in {
-        ("neuron", 3, 17): "neuron 3.17",
-        ("kv", 0, 1): "kv 0.1",
-        ("layer", 2, -1): "layer 2",
-        ("matrix", 1, 1, ("up", "down")): "down 1",
-        ("embed", -1, 0): "embed",
-        ("final_norm", -1, 0): "final_norm",
-        ("part", -1, 4): "part 4",
-    }.items():
-        assert scores.component_name(*at) == name
+    for kind, shape, axes, members, last in (
+        ("neuron", (4, 18), ("layer", "neuron"), (), "neuron 3.17"),
+        ("neuron", (2, 3, 5), ("layer", "expert", "neuron"), (), "neuron 1.2.4"),
+        ("expert", (2, 3), ("layer", "expert"), (), "expert 1.2"),
+        ("layer", (3,), ("layer",), (), "layer 2"),
+        ("matrix", (2, 2), ("layer", "matrix"), ("up", "down"), "down 1"),
+        ("embed", (1,), ("index",), (), "embed"),
+        ("part", (5,), ("index",), (), "part 4"),
+    ):
+        names = scores.component_names(kind, components.Kind(shape, axes, (), members))
+        assert names[-1] == last and len(set(names)) == len(names) == np.prod(shape)
 
 
 def test_every_component_of_a_decoder_has_its_own_name():

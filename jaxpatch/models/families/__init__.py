@@ -9,11 +9,14 @@ from jaxpatch.models.families import (
     granite,
     llama,
     mistral,
+    mixtral,
     olmo2,
+    olmoe,
     opt,
     phi3,
     qwen2,
     qwen3,
+    qwen3_moe,
 )
 from jaxpatch.models.families.family import Family
 
@@ -31,6 +34,9 @@ FAMILIES: dict[str, Family] = {
     "gpt2": gpt2.FAMILY,
     "gpt_neox": gpt_neox.FAMILY,
     "opt": opt.FAMILY,
+    "mixtral": mixtral.FAMILY,
+    "qwen3_moe": qwen3_moe.FAMILY,
+    "olmoe": olmoe.FAMILY,
 }
 """transformers' model_type -> family."""
 

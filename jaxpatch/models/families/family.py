@@ -117,6 +117,7 @@ IGNORED = frozenset(
     output_attentions output_hidden_states return_dict chunk_size_feed_forward id2label label2id problem_type
     _attn_implementation_autoset attn_implementation max_length max_sequence_length do_sample temperature top_k top_p
     num_beams repetition_penalty gradient_checkpointing task_specific_params tokenizer_class is_decoder
+    output_router_logits router_aux_loss_coef router_jitter_noise
     attn_pdrop resid_pdrop embd_pdrop hidden_dropout classifier_dropout dropout activation_dropout layerdrop init_std""".split()
 )
 """Fields that change nothing about a forward pass in inference."""
@@ -131,12 +132,13 @@ def common_fields(
     head_width: int | None = None,
     tied: bool = False,
     norm_eps: tuple[str, float] = ("rms_norm_eps", 1e-6),
+    neurons: str = "intermediate_size",
     activation: tuple[str, str] = ("hidden_act", "silu"),
 ) -> dict[str, Any]:
     """The fields that nearly all families share.
 
     Args: what they are where the config does not say. kv_heads: as many as heads where None; head_width: the width over the heads.
-        norm_eps, activation: with the name of the field.
+        norm_eps, activation: with the name of the field. neurons: the name of that field.
     """
     width, heads = ledger.need("hidden_size", faults), ledger.need("num_attention_heads", faults)
     if head_width is None and ledger.take("head_dim") is None and width % heads:
@@ -149,7 +151,7 @@ def common_fields(
         heads=heads,
         kv_heads=ledger.need("num_key_value_heads", faults, kv_heads),
         head_width=ledger.need("head_dim", faults, width // heads if head_width is None else head_width),
-        neurons=ledger.need("intermediate_size", faults),
+        neurons=ledger.need(neurons, faults),
         context=ledger.need("max_position_embeddings", faults, context),
         norm_eps=ledger.need(norm_eps[0], faults, norm_eps[1], kind=float),
         tied=ledger.need("tie_word_embeddings", faults, tied, kind=bool),
@@ -178,6 +180,26 @@ def config_of(
     if faults:
         raise ValueError("; ".join(faults))
     return DecoderConfig(**fields)
+
+
+def expert_fields(
+    ledger: Ledger, faults: list[str], *, experts: int, chosen: int, sum_to_one: bool | None = None
+) -> dict[str, Any]:
+    """The fields that families with experts share.
+
+    Args: what they are where the config does not say. sum_to_one: None where the family always does, and has no such field.
+    """
+    names = [name for name in ("num_experts", "num_local_experts") if ledger.take(name) is not None]
+    fields = dict(
+        experts=ledger.need(names[0] if names else "num_experts", faults, experts),
+        chosen=ledger.need("num_experts_per_tok", faults, chosen),
+        shares_sum_to_one=sum_to_one is None or ledger.need("norm_topk_prob", faults, sum_to_one, kind=bool),
+    )
+    if fields["chosen"] > fields["experts"]:
+        faults.append(
+            f"num_experts_per_tok = {fields['chosen']} are more than the {fields['experts']} experts there are"
+        )
+    return fields
 
 
 def layer_norms(names: Mapping[str, str]) -> list[Rule]:

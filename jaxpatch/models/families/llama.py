@@ -30,8 +30,14 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
     return config_of(fields, ledger, faults, _HARMLESS, _IGNORED)
 
 
-def rules(config: DecoderConfig) -> tuple[Rule, ...]:
-    """The conversion table. Also that of families which differ from Llama in norms alone: their tensors are named alike."""
+MLP = {"gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
+EXPERTS = {"router": "mlp.gate"} | {name: f"mlp.experts.{{e}}.{name}_proj" for name in ("gate", "up", "down")}
+"""What matrices of an MLP, or of a router and its experts, are called."""
+_LAYOUTS = {"router": "E D -> D E", "gate": "F D -> D F", "up": "F D -> D F", "down": "D F -> F D"}
+
+
+def rules(config: DecoderConfig, experts: Mapping[str, str] = EXPERTS) -> tuple[Rule, ...]:
+    """The conversion table. Also that of families which differ from it in norms or by experts alone: their tensors are named alike."""
     block = "model.layers.{l}."
     table = [
         Rule("model.embed_tokens.weight", "embed/kernel", "V D -> V D"),
@@ -39,9 +45,6 @@ def rules(config: DecoderConfig) -> tuple[Rule, ...]:
         Rule(block + "self_attn.k_proj.weight", "layers/attn/k/kernel", "KH D -> D K H"),
         Rule(block + "self_attn.v_proj.weight", "layers/attn/v/kernel", "KH D -> D K H"),
         Rule(block + "self_attn.o_proj.weight", "layers/attn/o/kernel", "D NH -> N H D"),
-        Rule(block + "mlp.gate_proj.weight", "layers/mlp/gate/kernel", "F D -> D F"),
-        Rule(block + "mlp.up_proj.weight", "layers/mlp/up/kernel", "F D -> D F"),
-        Rule(block + "mlp.down_proj.weight", "layers/mlp/down/kernel", "D F -> F D"),
         Rule("model.norm.weight", "final_norm/scale", "D -> D"),
     ]
     if config.attention_bias:
@@ -66,6 +69,8 @@ def rules(config: DecoderConfig) -> tuple[Rule, ...]:
         ]
     if not config.tied:
         table.append(Rule("lm_head.weight", "unembed/kernel", "V D -> D V"))
+    mlp = (experts if config.experts else MLP).items()
+    table += [Rule(f"{block}{theirs}.weight", f"layers/mlp/{ours}/kernel", _LAYOUTS[ours]) for ours, theirs in mlp]
     return tuple(table + block_norms(config, block))
 
 
