@@ -1,5 +1,7 @@
 """Parts of the engine by themselves; the whole of it is held to PyTorch in contracts/test_engine.py."""
 
+import math
+
 import engine_cases
 import jax
 import jax.numpy as jnp
@@ -14,28 +16,34 @@ from jaxpatch.patching import blend, components
 
 PAIR, INPUTS = testing.tiny_pair(), testing.tiny_inputs()
 CONFIG = PAIR.config
+EXPERTS = testing.tiny_pair(testing.tiny_config(neurons=4, experts=3, chosen=2))
 
 
-@pytest.mark.parametrize("kind", local.KINDS)
-def test_the_stream_is_that_of_the_patched_block(kind):
-    """Patch the block's parameters, run its halves: the last component of each of two layers, in states that begin at layer 1."""
-    models = engine_cases.models(PAIR, INPUTS, engine_cases.anchor(2))
-    x = downstream.embedded(CONFIG, models.host, models.tree)
-    x = jax.jit(downstream.trace, static_argnums=(0, 4))(CONFIG, models, x, 0, 1).entering[-1]
-    states = jax.jit(downstream.trace, static_argnums=(0, 4))(CONFIG, models, x, 1, 2)
-    form = local.local_of(CONFIG, kind)
-    shape = components.of_decoder(PAIR.base)[kind].shape[1:]
-    last = shape[0] - 1 if shape else 0
+@pytest.mark.parametrize(
+    ("kind", "pair"),
+    [(kind, pair) for pair in (PAIR, EXPERTS) for kind in local.KINDS if kind in components.of_decoder(pair.base)],
+    ids=lambda case: case if isinstance(case, str) else "experts" if case.config.experts else "one MLP",
+)
+def test_the_stream_is_that_of_the_patched_block(kind, pair):
+    """Patch the block's parameters, run its halves: one component of each of two layers, in states that begin at layer 1."""
+    config = pair.config
+    models = engine_cases.models(pair, INPUTS, engine_cases.anchor(2))
+    x = downstream.embedded(config, models.host, models.tree)
+    x = jax.jit(downstream.trace, static_argnums=(0, 4))(config, models, x, 0, 1).entering[-1]
+    states = jax.jit(downstream.trace, static_argnums=(0, 4))(config, models, x, 1, 2)
+    form = local.local_of(config, kind)
+    shape = components.of_decoder(pair.base)[kind].shape[1:]
+    last = math.prod(shape) - 1
     asked = jnp.array([2, 1]), jnp.array([last, last])
-    found = jax.jit(form.stream, static_argnums=0)(CONFIG, models, states, *asked)
+    found = jax.jit(form.stream, static_argnums=0)(config, models, states, *asked)
 
     @jax.jit
     def by_hand(layer, entering):
-        host, donor = (decoder.layer_of(side, layer) for side in (PAIR.base, PAIR.special))
-        gate = jnp.zeros(shape).at[last].set(1) if shape else jnp.ones(())
+        host, donor = (decoder.layer_of(side, layer) for side in (pair.base, pair.special))
+        gate = jnp.zeros(math.prod(shape)).at[last].set(1).reshape(shape)
         weights = blend.patch(host, donor, {kind: gate}, components.of_block(host))
-        block = decoder.Block(CONFIG).bind({"params": weights})
-        mid = block.attention_half(entering, downstream.context_of(CONFIG, models))[0]
+        block = decoder.Block(config).bind({"params": weights})
+        mid = block.attention_half(entering, downstream.context_of(config, models))[0]
         return mid if form.is_mid else block.mlp_half(mid)
 
     for stream, layer in zip(found, (2, 1), strict=True):

@@ -43,6 +43,9 @@ CHANGES = dict(
     attention_cap=0.3,
     activation="relu",
     gated=False,
+    experts=3,
+    chosen=1,
+    shares_sum_to_one=True,
     embed_scale=2.0,
     residual_scale=0.5,
     logit_scale=3.0,
@@ -51,6 +54,7 @@ CHANGES = dict(
 ONLY_NUMBERS = (
     *("rope", "norm_eps", "tied", "window", "local", "local_rope", "norm_offset", "parallel", "attention_scale"),
     *("attention_cap", "activation", "embed_scale", "residual_scale", "logit_scale", "logit_cap"),
+    *("chosen", "shares_sum_to_one"),
 )
 """Fields that change nothing but what is computed, so that no shape can refuse them."""
 
@@ -58,6 +62,9 @@ BEFORE = {
     "local": dict(window=2),
     "local_rope": dict(window=2, local=(True, False, True)),
     "pre_norm": dict(post_norm=True),
+    "experts": dict(experts=4, chosen=2),
+    "chosen": dict(experts=4, chosen=2),
+    "shares_sum_to_one": dict(experts=4, chosen=2),
 }
 """What a field needs that it be allowed at all."""
 

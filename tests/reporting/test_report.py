@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from reporting_cases import HOSTILE, curve, with_scores
 
+from jaxpatch.patching.components import Kind
 from jaxpatch.reporting import figures, report, wording
 from jaxpatch.reporting.findings import Sample
 
@@ -199,6 +200,7 @@ def test_thirty_thousand_neurons_stay_a_small_page(exact):
         high={"neuron": values},
         gap=np.ones(1),
         is_kept=np.ones(1, bool),
+        partition={"neuron": Kind((30, 1024), ("layer", "neuron"), ())},
         layer=29,
     )
     big = exact._replace(scores=found, curves=())
