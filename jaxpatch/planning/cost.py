@@ -243,12 +243,17 @@ def block_flops(config: DecoderConfig, queries: int, keys: int, looks: int) -> i
 
 
 def mlp_flops(config: DecoderConfig, tokens: int) -> int:
-    """Of gate, up and down, or up and down alone; of those experts that are chosen, and of choosing them."""
-    taken, each = tokens, 2 * config.mlp_matrices * config.width * config.neurons
+    """Of gate, up and down, or up and down alone; of experts, those chosen (spread evenly) and of choosing them."""
+    rows, each = tokens, 2 * config.mlp_matrices * config.width * config.neurons
     if config.experts:
-        taken = tokens * config.chosen
-        taken += min(config.experts, taken) * experts.tile_size(taken, config.experts) // 2
-    return taken * each + _choosing_flops(config, tokens)
+        rows = _rows_in_tiles(tokens * config.chosen, config.experts)
+    return rows * each + _choosing_flops(config, tokens)
+
+
+def _rows_in_tiles(number: int, num_experts: int) -> int:
+    """The last tile of an expert is half empty; the only one is there as a whole."""
+    size, used = experts.tile_size(number, num_experts), min(num_experts, number)
+    return max(used * size, number + used * size // 2)
 
 
 def _choosing_flops(config: DecoderConfig, tokens: int) -> int:

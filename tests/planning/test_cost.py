@@ -10,7 +10,7 @@ import pytest
 
 from jaxpatch import testing
 from jaxpatch.measuring import downstream, instrument, local, memory, slopes
-from jaxpatch.models import decoder
+from jaxpatch.models import decoder, experts
 from jaxpatch.patching import components
 from jaxpatch.planning import cost
 from jaxpatch.scoring import METHODS
@@ -102,10 +102,25 @@ def test_a_cheap_pass_costs_about_what_xla_counts(config, kind):
     assert found == pytest.approx(cost.cheap(job(config, depth=1), (kind,)).flops, rel=3 * ELEMENTWISE)
 
 
-@pytest.mark.parametrize("is_tied", [True, False])
+def test_experts_cost_what_their_tiles_hold():
+    """XLA counts a loop's body once, so the tiles are counted here, of tokens that are sent to experts at random."""
+    config = testing.tiny_config(width=32, neurons=16, experts=16, chosen=4)
+    each, choosing = 2 * 3 * config.width * config.neurons, 2 * config.width * config.experts
+    for tokens in (10, 300, 3000):
+        keys = jax.random.split(jax.random.key(tokens), 20)
+        drawn = [
+            jax.random.permutation(key, jnp.tile(jnp.arange(16), (tokens, 1)), 1, independent=True) for key in keys
+        ]
+        tiles = [experts.tiles_of(chosen[:, :4], 16) for chosen in drawn]
+        taken = np.mean([(tile.pairs[:, 0] < 4 * tokens).sum() * tile.pairs.shape[1] for tile in tiles])
+        found = taken * each + tokens * choosing
+        assert cost.mlp_flops(config, tokens) == pytest.approx(found, rel=0.15)
+
+
+@pytest.mark.parametrize("more", [{"tied": True}, {"tied": False}, {"experts": 3, "chosen": 2}])
 @pytest.mark.parametrize("layer", [0, 2])
-def test_candidates_are_the_components_that_reach_the_anchor(is_tied, layer):
-    pair, prompts = testing.tiny_pair(testing.tiny_config(tied=is_tied)), testing.tiny_inputs()
+def test_candidates_are_the_components_that_reach_the_anchor(more, layer):
+    pair, prompts = testing.tiny_pair(testing.tiny_config(**more)), testing.tiny_inputs()
     partition = components.of_decoder(pair.base)
     tool = instrument.of_pair(pair, prompts, engine_cases.anchor(layer))
     said = cost.candidates(job(pair.config, depth=layer + 1), tuple(partition))
@@ -114,7 +129,13 @@ def test_candidates_are_the_components_that_reach_the_anchor(is_tied, layer):
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"tied": True}, {"attention_bias": True, "output_bias": True, "mlp_bias": True}]
+    "fields",
+    [
+        {},
+        {"tied": True},
+        {"attention_bias": True, "output_bias": True, "mlp_bias": True},
+        {"experts": 3, "chosen": 1},
+    ],
 )
 def test_parameters_are_counted_to_the_byte(fields):
     pair = testing.tiny_pair(testing.tiny_config(**fields))
