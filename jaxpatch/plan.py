@@ -38,8 +38,8 @@ class Plan:
         num_prompts: prompts for the scores (of a file: at most).
         tokens: of each prompt, where there is no task. None are taken to be shared, so the cost is the most it can be.
         layer: read the anchor after this block (0-based); two thirds up where not given.
-        kinds: of component: head, kv, neuron, attention, mlp, layer, matrix, norm, final_norm, embed,
-            positions, unembed.
+        kinds: of component: head, kv, neuron, expert, router, attention, mlp, layer, matrix, norm,
+            final_norm, embed, positions, unembed.
         top: how many of the best components of each kind must be found (screened).
         alpha: level at which they are (screened).
         sample: components drawn at random for that, at least.

@@ -40,8 +40,8 @@ class Run:
             {"with": request with the instruction, "without": the same without it}.
         out: folder for the results; must not exist yet.
         layer: read the anchor after this block (0-based); chosen where not given.
-        kinds: of component: head, kv, neuron, expert, router, attention, mlp, layer, matrix, norm, final_norm, embed,
-            positions, unembed.
+        kinds: of component: head, kv, neuron, expert, router, attention, mlp, layer, matrix, norm,
+            final_norm, embed, positions, unembed.
         method: exact, screened, local_linear, first_order or integrated.
         top: how many of the best components of each kind must be found (screened).
         alpha: level at which they are (screened).
