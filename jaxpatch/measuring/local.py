@@ -1,8 +1,9 @@
 """The change that a component makes in its own block: exactly, in closed form where there is one, and without copying weights.
 
 A head writes ``z W_O`` into the stream and a neuron ``act(x g, x u) d``, times its expert's share where it has one; the difference of
-the two models' writes is all that a patch changes there. It is computed in float32 or wider, whatever the weights are: in bfloat16 a small
-difference drowns in the rounding of what is subtracted. Kinds with few members a layer run their patched block whole. The local forms are ours.
+the two models' writes is all that a patch changes there. It is computed in float32 or wider, whatever the weights are: in bfloat16 a
+small difference drowns in the rounding of what is subtracted. Kinds with few members a layer run their patched block whole. The local
+forms are ours.
 """
 
 import functools
