@@ -6,6 +6,9 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = (
+    "1"  # hundreds of small programs, here and in other processes, each run for a moment
+)
 
 import jax
 import jaxtyping
@@ -23,7 +26,6 @@ SHAPED = (
 jaxtyping.install_import_hook([f"jaxpatch.{module}" for module in SHAPED], "beartype.beartype")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-jax.config.update("jax_disable_most_optimizations", True)  # hundreds of small programs, each run for a moment
 
 MAPS = Path("/proc/self/maps")
 EVERY = 5

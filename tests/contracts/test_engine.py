@@ -188,20 +188,21 @@ BLOCKS = {
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_scores_of_any_narrow_block_are_those_of_its_weights(block):
-    check_narrow(testing.tiny_pair(testing.tiny_config(**BLOCKS[block]), seed=1, change=0.01), "bfloat16", 2**-5)
+    pair = testing.tiny_pair(testing.tiny_config(**BLOCKS[block]), seed=1, change=0.01)
+    check_narrow(pair, "bfloat16", 2**-5, layers=(1,))
 
 
 @pytest.mark.parametrize("change", [1.0, 0.01, 1e-4])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 2**-5), ("float16", 2**-7)])
 def test_scores_of_a_narrow_model_are_those_of_its_weights(dtype, tolerance, change):
-    check_narrow(testing.tiny_pair(change=change), dtype, tolerance)
+    check_narrow(testing.tiny_pair(change=change), dtype, tolerance, layers=(1, 0, 2))
 
 
-def check_narrow(pair, dtype, tolerance):
-    """Against the same weights in float32: the cheap scores as far as float32 goes; exact ones as far as narrow numbers tell how far a
-    patch moves the stream, however little that is."""
-    prompts, kinds = testing.tiny_inputs(), ("head", "kv", "neuron", "layer")
-    kinds += ("expert", "router") if pair.config.experts else ()
+def check_narrow(pair, dtype, tolerance, layers):
+    """Against the same weights in float32, read after some layers and at the end: the cheap scores as far as float32 goes; exact ones
+    as far as narrow numbers tell how far a patch moves the stream, however little that is."""
+    prompts = testing.tiny_inputs()
+    kinds = ("neuron", "expert", "router") if pair.config.experts else ("head", "kv", "neuron", "layer")
 
     def cast(*dtypes):
         def rounded(leaf):
@@ -213,7 +214,7 @@ def check_narrow(pair, dtype, tolerance):
     ends = (effect.every_last_state(pair.config, effect.unpatched(side), prompts) for side in (pair.base, pair.special))
     base, special = (np.asarray(states.mean(axis=1)) for states in ends)
     units = [towards / np.linalg.norm(towards) for towards in special - base]
-    wanted = (*(jp.Anchor(layer=layer, direction=units[layer]) for layer in (1, 0, 2)), NextToken("log_prob"))
+    wanted = (*(jp.Anchor(layer=layer, direction=units[layer]) for layer in layers), NextToken("log_prob"))
     for method, share in (("local_linear", 1e-3), ("first_order", 1e-3), ("exact", tolerance)):
         narrow, wide = (METHODS[method](cast(*dtypes), kinds, OPTIONS) for dtypes in ((dtype,), (dtype, "float32")))
         for kind in kinds:

@@ -12,7 +12,7 @@ from jaxpatch import cli
 
 
 def started(arguments, **environment):
-    here = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | environment
+    here = os.environ | environment
     command = [sys.executable, "-m", "jaxpatch.cli", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=here)
 

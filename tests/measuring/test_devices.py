@@ -88,7 +88,6 @@ def processes(shape, number, others=(), *, script=COMPARE, dtype="float32", expe
         "JAX_ENABLE_X64": str(int(dtype == "float64")),
         "DTYPE": dtype,
         "EXPERTS": "1" if experts else "",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     commands = [
         [sys.executable, "-c", script, *map(str, shape), *others, *([str(n)] if others else [])] for n in range(number)
