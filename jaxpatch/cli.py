@@ -15,6 +15,7 @@ def main() -> None:
         {"run": run.Run, "plan": plan.Plan},
         prog="jaxpatch",
         description="Find which parameters carry a behaviour: Weight Patching in JAX.",
+        config=(tyro.conf.OmitArgPrefixes,),
     )
     errors = Console(stderr=True, highlight=False)
     if options.dtype == "float64":

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from rich.table import Column, Table
 from jaxpatch.measuring import inputs, memory, prompt_sets, tasks
 from jaxpatch.models import checkpoints, layers, outlines, prefix_tree
 from jaxpatch.models.config import DecoderConfig
+from jaxpatch.models.differences import Choices
 from jaxpatch.patching import components
 from jaxpatch.planning import calibration, cost, machines
 from jaxpatch.trees import paths
@@ -49,6 +50,7 @@ class Plan:
         precision: of float32 matrix products on an accelerator: highest (float32), high (TF32, or three passes of bfloat16), default.
         device: here (the engine runs for some seconds on random weights), h100, a100, tpu-v5e or tpu-v5p (by their datasheets).
         seed: of prompts and random weights.
+        choices: whose word counts where base and special disagree; what is left open is refused.
     """
 
     base: str
@@ -67,6 +69,7 @@ class Plan:
     precision: str = "highest"
     device: str = HERE
     seed: int = 0
+    choices: Choices = field(default_factory=Choices)
 
 
 class Planned(NamedTuple):
@@ -88,7 +91,7 @@ def plan(options: Plan, *, console: Console | None = None) -> Planned:
     """
     console = Console() if console is None else console
     refuse(options)
-    outline = outlines.read(options.base, options.special)
+    outline = outlines.read(options.base, options.special, options.choices)
     _refuse_for_config(options, outline.config)
     prompts, wording = _prompts(options, outline)
     job = cost.Job(
@@ -143,6 +146,7 @@ def refuse(options: Plan) -> None:
         value = getattr(options, name)
         if value is not None and value < fewest:
             faults.append(f"--{name.replace('_', '-')} {value}: wanted at least {fewest}")
+    faults += [f"--{fault}" for fault in checkpoints.choice_faults(options.choices)]
     if not 0 < options.alpha < 1:
         faults.append(f"--alpha {options.alpha}: wanted a number between 0 and 1")
     if options.memory is not None and not 0 < options.memory < math.inf:
@@ -190,7 +194,9 @@ def _prompts(options: Plan, outline: outlines.Outline) -> tuple[inputs.Inputs, s
         texts = prompt_sets.of_task(options.task, counts, seed=options.seed).scoring
     else:
         texts = prompt_sets.of_file(options.task, counts).scoring
-    reader = checkpoints.Pair(base={}, special={}, config=outline.config, tokenizer=outline.tokenizer())
+    reader = checkpoints.Pair(
+        base={}, special={}, config=outline.config, tokenizer=outline.tokenizer, template=outline.template
+    )
     return inputs.encode(reader, texts), f"of {options.task}"
 
 

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from jaxpatch import atomic, pipeline, resume
 from jaxpatch.measuring import anchors, devices, inputs, prompt_sets, read_outs, tasks
 from jaxpatch.models import checkpoints, layers
+from jaxpatch.models.differences import Choices
 from jaxpatch.patching import blend, components
 from jaxpatch.reporting import figures, findings, manifest, report, tables
 from jaxpatch.scoring import METHODS, normalise, scores
@@ -63,7 +64,7 @@ class Run:
         dtype: of the weights in memory: float32, bfloat16, float16 or float64.
         precision: of float32 matrix products on an accelerator: highest (float32), high (TF32, or three passes of bfloat16), default.
         seed: of prompts, bootstrap and random controls.
-        allow_longer_vocab: drop the rows that special's vocabulary has beyond base's.
+        choices: whose word counts where base and special disagree; what is left open is refused.
         overwrite: replace the results of an earlier run at --out.
     """
 
@@ -93,7 +94,7 @@ class Run:
     dtype: str = "float32"
     precision: str = "highest"
     seed: int = 0
-    allow_longer_vocab: bool = False
+    choices: Choices = field(default_factory=Choices)
     overwrite: bool = False
 
 
@@ -157,7 +158,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
             options.base,
             options.special,
             dtype=options.dtype,
-            allow_longer_vocab=options.allow_longer_vocab,
+            **vars(options.choices),
             progress=part("models read and checked"),
         )
         _refuse_for_pair(options, pair)
@@ -312,6 +313,7 @@ def refuse(options: Run, *, is_writing: bool = True) -> None:
     if options.task not in tasks.TASKS and not Path(options.task).is_file():
         faults.append(f"--task {options.task!r}: no such task or file. {paths.did_you_mean(options.task, tasks.TASKS)}")
     faults += [f"--{fault}" for fault in checkpoints.location_faults(base=options.base, special=options.special)]
+    faults += [f"--{fault}" for fault in checkpoints.choice_faults(options.choices)]
     if options.memory is not None and not math.isfinite(options.memory):
         faults.append(f"--memory {options.memory}: wanted a number of GiB")
     if is_writing:

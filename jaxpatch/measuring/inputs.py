@@ -1,5 +1,6 @@
 """Prompts as arrays: tokens, and how long each prompt is."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -41,14 +42,14 @@ def encode(pair: checkpoints.Pair, texts: Sequence[str], *, chat: bool = True) -
     """Texts to tokens, right-padded; both models of a pair read the same tokens.
 
     Args:
-        pair: its tokenizer is base's.
+        pair: its tokenizer and chat template read the texts, for both models.
         texts: user requests; with ``chat=False``, the prompts as they are.
-        chat: put each text into the tokenizer's chat template, up to where the answer begins; no effect where the
-            tokenizer has none.
+        chat: put each text into the pair's chat template, up to where the answer begins; no effect where it has none.
 
     Returns: `Inputs` of [B, T], T the longest.
 
-    Raises: ValueError for no tokenizer, an empty text, or a prompt longer than the context: all such prompts at once.
+    Raises: ValueError for no tokenizer, an empty text, a prompt longer than the context, or tokens that the models do not both have;
+        all such prompts or tokens at once.
 
     Example:
         >>> inputs = encode(pair, ["Describe owls."])  # doctest: +SKIP
@@ -65,15 +66,21 @@ def encode(pair: checkpoints.Pair, texts: Sequence[str], *, chat: bool = True) -
     empty = [str(number) for number, text in enumerate(texts) if not text.strip()]
     if empty:
         raise ValueError(f"empty prompts: number {', '.join(empty)}.")
-    if chat and tokenizer.chat_template:
-        turns = [[{"role": "user", "content": text}] for text in texts]
-        texts = [tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) for turn in turns]
+    if chat and pair.template:
+        in_template = functools.partial(
+            tokenizer.apply_chat_template, chat_template=pair.template, tokenize=False, add_generation_prompt=True
+        )
+        texts = [in_template([{"role": "user", "content": text}]) for text in texts]
         encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     else:
         encoded = [tokenizer(text)["input_ids"] for text in texts]
     too_long = [f"number {n} ({len(ids)})" for n, ids in enumerate(encoded) if len(ids) > pair.config.context]
     if too_long:
         raise ValueError(f"prompts longer than the context of {pair.config.context} tokens: {', '.join(too_long)}.")
+    unknown = sorted({number for ids in encoded for number in ids if number >= pair.config.vocab})
+    if unknown:
+        named = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(unknown)))
+        raise ValueError(f"prompts hold tokens that base and special do not both have: {named}. Leave them out.")
     tokens = np.zeros((len(encoded), max(map(len, encoded))), np.int32)
     for row, ids in enumerate(encoded):
         tokens[row, : len(ids)] = ids

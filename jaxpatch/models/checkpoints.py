@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpatch import atomic
-from jaxpatch.models import convert, decoder, gguf_file, lora, sources
+from jaxpatch.models import convert, decoder, differences, gguf_file, lora, sources
 from jaxpatch.models.config import DecoderConfig
+from jaxpatch.models.differences import Choices, Difference, Side
 from jaxpatch.models.families import FAMILIES
 from jaxpatch.shapes import Params
 from jaxpatch.trees import compare, paths
@@ -41,7 +42,9 @@ class Pair:
     Attributes:
         base, special: parameters, nested dicts of one structure; leaves that do not differ are one and the same array.
         config: what the decoder is made of.
-        tokenizer: the base's, as transformers makes it, or None.
+        tokenizer: base's where nothing else was chosen, as transformers makes it, or None.
+        template: the chat template that requests stand in, or None.
+        differences: in what the two checkpoints disagreed, and whose word counts.
         raw_config, beside: config.json, and files beside it (name -> text), to be written back by `save_checkpoint`.
         files: "base" and "special" -> the files each was read from.
     """
@@ -50,6 +53,8 @@ class Pair:
     special: Params = field(repr=False)
     config: DecoderConfig
     tokenizer: Any = field(default=None, repr=False)
+    template: str | None = field(default=None, repr=False)
+    differences: tuple[Difference, ...] = ()
     raw_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     beside: Mapping[str, str] = field(default_factory=dict, repr=False)
     files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict, repr=False)
@@ -92,7 +97,10 @@ def load_pair(
     special: str | Path,
     *,
     dtype: str = "float32",
-    allow_longer_vocab: bool = False,
+    vocabulary: str | None = None,
+    settings: str | None = None,
+    tokenizer: str | None = None,
+    template: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Pair:
     """Read two checkpoints of one architecture.
@@ -102,14 +110,15 @@ def load_pair(
             Or a PEFT LoRA adapter directory, which is merged into the model that it names as its own base.
         special: the same; an adapter is merged into `base`, or where that is an adapter, into the same model as it.
         dtype: "float32", "bfloat16", "float16" or "float64" (needs `jax_enable_x64`) in memory, whatever it is on disk.
-        allow_longer_vocab: drop the rows that special's vocabulary has beyond base's.
+        vocabulary, settings, tokenizer, template: whose word counts where the two disagree (`differences.Choices`); what is left open
+            is refused.
         progress: called with (steps done, steps).
 
     Returns: a `Pair`.
 
     Raises:
         CheckpointError: everything that is wrong with a checkpoint, at once.
-        ValueError: different architectures, or nothing that differs.
+        ValueError: different architectures, differences about which nobody chose, or nothing that differs.
 
     Example:
         >>> pair = load_pair("models/SmolLM2-135M", "adapters/capitals")  # doctest: +SKIP
@@ -118,35 +127,82 @@ def load_pair(
         raise ValueError(f"dtype {dtype!r} is unknown; {paths.did_you_mean(dtype, DTYPES)}")
     if dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise ValueError("dtype='float64' needs jax.config.update('jax_enable_x64', True) before anything else runs.")
+    choices = Choices(vocabulary=vocabulary, settings=settings, tokenizer=tokenizer, template=template)
+    if faults := choice_faults(choices):
+        raise ValueError("\n".join(faults))
     if faults := location_faults(base=base, special=special):
         raise FileNotFoundError("\n".join(faults))
     base_path, special_path = local(base), local(special)
     one, two = _both(base_path, special_path, dtype, progress)
-    one, two = _same_vocabulary(one, two, allow_longer_vocab)
-    one, two = _same_tying(one, two)
-    faults = config_faults(one.config, two.config) or compare.structure_faults(one.params, two.params)
-    if faults:
-        raise ValueError(
-            f"base {base_path} and special {special_path} are not of one architecture:\n"
-            + "\n".join(f"  - {fault}" for fault in faults)
-        )
+    sides = sides_of(one.config, two.config, one.tokenizer, two.tokenizer)
+    if faults := differences.faults(*sides, choices):
+        raise unlike(base_path, special_path, faults)
+    config = differences.shared_config(one.config, two.config, choices)
+    one, two = (_run_as(config, each) for each in (one, two))
+    if faults := compare.structure_faults(one.params, two.params):
+        raise unlike(base_path, special_path, faults)
     changed = set(compare.changed_leaves(one.params, two.params))
     if not changed:
         raise ValueError(f"base {base_path} and special {special_path} are identical: there is nothing to score.")
     on_device = {name: jnp.asarray(leaf) for name, leaf in paths.flatten(one.params).items()}
     special_leaves = paths.flatten(two.params)
     special_on_device = {n: jnp.asarray(special_leaves[n]) if n in changed else on_device[n] for n in on_device}
-    tokenizer = one.tokenizer() if one.tokenizer else None
+    told = two if choices.settings == "special" else one
     progress(3, 3)
     return Pair(
         base=paths.unflatten(on_device),
         special=paths.unflatten(special_on_device),
-        config=one.config,
-        tokenizer=tokenizer,
-        raw_config=one.raw_config,
-        beside=one.beside,
+        config=config,
+        tokenizer=sides[choices.tokenizer == "special"].tokenizer,
+        template=template_of(*sides, choices),
+        differences=differences.between(*sides, choices),
+        raw_config=told.raw_config,
+        beside=told.beside,
         files={"base": one.files, "special": two.files},
     )
+
+
+def unlike(base: Path, special: Path, faults: list[str]) -> ValueError:
+    """What two checkpoints that are no pair are refused with."""
+    return ValueError(
+        f"base {base} and special {special} are not alike:\n" + "\n".join(f"  - {fault}" for fault in faults)
+    )
+
+
+def sides_of(
+    one: DecoderConfig,
+    two: DecoderConfig,
+    make_one: Callable[[], Any] | None,
+    make_two: Callable[[], Any] | None,
+) -> tuple[Side, Side]:
+    """Both sides, their tokenizers made; where they are one and the same, once."""
+    own = make_one() if make_one else None
+    other = own if make_two is make_one else make_two() if make_two else None
+    return Side(one, own), Side(two, other)
+
+
+def choice_faults(choices: Choices) -> list[str]:
+    """Choices that there are not, or a template's file that cannot be read; a sentence each."""
+    faults = differences.choice_faults(choices)
+    try:
+        _template_file(choices)
+    except (OSError, UnicodeDecodeError) as error:
+        faults.append(
+            f"template {choices.template!r} is none of base, special and none, and no file that can be read ({error})"
+        )
+    return faults
+
+
+def template_of(one: Side, two: Side, choices: Choices) -> str | None:
+    """The chat template that requests stand in, or None."""
+    own = _template_file(choices)
+    return differences.shared_template(one, two, choices) if own is None else own
+
+
+def _template_file(choices: Choices) -> str | None:
+    if choices.template in (None, "none", *differences.SIDES):
+        return None
+    return Path(choices.template).expanduser().read_text(encoding="utf-8")
 
 
 def _both(base: Path, special: Path, dtype: str, progress: Callable[[int, int], None]) -> tuple[Checkpoint, Checkpoint]:
@@ -189,8 +245,9 @@ def _merged(under: Checkpoint, adapter: Path, dtype: str) -> Checkpoint:
     """A model with an adapter in it."""
     params, config = lora.merge(under.params, adapter, FAMILIES[under.config.family], under.config)
     raw = {**under.raw_config, "tie_word_embeddings": config.tied, "vocab_size": config.vocab}
-    files = under.files + lora.files(adapter)
-    made = under._replace(params=params, config=config, raw_config=raw, files=files)
+    files = under.files + lora.files(adapter) + sources.tokenizer_files(adapter)
+    tokenizer = sources.tokenizer_fn(adapter) or under.tokenizer
+    made = under._replace(params=params, config=config, raw_config=raw, files=files, tokenizer=tokenizer)
     _refuse_non_finite(adapter, made, dtype)
     return made
 
@@ -289,53 +346,19 @@ def local(name: str | Path, *, weights: bool = True) -> Path:
         ) from error
 
 
-def _same_vocabulary(one: Checkpoint, two: Checkpoint, allow_longer: bool) -> tuple[Checkpoint, Checkpoint]:
-    extra = two.config.vocab - one.config.vocab
-    if extra < 0:
-        raise ValueError(
-            f"special's vocabulary has {-extra} rows less than base's ({two.config.vocab} against {one.config.vocab}); "
-            "its rows cannot be told apart. Give the base it was trained from."
-        )
-    if extra == 0:
-        return one, two
-    if not allow_longer:
-        raise ValueError(
-            f"special's vocabulary has {extra} rows more than base's ({two.config.vocab} against {one.config.vocab}), "
-            "which base cannot read. If the prompts do not use them, pass allow_longer_vocab=True "
-            "(--allow-longer-vocab): the extra rows are dropped."
-        )
-    flat = paths.flatten(two.params)
-    flat["embed/kernel"] = flat["embed/kernel"][: one.config.vocab]
-    if "unembed/kernel" in flat:
-        flat["unembed/kernel"] = flat["unembed/kernel"][:, : one.config.vocab]
-    config = DecoderConfig(**{**vars(two.config), "vocab": one.config.vocab})
-    return one, two._replace(params=paths.unflatten(flat), config=config)
-
-
-def _same_tying(one: Checkpoint, two: Checkpoint) -> tuple[Checkpoint, Checkpoint]:
-    """Where one model ties its unembedding and the other does not, the tied one gets a copy of its own."""
-    if one.config.tied == two.config.tied:
-        return one, two
-
-    def untied(checkpoint: Checkpoint) -> Checkpoint:
-        if not checkpoint.config.tied:
-            return checkpoint
-        params = {**checkpoint.params, "unembed": {"kernel": checkpoint.params["embed"]["kernel"].T.copy()}}
-        raw = {**checkpoint.raw_config, "tie_word_embeddings": False}
-        config = DecoderConfig(**{**vars(checkpoint.config), "tied": False})
-        return checkpoint._replace(params=params, config=config, raw_config=raw)
-
-    return untied(one), untied(two)
-
-
-def config_faults(one: DecoderConfig, two: DecoderConfig) -> list[str]:
-    """Where base and special are of different architectures."""
-    a, b = vars(one), vars(two)
-    return [
-        f"{name}: base has {a[name]!r}, special has {b[name]!r}"
-        for name in a
-        if a[name] != b[name] and name != "context"
-    ]
+def _run_as(config: DecoderConfig, checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint under the config of a pair: without the rows of its vocabulary that the other lacks; with two tables where it tied
+    them and the other did not."""
+    flat, raw = paths.flatten(checkpoint.params), dict(checkpoint.raw_config)
+    if config.vocab < checkpoint.config.vocab:
+        flat["embed/kernel"] = flat["embed/kernel"][: config.vocab]
+        if "unembed/kernel" in flat:
+            flat["unembed/kernel"] = flat["unembed/kernel"][:, : config.vocab]
+        raw["vocab_size"] = config.vocab
+    if checkpoint.config.tied and not config.tied:
+        flat["unembed/kernel"] = flat["embed/kernel"].T.copy()
+        raw["tie_word_embeddings"] = False
+    return checkpoint._replace(params=paths.unflatten(flat), config=config, raw_config=raw)
 
 
 def save_checkpoint(

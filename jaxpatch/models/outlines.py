@@ -1,25 +1,33 @@
 """Shell: what can be known of a pair before any weight of it is read: its architecture, and how it reads text."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxpatch.models import checkpoints, gguf_file, lora, sources
+from jaxpatch.models import checkpoints, differences, gguf_file, lora, sources
 from jaxpatch.models.config import DecoderConfig
+from jaxpatch.models.differences import Choices
 
 
 class Outline(NamedTuple):
-    """One architecture for both models. tokenizer: makes the base's, or None where it has none."""
+    """One architecture for both models. tokenizer, template: what requests become prompts by, or None."""
 
     config: DecoderConfig
+    tokenizer: Any | None
+    template: str | None
+
+
+class _Known(NamedTuple):
+    """Of one model. config: None for an adapter, which has that of the other side. tokenizer: makes it, or None where it has none."""
+
+    config: DecoderConfig | None
     tokenizer: Callable[[], Any] | None
 
 
-def read(base: str | Path, special: str | Path) -> Outline:
+def read(base: str | Path, special: str | Path, choices: Choices) -> Outline:
     """What `checkpoints.load_pair` would make of these two, from config.json, a GGUF file's header or an adapter's settings alone.
 
-    The directories need not hold any weights.
+    The directories need not hold any weights. choices: whose word counts where they disagree.
 
     Raises: CheckpointError, FileNotFoundError, ValueError: everything that is wrong with both, at once.
     """
@@ -34,34 +42,37 @@ def read(base: str | Path, special: str | Path) -> Outline:
             refused.append(error)
     if refused:
         raise refused[0] if len(refused) == 1 else checkpoints.CheckpointError("both models", list(map(str, refused)))
-    one, two = found[0], found[1] or found[0]
-    tied = one.config.tied and two.config.tied
-    configs = [replace(each.config, tied=tied) for each in (one, two)]
-    if faults := checkpoints.config_faults(*configs):
-        raise ValueError(
-            f"base {base_path} and special {special_path} are not of one architecture:\n"
-            + "\n".join(f"  - {fault}" for fault in faults)
-        )
-    return Outline(configs[0], one.tokenizer)
+    one, two = found
+    own, other = one.config, two.config or one.config
+    sides = checkpoints.sides_of(own, other, one.tokenizer, two.tokenizer or one.tokenizer)
+    if faults := differences.faults(*sides, choices):
+        raise checkpoints.unlike(base_path, special_path, faults)
+    template = checkpoints.template_of(*sides, choices)
+    tokenizer = sides[choices.tokenizer == "special"].tokenizer
+    return Outline(differences.shared_config(own, other, choices), tokenizer, template)
 
 
-def _adapter(path: Path, is_base: bool) -> Outline | None:
+def _adapter(path: Path, is_base: bool) -> _Known:
     """An adapter has the architecture of the model it is merged into, which is another one only where it is the base itself.
 
     Raises CheckpointError for settings that are not supported.
     """
     if faults := lora.setting_faults(sources.read_json(lora.files(path)[0])):
         raise checkpoints.CheckpointError(path, faults)
-    return _model(checkpoints.underlying(path)) if is_base else None
+    own = sources.tokenizer_fn(path)
+    if not is_base:
+        return _Known(None, own)
+    under = _model(checkpoints.underlying(path))
+    return under._replace(tokenizer=own or under.tokenizer)
 
 
-def _model(path: Path) -> Outline:
+def _model(path: Path) -> _Known:
     if path.suffix == ".gguf":
         source = gguf_file.read(path)
-        return Outline(checkpoints.config_of(path, source.raw_config), source.tokenizer)
+        return _Known(checkpoints.config_of(path, source.raw_config), source.tokenizer)
     config = path / "config.json"
     if not config.exists():
         raise checkpoints.CheckpointError(
             path, ["no config.json; wanted a model directory, an adapter, or a .gguf file"]
         )
-    return Outline(checkpoints.config_of(path, sources.read_json(config)), sources.tokenizer_fn(path))
+    return _Known(checkpoints.config_of(path, sources.read_json(config)), sources.tokenizer_fn(path))

@@ -109,10 +109,14 @@ def directory(path: Path) -> Source:
     shapes, read = safetensors_of(files)
     if faults := [f"{index.name} lists {name}, which no shard holds" for name in listed if name not in shapes]:
         raise CheckpointError(path, faults)
-    tokenizer_files = (path / name for name in TOKENIZER_FILES)
-    used = (config, *files, *filter(Path.exists, tokenizer_files))
+    used = (config, *files, *tokenizer_files(path))
     beside = {name: (path / name).read_text(encoding="utf-8") for name in BESIDE if (path / name).exists()}
     return Source(read_json(config), shapes, read, used, tokenizer_fn(path), beside)
+
+
+def tokenizer_files(path: Path) -> tuple[Path, ...]:
+    """Those that are there."""
+    return tuple(filter(Path.exists, (path / name for name in TOKENIZER_FILES)))
 
 
 def tokenizer_fn(path: Path) -> Callable[[], Any] | None:

@@ -51,21 +51,22 @@ def test_what_cannot_be_read_is_refused(tokens, lengths, message):
 
 
 class WordTokenizer:
-    """A word is a token, its length; a chat template puts 1 before and 2 after."""
-
-    def __init__(self, chat_template=None):
-        self.chat_template = chat_template
+    """A word is a token, its length; a chat template stands around the request."""
 
     def __call__(self, text, add_special_tokens=True):
         return {"input_ids": ([9] if add_special_tokens else []) + [len(word) for word in text.split()]}
 
-    def apply_chat_template(self, turns, tokenize, add_generation_prompt):
+    def apply_chat_template(self, turns, chat_template, tokenize, add_generation_prompt):
         assert not tokenize and add_generation_prompt
-        return f"u {turns[0]['content']} aa"
+        return chat_template.format(turns[0]["content"])
+
+    def convert_ids_to_tokens(self, ids):
+        return [number * "x" for number in ids]
 
 
-def with_tokenizer(tokenizer, context=16):
-    return dataclasses.replace(testing.tiny_pair(testing.tiny_config(context=context)), tokenizer=tokenizer)
+def with_tokenizer(tokenizer, context=16, template=None):
+    pair = testing.tiny_pair(testing.tiny_config(context=context))
+    return dataclasses.replace(pair, tokenizer=tokenizer, template=template)
 
 
 def test_encode_pads_on_the_right():
@@ -74,7 +75,7 @@ def test_encode_pads_on_the_right():
 
 
 def test_encode_uses_the_chat_template_once_and_only_if_asked():
-    pair = with_tokenizer(WordTokenizer("a template"))
+    pair = with_tokenizer(WordTokenizer(), template="u {} aa")
     assert jp.encode(pair, ["one three"]).tokens.tolist() == [[1, 3, 5, 2]]
     assert jp.encode(pair, ["one three"], chat=False).tokens.tolist() == [[9, 3, 5]]
 
@@ -87,6 +88,8 @@ def test_encode_refuses():
         jp.encode(pair, "a b")
     with pytest.raises(ValueError, match="no prompts"):
         jp.encode(pair, [])
+    with pytest.raises(ValueError, match=f"tokens that base and special do not both have: '{61 * 'x'}', '{62 * 'x'}'"):
+        jp.encode(pair, ["a " + 62 * "b", 61 * "c"])
     with pytest.raises(ValueError, match="empty prompts: number 1, 2"):
         jp.encode(pair, ["a", "", "  \n"])
     with pytest.raises(ValueError, match=r"longer than the context of 4 tokens: number 0 \(5\), number 2 \(6\)"):

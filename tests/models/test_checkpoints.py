@@ -132,20 +132,55 @@ def test_rotary_tables_of_old_checkpoints_are_passed_over(folders, special):
     checkpoints.load_pair(folders[0], special)
 
 
-def test_a_longer_vocabulary_is_cut_when_allowed(folders, tmp_path):
-    special = hf.save(tmp_path / "longer", seed=1, vocab_size=47)
-    message = refused(folders[0], special, "4 rows more", "47 against 43", "allow_longer_vocab=True")
-    assert "--allow-longer-vocab" in message
-    pair = checkpoints.load_pair(folders[0], special, allow_longer_vocab=True)
-    assert pair.config.vocab == 43
-    assert_logits(pair, pair.special, [logits[:, :43] for logits in hf.logits(special, PROMPTS)])
+@pytest.mark.parametrize("tied", [False, True])
+def test_of_two_vocabularies_the_shared_rows_are_kept_when_that_is_chosen(tmp_path, tied):
+    short = hf.save(tmp_path / "short", tie_word_embeddings=tied)
+    long = hf.save(tmp_path / "long", seed=1, vocab_size=47, tie_word_embeddings=tied)
+    refused(short, long, "base has 43 rows, special has 47 rows", "--vocabulary shared")
+    grown, shrunk = (checkpoints.load_pair(*sides, vocabulary="shared") for sides in ((short, long), (long, short)))
+    assert grown.config == shrunk.config and grown.config.vocab == 43
+    for pair in (grown, shrunk):
+        [found] = pair.differences
+        assert (found.name, found.chosen) == ("vocabulary", "shared")
+    wanted = [logits[:, :43] for logits in hf.logits(long, PROMPTS)]
+    assert_logits(grown, grown.special, wanted)
+    assert_logits(shrunk, shrunk.base, wanted)
+    saved = checkpoints.save_checkpoint(shrunk, shrunk.base, tmp_path / "saved")
+    for got, each in zip(hf.logits(saved, PROMPTS), wanted, strict=True):
+        np.testing.assert_allclose(got, each, rtol=0, atol=1e-5)
 
 
-def test_a_longer_vocabulary_is_cut_in_tied_models_too(tmp_path):
-    base = hf.save(tmp_path / "base", tie_word_embeddings=True)
-    special = hf.save(tmp_path / "longer", seed=1, vocab_size=47, tie_word_embeddings=True)
-    pair = checkpoints.load_pair(base, special, allow_longer_vocab=True)
-    assert_logits(pair, pair.special, [logits[:, :43] for logits in hf.logits(special, PROMPTS)])
+@pytest.mark.parametrize("side", ["base", "special"])
+def test_both_models_run_under_the_settings_that_were_chosen(folders, tmp_path, side):
+    changes = dict(rope_parameters={"rope_type": "default", "rope_theta": 9.0}, rms_norm_eps=0.1)
+    special = hf.save(tmp_path / "special", seed=1, **changes)
+    refused(folders[0], special, "settings: base has rope = Rope(theta=500.0", "norm_eps = 0.1", "--settings special")
+    pair = checkpoints.load_pair(folders[0], special, settings=side)
+    assert pair.config.norm_eps == {"base": 1e-5, "special": 0.1}[side]
+    own = {"base": folders[0], "special": special}
+    assert_logits(pair, getattr(pair, side), hf.logits(own[side], PROMPTS))
+    saved = checkpoints.save_checkpoint(pair, pair.special, tmp_path / "saved")
+    assert checkpoints.load(saved, "float32").config == pair.config
+
+
+def test_an_adapter_may_bring_a_tokenizer_of_its_own(folders, tmp_path):
+    base = hf.save_tokenizer(hf.save(tmp_path / "base", vocab_size=300))
+    adapter = hf.save_tokenizer(hf.save_adapter(tmp_path / "adapter", base))
+    assert checkpoints.load_pair(base, adapter).differences == ()
+    (adapter / "chat_template.jinja").write_text("{{ messages[0]['content'] }}!")
+    refused(base, adapter, "template: base has none", "--template special")
+    pair = checkpoints.load_pair(base, adapter, template="special")
+    assert pair.template == "{{ messages[0]['content'] }}!" and pair.tokenizer.chat_template is None
+    assert adapter / "chat_template.jinja" in pair.files["special"]
+
+
+def test_a_template_may_be_a_file(folders, tmp_path):
+    base = hf.save_tokenizer(hf.save(tmp_path / "base", vocab_size=300))
+    special = hf.save_tokenizer(hf.save(tmp_path / "special", seed=1, vocab_size=300))
+    (tmp_path / "own.jinja").write_text("Q: {{ messages[0]['content'] }} A:")
+    pair = checkpoints.load_pair(base, special, template=str(tmp_path / "own.jinja"))
+    assert pair.template == "Q: {{ messages[0]['content'] }} A:"
+    refused(base, special, "template 'nowhere.jinja'", "no file that can be read", template="nowhere.jinja")
 
 
 def test_a_tokenizer_comes_along_if_there_is_one(folders, special, pair):
@@ -157,12 +192,6 @@ def test_a_tokenizer_comes_along_if_there_is_one(folders, special, pair):
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
 
-def test_a_shorter_vocabulary_is_refused(folders, tmp_path):
-    special = hf.save(tmp_path, vocab_size=40)
-    refused(folders[0], special, "3 rows less", "40 against 43")
-    refused(folders[0], special, "3 rows less", allow_longer_vocab=True)
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -170,18 +199,18 @@ def test_a_shorter_vocabulary_is_refused(folders, tmp_path):
         (dict(intermediate_size=24), ("neurons: base has 20, special has 24",)),
         (dict(num_key_value_heads=1), ("kv_heads: base has 2, special has 1",)),
         (dict(attention_bias=True), ("attention_bias: base has False, special has True",)),
-        (dict(rms_norm_eps=1e-6), ("norm_eps: base has 1e-05, special has 1e-06",)),
+        (dict(rms_norm_eps=1e-6), ("settings: base has norm_eps = 1e-05, special has norm_eps = 1e-06",)),
         (dict(hidden_size=24, mlp_bias=True), ("width", "mlp_bias", "head_width")),
         (
             dict(rope_parameters={"rope_type": "default", "rope_theta": 9.0}),
-            ("rope: base has Rope(theta=500.0, share=1.0, stretch=None), special has Rope(theta=9.0",),
+            ("rope = Rope(theta=500.0, share=1.0, stretch=None), special has rope = Rope(theta=9.0",),
         ),
     ],
     ids=str,
 )
 def test_different_architectures_are_refused(folders, tmp_path, changes, words):
     special = hf.save(tmp_path, seed=1, **changes)
-    refused(folders[0], special, folders[0], special, "not of one architecture", *words)
+    refused(folders[0], special, folders[0], special, "are not alike", *words)
 
 
 def test_another_context_is_no_other_architecture(folders, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from jaxpatch import testing
 from jaxpatch.models import checkpoints, outlines
+from jaxpatch.models.differences import Choices
 
 
 @pytest.fixture
@@ -15,6 +16,10 @@ def folders(tmp_path):
     for folder in made:
         (folder / "model.safetensors").unlink()
     return made
+
+
+def read(base, special, **choices):
+    return outlines.read(base, special, Choices(**choices))
 
 
 def change(folder, **fields):
@@ -30,46 +35,46 @@ def adapter(folder, **fields):
 
 
 def test_an_outline_needs_no_weights(folders, tmp_path_factory):
-    found = outlines.read(*folders)
+    found = read(*folders)
     whole = testing.tiny_checkpoints(tmp_path_factory.mktemp("whole"))
     assert found.config == checkpoints.load_pair(*whole).config
-    assert found.tokenizer is not None and found.tokenizer()("owl")["input_ids"]
+    assert found.tokenizer is not None and found.tokenizer("owl")["input_ids"]
 
 
 def test_without_a_tokenizer(folders):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folders[0] / name).unlink()
-    assert outlines.read(*folders).tokenizer is None
+    assert read(*folders).tokenizer is None
 
 
 def test_an_adapter_has_the_architecture_of_its_base(folders, tmp_path):
-    assert outlines.read(folders[0], adapter(tmp_path / "adapter")).config == outlines.read(*folders).config
+    assert read(folders[0], adapter(tmp_path / "adapter")).config == read(*folders).config
 
 
 def test_where_one_model_is_tied_the_pair_is_not(folders):
     change(folders[0], tie_word_embeddings=True)
-    assert not outlines.read(*folders).config.tied
+    assert not read(*folders).config.tied
     change(folders[1], tie_word_embeddings=True)
-    assert outlines.read(*folders).config.tied
+    assert read(*folders).config.tied
 
 
 def test_other_architectures_are_refused_with_all_that_differs(folders):
     change(folders[1], num_hidden_layers=5, intermediate_size=32)
-    with pytest.raises(ValueError, match=r"(?s)not of one architecture.*layers: base has 3, special has 5.*neurons: "):
-        outlines.read(*folders)
+    with pytest.raises(ValueError, match=r"(?s)are not alike.*layers: base has 3, special has 5.*neurons: "):
+        read(*folders)
 
 
 def test_the_faults_of_both_are_named_at_once(folders, tmp_path):
     change(folders[0], hidden_act="tanh")
     with pytest.raises(checkpoints.CheckpointError, match=r"(?s)hidden_act = 'tanh'.*lora_bias = True"):
-        outlines.read(folders[0], adapter(tmp_path / "adapter", lora_bias=True))
+        read(folders[0], adapter(tmp_path / "adapter", lora_bias=True))
 
 
 def test_what_is_no_model(folders, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"(?s)base no/such/base.*special no/such/special"):
-        outlines.read("no/such/base", "no/such/special")
+        read("no/such/base", "no/such/special")
     (tmp_path / "empty").mkdir()
     with pytest.raises(checkpoints.CheckpointError, match=r"no config\.json"):
-        outlines.read(tmp_path / "empty", folders[1])
+        read(tmp_path / "empty", folders[1])
     with pytest.raises(checkpoints.CheckpointError, match="does not say which model it was trained on"):
-        outlines.read(adapter(tmp_path / "adapter"), folders[1])
+        read(adapter(tmp_path / "adapter"), folders[1])

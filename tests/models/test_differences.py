@@ -1,0 +1,155 @@
+"""In what two checkpoints can disagree: each sort is found, named, and refused until somebody chooses; nothing else is."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import tokenizers
+import transformers
+
+from jaxpatch import testing
+from jaxpatch.models import differences
+from jaxpatch.models.config import DecoderConfig
+from jaxpatch.models.differences import POLICIES, Choices, Side
+from jaxpatch.models.rope import Rope
+
+CONFIG = testing.tiny_config(vocab=40, window=3, local=(True, False, True))
+CHANGES = dict(
+    rope=Rope(theta=9.0),
+    local_rope=Rope(theta=50.0),
+    norm_eps=0.1,
+    window=2,
+    local=(False, False, True),
+    attention_scale=0.9,
+    attention_cap=0.3,
+    embed_scale=2.0,
+    residual_scale=0.5,
+    logit_scale=3.0,
+    logit_cap=0.2,
+)
+
+
+def tokenizer(*more: str, words: str = "a b c d", end: str = "c", template: str | None = None, lower: bool = False):
+    """One token a word."""
+    made = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({word: number for number, word in enumerate([*words.split(), *more])}, "a")
+    )
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    if lower:
+        made.normalizer = tokenizers.normalizers.Lowercase()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, eos_token=end, chat_template=template)
+
+
+def found(one: Side, two: Side, **choices) -> dict[str, differences.Difference]:
+    return {each.name: each for each in differences.between(one, two, Choices(**choices))}
+
+
+def test_equal_sides_do_not_differ():
+    one, two = (Side(CONFIG, tokenizer(template="t")) for _ in range(2))
+    assert found(one, two) == {} and differences.faults(one, two, Choices()) == []
+    assert found(one, Side(CONFIG, None)) == found(Side(CONFIG, None), two) == {}
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_settings_are_named_and_chosen(field):
+    one, two = Side(CONFIG, None), Side(dataclasses.replace(CONFIG, **{field: CHANGES[field]}), None)
+    [fault] = differences.faults(one, two, Choices())
+    assert fault.startswith(f"settings: base has {field} = ") and fault.endswith(
+        "Choose: --settings base, --settings special (in Python settings=)"
+    )
+    for side, config in zip(differences.SIDES, (one.config, two.config), strict=True):
+        assert differences.faults(one, two, Choices(settings=side)) == []
+        assert differences.shared_config(one.config, two.config, Choices(settings=side)) == config
+
+
+def test_every_field_of_a_config_has_its_place():
+    """A field is a setting, or makes another architecture, or has a policy of its own."""
+    assert set(CHANGES) | {"chosen", "shares_sum_to_one"} == set(differences.SETTINGS)
+    fields = {field.name for field in dataclasses.fields(DecoderConfig)}
+    other = dataclasses.replace(CONFIG, width=20, norm_offset=1.0, parallel=True, activation="relu")
+    assert [fault.split(":")[0] for fault in differences.architecture_faults(CONFIG, other)] == [
+        *("width", "norm_offset", "parallel", "activation")
+    ]
+    assert set(differences.SETTINGS) < fields
+
+
+def test_all_that_is_open_is_said_at_once():
+    one = Side(CONFIG, tokenizer(template="t"))
+    two = Side(dataclasses.replace(CONFIG, vocab=42, norm_eps=0.1, width=20), tokenizer(end="d", template="u"))
+    said = differences.faults(one, two, Choices(tokenizer="base"))
+    assert [fault.split(":")[0] for fault in said] == ["width", "vocabulary", "settings", "template"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "base", "special"),
+    [
+        (dict(words="a b d c"), "has 2 ids of its own ('c', 'd')", "has 2 ids of its own ('d', 'c')"),
+        (dict(end="d"), "ends with 'c'", "ends with 'd'"),
+        (dict(lower=True), "has nothing of its own", "cuts texts by another normalizer"),
+        (dict(more=["e"]), "has nothing of its own", "has 1 ids of its own ('e')"),
+    ],
+    ids=["ids", "end", "rules", "added"],
+)
+def test_tokenizers_that_read_otherwise(changes, base, special):
+    two = tokenizer(*changes.pop("more", ()), **changes)
+    one, two = Side(CONFIG, tokenizer()), Side(CONFIG, two)
+    difference = found(one, two)["tokenizer"]
+    assert (difference.base, difference.special, difference.is_open) == (base, special, True)
+    assert not found(one, two, tokenizer="special")["tokenizer"].is_open
+
+
+def test_a_token_beyond_the_shared_rows_is_the_vocabularys_affair():
+    one = Side(dataclasses.replace(CONFIG, vocab=4), tokenizer())
+    two = Side(dataclasses.replace(CONFIG, vocab=5), tokenizer("e"))
+    assert list(found(one, two)) == ["vocabulary"]
+
+
+def test_templates():
+    one, two = Side(CONFIG, tokenizer(template="one")), Side(CONFIG, tokenizer())
+    assert (found(one, two)["template"].base, found(one, two)["template"].special) == (
+        "has one of 3 characters",
+        "has none",
+    )
+    for choice, wanted in (("base", "one"), ("special", None), ("none", None), (None, "one")):
+        assert differences.shared_template(one, two, Choices(template=choice)) == wanted
+        assert bool(differences.faults(one, two, Choices(template=choice))) == (choice is None)
+    named = Side(CONFIG, tokenizer())
+    named.tokenizer.chat_template = {"default": "one", "tools": "other"}
+    assert found(one, named) == {}
+
+
+def test_context_and_tying_are_noted():
+    one, two = Side(CONFIG, None), Side(dataclasses.replace(CONFIG, context=32, tied=True), None)
+    assert [each.is_open for each in found(one, two).values()] == [False, False]
+    assert differences.faults(one, two, Choices()) == []
+    config = differences.shared_config(one.config, two.config, Choices())
+    assert (config.context, config.tied) == (32, False)
+
+
+def test_a_side_without_a_tokenizer_cannot_be_chosen():
+    one, two = Side(CONFIG, tokenizer()), Side(CONFIG, None)
+    said = differences.faults(one, two, Choices(tokenizer="special", template="special"))
+    assert [fault.split(":")[0] for fault in said] == ["tokenizer special", "template special"]
+
+
+def test_choices_that_there_are_not_are_named_at_once():
+    faults = differences.choice_faults(
+        Choices(vocabulary="grown", settings="basis", tokenizer="none", template="x.jinja")
+    )
+    assert [fault.split(" ")[0] for fault in faults] == ["vocabulary", "settings", "tokenizer"]
+
+
+def test_the_docs_have_the_same_table():
+    page = (Path(__file__).parents[2] / "docs" / "your_own_pair.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `?(\w+)`? \| (.*?) \| (.*?) \| (.*?) \|$", page, re.M)
+    wanted = [
+        (
+            name,
+            policy.what,
+            policy.why,
+            " ".join(f"`--{name} {choice}`" for choice in policy.choices) or "nothing to choose",
+        )
+        for name, policy in POLICIES.items()
+    ]
+    assert [row for row in rows if row[0] in POLICIES] == wanted
