@@ -16,8 +16,10 @@ The floors, from the bottom; each imports only what stands before it:
 from jaxpatch.measuring.anchors import AnchorInfo, fit_anchor
 from jaxpatch.measuring.inputs import Inputs, encode
 from jaxpatch.measuring.read_outs import Anchor, NextToken
+from jaxpatch.measuring.tree_pairs import TreePair
 from jaxpatch.models.checkpoints import CheckpointError, Pair, load_pair, save_adapter, save_checkpoint
 from jaxpatch.patching.blend import patch
+from jaxpatch.patching.patterns import partition
 from jaxpatch.pipeline import gates, generate, score, score_each, validate
 from jaxpatch.resume import DifferentRunError, Journal
 from jaxpatch.scoring.scores import Scores
@@ -34,11 +36,13 @@ __all__ = [
     "NextToken",
     "Pair",
     "Scores",
+    "TreePair",
     "encode",
     "fit_anchor",
     "gates",
     "generate",
     "load_pair",
+    "partition",
     "patch",
     "save_adapter",
     "save_checkpoint",

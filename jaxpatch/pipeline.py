@@ -9,11 +9,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxpatch.measuring import devices, instrument, outcomes, read_outs, sweep, writing
+from jaxpatch.measuring import devices, instrument, outcomes, read_outs, sweep, tree_pairs, writing
 from jaxpatch.measuring.inputs import Inputs
 from jaxpatch.measuring.inputs import checked as checked_inputs
 from jaxpatch.measuring.memory import default_budget
 from jaxpatch.measuring.read_outs import Anchor, ReadOut
+from jaxpatch.measuring.tree_pairs import Read, TreePair
 from jaxpatch.models import layers
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.patching import components
@@ -25,7 +26,7 @@ from jaxpatch.trees.fingerprint import fingerprint
 from jaxpatch.validating import controls, curves
 
 
-def gates(pair: Pair, chosen, value: float = 1.0) -> Gates:
+def gates(pair: Pair | TreePair, chosen, value: float = 1.0) -> Gates:
     """Gates for this pair: `value` at the chosen components, 0 elsewhere.
 
     Args: chosen: kind -> list of (layer, index), "all", or an array of the kind's shape.
@@ -37,13 +38,13 @@ def gates(pair: Pair, chosen, value: float = 1.0) -> Gates:
         >>> gates(testing.tiny_pair(), {"head": [(2, 1)]})["head"].shape
         (3, 4)
     """
-    return components.gates(components.of_decoder(pair.base), chosen, value)
+    return components.gates(_partition(pair), chosen, value)
 
 
 def score(
-    pair: Pair,
-    inputs: Inputs,
-    anchor: ReadOut,
+    pair: Pair | TreePair,
+    inputs: Any,
+    anchor: ReadOut | Read,
     *,
     kinds: Sequence[str] = ("head", "neuron"),
     method: str = "exact",
@@ -64,12 +65,14 @@ def score(
     ``E_w(c) = mean_x [F_a(M_c, x) - F_a(base, x)] / [F_a(special, x) - F_a(base, x)]``, M_c the base with special's weights in c.
 
     Args:
-        pair: the two models.
-        inputs: fixed prompts, [B, T] tokens and [B] lengths.
-        anchor: where and along what the control state is read; or a `NextToken`.
+        pair: the two models; or a `TreePair`, of which there is no engine: each patch is a run of the whole model.
+        inputs: fixed prompts, [B, T] tokens and [B] lengths. Of a `TreePair`: any pytree of arrays [B, ...].
+        anchor: where and along what the control state is read; or a `NextToken`. Of a `TreePair`: a pure function
+            (params, inputs) -> [B] that reads each input by itself, such as a hidden state along a direction.
         kinds: of component: "head", "kv", "neuron", "attention", "mlp", "layer", "matrix", "norm", "final_norm", "embed",
-            "positions", "unembed".
-        method: "exact", "first_order", "local_linear", "integrated" or "screened".
+            "positions", "unembed". Of a `TreePair`: those of its partition.
+        method: "exact", "first_order", "local_linear", "integrated" or "screened". A `TreePair` is screened by first order, and has no
+            "local_linear".
         mode: "restoration", or "knockout": base's weights are put into special, and the score is the share that is lost.
         aggregate: "mean_of_ratios" or "ratio_of_means".
         top: how many of the best components must be found (screened only). alpha: the level of that (see `scoring.screened`).
@@ -79,7 +82,8 @@ def score(
         memory: bytes that the engine may hold beside the two models, on each device; half of what is free where None.
         mesh: devices that share exact sweeps: ``jax.make_mesh((4, 2), ("candidates", "model"))`` cuts each batch of candidates in four
             and each block's heads and neurons in two. Among several processes each makes the same call and gets all the scores.
-        journal: a `Journal`, so that a killed run can be gone on with. The same call with the same folder gives the same bits.
+        journal: a `Journal`, so that a killed run can be gone on with. The same call with the same folder gives the same bits. A
+            `TreePair` takes neither mesh nor journal.
         progress: called with a kind, gives a function called with (done, total).
 
     Returns: `Scores`.
@@ -118,9 +122,9 @@ def score(
 
 
 def score_each(
-    pair: Pair,
-    inputs: Inputs,
-    wanted: Sequence[ReadOut],
+    pair: Pair | TreePair,
+    inputs: Any,
+    wanted: Sequence[ReadOut] | Sequence[Read],
     *,
     kinds: Sequence[str] = ("head", "neuron"),
     method: str = "exact",
@@ -138,8 +142,8 @@ def score_each(
 ) -> tuple[scores.Scores, ...]:
     """`score` for several read-outs at once: one patched run serves them all.
 
-    Args: wanted: anchors, at any layers, and `NextToken`. Of several, the first one ranks where a method ranks (screened). The rest
-        as for `score`.
+    Args: wanted: anchors, at any layers, and `NextToken`; or functions that read a `TreePair`. Of several, the first one ranks where a
+        method ranks (screened). The rest as for `score`.
 
     Returns: `Scores` for each read-out, in their order.
 
@@ -155,6 +159,9 @@ def score_each(
     kinds = tuple(kinds) if isinstance(kinds, Iterable) and not isinstance(kinds, str) else kinds
     wanted = tuple(wanted) if isinstance(wanted, Iterable) else wanted
     _refuse_bad_options(pair, inputs, wanted, kinds, method, mode, options, memory, mesh, journal)
+    if isinstance(pair, TreePair):
+        tool = tree_pairs.instrument_of(pair, inputs, wanted, mode=mode, budget=None if memory is None else int(memory))
+        return scores_with(tool, kinds=kinds, method=method, layers=[-1] * len(wanted), options=options)
     wanted = read_outs.several(wanted)
     budget = default_budget(pair.base) if memory is None else int(memory)
     asked = {"kinds": kinds, "method": method, "mode": mode, "mesh": None if mesh is None else dict(mesh.shape)}
@@ -227,9 +234,9 @@ def scores_with(
 
 
 def validate(
-    pair: Pair,
-    inputs: Inputs,
-    anchor: Anchor,
+    pair: Pair | TreePair,
+    inputs: Any,
+    anchor: Anchor | Read,
     found: scores.Scores,
     *,
     num_random: int = 3,
@@ -243,11 +250,12 @@ def validate(
     components of each kind as the ranking does.
 
     Args:
-        inputs: prompts; those of the scores, or better, others.
+        inputs, anchor: as for `score`; the inputs of the scores, or better, others.
         found: what `score` returned. Of overlapping kinds (a head and its layer) only the finer take part.
         num_random: random orders that are averaged.
 
-    Returns: a `Curve` for each order and mode; none where no scored component can reach the anchor.
+    Returns: a `Curve` for each order and mode; none where no scored component can reach the anchor. Of a `TreePair`, which has no next
+        token, `kl` is NaN.
 
     Example:
         >>> import jax.numpy as jnp
@@ -257,10 +265,12 @@ def validate(
         >>> sorted({curve.name for curve in drawn})
         ['largest change', 'random', 'top']
     """
-    if not isinstance(anchor, Anchor):
+    if isinstance(pair, TreePair):
+        tool, outcome_fn = tree_pairs.instrument_of(pair, inputs, anchor), tree_pairs.outcome_of(pair, inputs, anchor)
+    elif isinstance(anchor, Anchor):
+        tool, outcome_fn = instrument.of_pair(pair, inputs, anchor), outcomes.of_pair(pair, inputs, anchor)
+    else:
         raise ValueError(f"validate: wanted an Anchor, along which curves are drawn; got {type(anchor).__name__}.")
-    outcome_fn = outcomes.of_pair(pair, inputs, anchor)
-    tool = instrument.of_pair(pair, inputs, anchor)
     kinds = components.disjoint(tool.partition, tuple(found.values))
     values = {kind: found.values[kind] for kind in kinds}
     order = controls.ranked(values, tool.reach)
@@ -360,10 +370,14 @@ def _ceilings(tool: instrument.Instrument, kinds: tuple[str, ...]) -> dict[str, 
     return patched | {"everything": tool.special}
 
 
+def _partition(pair: Pair | TreePair) -> components.Partition:
+    return pair.partition if isinstance(pair, TreePair) else components.of_decoder(pair.base)
+
+
 def _refuse_bad_options(
-    pair: Pair,
-    inputs: Inputs,
-    wanted: Sequence[ReadOut],
+    pair: Pair | TreePair,
+    inputs: Any,
+    wanted: Any,
     kinds: Sequence[str],
     method: str,
     mode: str,
@@ -374,21 +388,10 @@ def _refuse_bad_options(
 ) -> None:
     """Raises for all that can be refused before any work: KeyError where only kinds are unknown, else ValueError."""
     faults, unknown = _kind_faults(pair, kinds)
-    try:
-        asked = read_outs.several(wanted)
-    except ValueError as error:
-        asked = ()
-        faults.append(str(error))
-    checks: list[Callable[[], object]] = [lambda: checked_inputs(inputs, pair.config)]
-    checks += [lambda each=each: read_outs.checked_for(inputs, each, pair.config) for each in asked]
-    checks += [] if mesh is None else [lambda: devices.checked(mesh)]
-    for check in checks if isinstance(inputs, Inputs) else checks[:0]:
-        try:
-            check()
-        except ValueError as error:
-            faults.append(str(error))
-    if not isinstance(inputs, Inputs):
-        faults.append(f"inputs: wanted Inputs(tokens, lengths), such as encode makes; got {type(inputs).__name__}.")
+    if isinstance(pair, TreePair):
+        faults += _tree_faults(pair, inputs, wanted, method, mesh, journal)
+    else:
+        faults += _prompt_faults(pair, inputs, wanted, mesh)
     for name, value, known in (
         ("mode", mode, instrument.MODES),
         ("method", method, METHODS),
@@ -412,13 +415,54 @@ def _refuse_bad_options(
         raise KeyError(unknown[0])
 
 
-def _kind_faults(pair: Pair, kinds: Sequence[str]) -> tuple[list[str], list[str]]:
+def _prompt_faults(pair: Pair, inputs: Any, wanted: Any, mesh: Mesh | None) -> list[str]:
+    """What is wrong with prompts, read-outs and mesh."""
+    faults, asked = [], ()
+    try:
+        asked = read_outs.several(wanted)
+    except ValueError as error:
+        faults.append(str(error))
+    checks: list[Callable[[], object]] = [lambda: checked_inputs(inputs, pair.config)]
+    checks += [lambda each=each: read_outs.checked_for(inputs, each, pair.config) for each in asked]
+    checks += [] if mesh is None else [lambda: devices.checked(mesh)]
+    for check in checks if isinstance(inputs, Inputs) else checks[:0]:
+        try:
+            check()
+        except ValueError as error:
+            faults.append(str(error))
+    if not isinstance(inputs, Inputs):
+        faults.append(f"inputs: wanted Inputs(tokens, lengths), such as encode makes; got {type(inputs).__name__}.")
+    return faults
+
+
+def _tree_faults(
+    pair: TreePair, inputs: Any, wanted: Any, method: str, mesh: Mesh | None, journal: sweep.Journal
+) -> list[str]:
+    """What is wrong with inputs and the functions that read them; and what only decoders have."""
+    faults = []
+    try:
+        faults += tree_pairs.faults(pair, inputs, tree_pairs.several(wanted))
+    except ValueError as error:
+        faults.append(str(error))
+    if method == "local_linear":
+        faults.append(
+            "method 'local_linear' needs each component's own form, and a TreePair has none; take 'first_order', 'integrated', "
+            "'screened' or 'exact'."
+        )
+    if mesh is not None:
+        faults.append("mesh: a TreePair takes none; put the arrays of both trees on the devices yourself.")
+    if journal is not sweep.FORGETFUL:
+        faults.append("journal: a TreePair keeps none; score one kind after the other instead.")
+    return faults
+
+
+def _kind_faults(pair: Pair | TreePair, kinds: Sequence[str]) -> tuple[list[str], list[str]]:
     """What is wrong with the kinds, and a sentence on those that this model lacks."""
     if not isinstance(kinds, tuple) or not kinds or not all(isinstance(kind, str) for kind in kinds):
         return [f"kinds: wanted a tuple of names such as ('head', 'neuron'); got {kinds!r}."], []
     faults = [f"kinds: {kind} named more than once." for kind in components.repeated(kinds)]
     try:
-        components.refuse_unknown(components.of_decoder(pair.base), kinds)
+        components.refuse_unknown(_partition(pair), kinds)
     except KeyError as error:
         return faults, [error.args[0]]
     return faults, []

@@ -65,7 +65,7 @@ class Instrument(NamedTuple):
 
     def read(self, gates: Gates) -> np.ndarray:
         """F of the patched model for every reading, by the definition: [X]."""
-        return _in_groups(lambda rows: self.effect(gates, rows), len(self.base), self.at_once)
+        return in_groups(lambda rows: self.effect(gates, rows), len(self.base), self.at_once)
 
 
 def of_pair(
@@ -109,7 +109,7 @@ def of_pair(
         def of_some(rows: np.ndarray) -> jax.Array:
             return _reads(config, side, prompts.rows(rows), tuple(each.rows(rows) for each in asked))
 
-        return _in_groups(of_some, prompts.tokens.shape[0], at_once).reshape(-1)
+        return in_groups(of_some, prompts.tokens.shape[0], at_once).reshape(-1)
 
     base, special = map(reads, (pair.base, pair.special))
     effect_fn = jax.tree_util.Partial(_effect_of(config, mode), models, jnp.asarray(base), jnp.asarray(special))
@@ -123,7 +123,7 @@ def of_pair(
         found = []
         for index in indices:
             gate = components.gates(partition, {kind: [index]})
-            found.append(_in_groups(functools.partial(effect_fn, gate), len(base), at_once) - base)
+            found.append(in_groups(functools.partial(effect_fn, gate), len(base), at_once) - base)
             progress(len(found), len(indices))
         return np.stack(found)
 
@@ -205,7 +205,7 @@ def of_effect(
     )
 
 
-def _in_groups(read: Callable[[np.ndarray], jax.Array], total: int, most: int | None) -> np.ndarray:
+def in_groups(read: Callable[[np.ndarray], jax.Array], total: int, most: int | None) -> np.ndarray:
     """What `read` says of all rows (its last axis), some at a time. The last group is filled up, so that one program serves all."""
     size = memory.even(total, total if most is None else most)
     starts = range(0, total, size)
@@ -233,7 +233,7 @@ def _referring(pair: Pair, prompts: inputs.Inputs, asked: tuple[ReadOut, ...], a
     """Read-outs of the next token with special's own as what they refer to."""
     if not any(isinstance(each, read_outs.NextToken) for each in asked):
         return asked
-    logits = _in_groups(
+    logits = in_groups(
         lambda rows: _logits(pair.config, pair.special, prompts.rows(rows)).T, prompts.tokens.shape[0], at_once
     ).T
     return tuple(

@@ -45,9 +45,9 @@ def patch(base: Params, special: Params, gates: Gates, partition: Partition | No
     Where two kinds own one entry (a head and its layer), the entry moves by ``1 - (1 - g1)(1 - g2)``: as far as either.
 
     Args:
-        base, special: nested dicts of arrays of one structure.
+        base, special: nested dicts of arrays, or any other pytrees, of one structure.
         gates: kind -> array; kinds that are absent stay at base. `components.gates` makes them.
-        partition: who owns what; read off a decoder's shapes where it is not given.
+        partition: who owns what, such as `partition` makes; read off a decoder's shapes where it is not given.
 
     Returns: a new tree; leaves that no gate touches are base's own.
 
@@ -67,14 +67,14 @@ def patch(base: Params, special: Params, gates: Gates, partition: Partition | No
     if faults := compare.structure_faults(base, special):
         raise ValueError("base and special do not match:\n" + "\n".join(f"  - {fault}" for fault in faults))
     partition = components.of_decoder(base) if partition is None else partition
-    a, b = paths.flatten(base), paths.flatten(special)
+    a, b = paths.leaves(base), paths.leaves(special)
     owners = _owners(gates, partition)
     if unknown := [leaf for leaf in owners if leaf not in a]:
         raise KeyError(f"the partition names leaves that the tree lacks: {', '.join(sorted(unknown))}.")
     for leaf, slots in owners.items():
         if a[leaf] is not b[leaf]:
             a[leaf] = blend(a[leaf], b[leaf], _leaf_gate(slots, a[leaf].ndim))
-    return paths.unflatten(a)
+    return paths.with_leaves(base, a)
 
 
 def refuse_misfits(gates: Gates, partition: Partition) -> None:

@@ -37,7 +37,7 @@ class Slot(NamedTuple):
 
     leaf: str
     axes: tuple[int, ...]
-    select: tuple[slice | int | EllipsisType, ...] = (...,)
+    select: tuple[int | EllipsisType, ...] = (...,)
 
 
 class Kind(NamedTuple):
@@ -84,7 +84,7 @@ def of_decoder(params: Params) -> dict[str, Kind]:
         """One component a layer and name: all that lies in its folder."""
         there = {n: f for n, f in folders.items() if any(path.startswith(f"layers/{f}/") for path in flat)}
         slots = tuple(
-            Slot(path, (0,), (slice(None), number))
+            Slot(path, (0,), (..., number))
             for number, folder in enumerate(there.values())
             for path in flat
             if path.startswith(f"layers/{folder}/")
@@ -268,7 +268,7 @@ def disjoint(partition: Partition, kinds: Sequence[str]) -> tuple[str, ...]:
 
 def delta_norms(base: Params, special: Params, kind: Kind) -> jax.Array:
     """Frobenius norm of what special changed in each component, ``|W_special - W_base|``. Returns the kind's shape."""
-    a, b = paths.flatten(base), paths.flatten(special)
+    a, b = paths.leaves(base), paths.leaves(special)
     total = jnp.zeros(kind.shape, jnp.float32)
     for slot in kind.slots:
         change = (b[slot.leaf].astype(jnp.float32) - a[slot.leaf].astype(jnp.float32)) ** 2

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from jaxpatch.patching.components import SINGLE, Kind, Partition, lookup
+from jaxpatch.patching.components import Kind, Partition, lookup
 from jaxpatch.scoring.method import Screening
 
 LARGEST_NOISE = 0.1
@@ -116,7 +116,7 @@ def component_names(kind: str, sort: Kind) -> list[str]:
     ['neuron 0.0.0', 'neuron 0.0.1']
     """
     places = itertools.product(*map(range, sort.shape))
-    if kind in SINGLE:
+    if (sort.shape, sort.axes) == ((1,), ("index",)):
         return [kind]
     if sort.members:
         return [f"{sort.members[number]} {layer}" for layer, number in places]

@@ -8,13 +8,13 @@ import numpy as np
 from jaxpatch.trees import paths
 
 
-def structure_faults(base: Mapping[str, Any], special: Mapping[str, Any]) -> list[str]:
+def structure_faults(base: Any, special: Any) -> list[str]:
     """Every way in which two trees are not of one architecture, a sentence each; empty when they match.
 
     >>> structure_faults({"w": np.ones((2, 3))}, {"w": np.ones((2, 4))})
     ['w: base has shape (2, 3), special has (2, 4)']
     """
-    a, b = paths.flatten(base), paths.flatten(special)
+    a, b = paths.leaves(base), paths.leaves(special)
     faults = [f"{path}: only in base" for path in a.keys() - b.keys()]
     faults += [f"{path}: only in special" for path in b.keys() - a.keys()]
     for path in a.keys() & b.keys():

@@ -1,8 +1,11 @@
-"""Leaves of a nested dict by path: `"layers/attn/q/kernel"`."""
+"""Leaves of a nested dict, or of any pytree, by path: `"layers/attn/q/kernel"`."""
 
 import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import jax
+from jax.tree_util import GetAttrKey
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,6 +37,31 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(folder, {})
         node[name] = leaf
     return tree
+
+
+def leaves(tree: Any) -> dict[str, Any]:
+    """Every leaf of any pytree under its path: a nested dict, a Flax state, a list of modules.
+
+    The box around an array (``nnx.Param``, ``nn.Partitioned``) is no part of its path.
+
+    >>> leaves({"blocks": [{"up": 1}, {"up": 2}]})
+    {'blocks/0/up': 1, 'blocks/1/up': 2}
+    """
+    return {_named(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def with_leaves(tree: Any, flat: Mapping[str, Any]) -> Any:
+    """The same pytree with these leaves, by path, in place of its own; it needs all of them.
+
+    >>> with_leaves({"blocks": [{"up": 1}, {"up": 2}]}, {"blocks/1/up": 5, "blocks/0/up": 4})
+    {'blocks': [{'up': 4}, {'up': 5}]}
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: flat[_named(path)], tree)
+
+
+def _named(path: jax.tree_util.KeyPath) -> str:
+    inside = path[:-1] if path[1:] and path[-1] == GetAttrKey("value") else path
+    return jax.tree_util.keystr(inside, simple=True, separator="/")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
