@@ -78,6 +78,21 @@ def directory(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def text(path: str | Path, content: str, *, overwrite: bool = False) -> Path:
+    """Write a file that is there whole or not at all.
+
+    Raises: FileExistsError where `path` exists and not `overwrite`; OSError where a write fails.
+    """
+    path = refuse_existing(path, overwrite=overwrite)
+    partial = _partial(path)
+    try:
+        partial.write_text(content, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
 def _partial(path: Path) -> Path:
     return path.parent / f".{path.name}.partial-{os.getpid()}"
 

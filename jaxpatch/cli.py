@@ -6,23 +6,25 @@ import jax
 import tyro
 from rich.console import Console
 
-from jaxpatch import plan, run
+from jaxpatch import check, plan, run
 
 
 def main() -> None:
-    """``jaxpatch run ...`` or ``jaxpatch plan ...``; exit status 0 done, 1 refused or failed, 2 bad usage, 130 interrupted."""
+    """``jaxpatch run ...``, ``plan ...`` or ``check ...``; exit status 0 done, 1 refused or failed, 2 bad usage, 130 interrupted."""
     options = tyro.extras.subcommand_cli_from_dict(
-        {"run": run.Run, "plan": plan.Plan},
+        {"run": run.Run, "plan": plan.Plan, "check": check.Check},
         prog="jaxpatch",
         description="Find which parameters carry a behaviour: Weight Patching in JAX.",
         config=(tyro.conf.OmitArgPrefixes,),
     )
     errors = Console(stderr=True, highlight=False)
-    if options.dtype == "float64":
+    if not isinstance(options, check.Check) and options.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     try:
         if isinstance(options, plan.Plan):
             plan.plan(options)
+        elif isinstance(options, check.Check):
+            sys.exit(0 if check.check(options) else 1)
         else:
             page = run.run(options, command=["jaxpatch", *sys.argv[1:]])
             Console(quiet=jax.process_index() > 0).print(f"report: {page.resolve()}", markup=False, soft_wrap=True)
@@ -32,7 +34,7 @@ def main() -> None:
         errors.print(str(said), markup=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        if isinstance(options, plan.Plan):
+        if not isinstance(options, run.Run):
             sys.exit(130)
         kept = run.unfinished(options.out.expanduser())
         then = (

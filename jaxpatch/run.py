@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,8 +18,8 @@ from jaxpatch import atomic, pipeline, resume
 from jaxpatch.measuring import anchors, devices, inputs, prompt_sets, read_outs, tasks
 from jaxpatch.models import checkpoints, layers
 from jaxpatch.models.differences import Choices
-from jaxpatch.patching import blend, components
-from jaxpatch.reporting import figures, findings, manifest, report, tables
+from jaxpatch.patching import blend, changes, components
+from jaxpatch.reporting import figures, findings, likeness, manifest, report, tables
 from jaxpatch.scoring import METHODS, normalise, scores
 from jaxpatch.trees import paths
 from jaxpatch.validating import controls
@@ -214,14 +215,16 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
             )
     with clock.stage("write answers") as part:
         samples = _samples(pair, sets, encoded["behaviour"], found, options.max_new, part("models"))
+    compared = _compared(pair, options.kinds)
     made = findings.Findings(
         task=sets.name,
-        question=asdict(options),
+        question=_asked(options),
         anchor=anchor,
         anchor_info=info,
         scores=found,
         curves=curves,
         samples=samples,
+        pair=compared,
         manifest=manifest.build(
             command=list(command),
             seed=options.seed,
@@ -229,7 +232,8 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
             precision=options.precision,
             files=pair.files,
             times=clock.times,
-            options=asdict(options),
+            options=_asked(options),
+            pair=compared,
         ),
     )
     with clock.stage("write the results"):
@@ -238,6 +242,18 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
         journal.forget()
     console.print(tables.terminal(made))
     return options.out / "report.html"
+
+
+def _asked(options: Run) -> dict[str, Any]:
+    """All options by the names that they have on the command line."""
+    asked = asdict(options)
+    choices = asked.pop("choices")
+    return asked | choices
+
+
+def _compared(pair: checkpoints.Pair, kinds: Sequence[str]) -> dict[str, Any]:
+    partition = {kind: sort for kind, sort in components.of_decoder(pair.base).items() if kind in kinds}
+    return likeness.of_pair(pair, changes.by_kind(pair.base, pair.special, partition), partition)
 
 
 def unfinished(out: Path) -> Path:

@@ -25,7 +25,9 @@ MAY_IMPORT = {
     "run": (*CORE, "atomic", "pipeline", "reporting", "resume"),
     "planning": ("measuring", "models", "patching", "scoring", "shapes", "trees"),
     "plan": ("measuring", "models", "patching", "planning", "trees"),
-    "cli": ("plan", "run"),
+    "reference": ("models", "shapes"),
+    "check": ("atomic", "models", "patching", "reference", "reporting", "scoring", "shapes"),
+    "cli": ("check", "plan", "run"),
     "__init__": ("measuring", "models", "patching", "pipeline", "resume", "scoring"),
 }
 """Floor (a folder, or a file beside it) -> the floors it may import, beside its own."""
@@ -71,12 +73,13 @@ def test_no_floor_is_above_itself():
 @pytest.mark.parametrize(
     ("package", "floors"),
     [
-        ("torch", ()),
+        ("torch", ("reference",)),
+        ("peft", ("reference",)),
         ("matplotlib", ("reporting",)),
-        ("rich", ("reporting", "run", "plan", "cli")),
-        ("tyro", ("cli",)),
+        ("rich", ("reporting", "run", "plan", "check", "cli")),
+        ("tyro", ("check", "cli")),
         ("pandas", ("scoring", "reporting")),
-        ("transformers", ("models", "testing")),
+        ("transformers", ("models", "reference", "testing")),
         ("subprocess", ("fetch", "reporting")),
         ("orbax", ("resume",)),
         ("psutil", ("measuring",)),
@@ -94,3 +97,10 @@ def test_scoring_sees_models_only_through_an_instrument():
         for module in imports(file):
             if module[:2] == ("jaxpatch", "measuring"):
                 assert module[2] in allowed, f"{file.name} imports {'.'.join(module)}"
+
+
+def test_nothing_is_imported_from_torch_before_it_is_asked_for():
+    file = ROOT / "reference.py"
+    at_import = ast.parse(file.read_text(encoding="utf-8")).body
+    names = [alias.name for node in at_import if isinstance(node, ast.Import) for alias in node.names]
+    assert names and not {"torch", "peft", "transformers"} & set(names)

@@ -258,6 +258,14 @@ def _refuse_non_finite(path: Path, checkpoint: Checkpoint, dtype: str) -> None:
         raise CheckpointError(path, [f"{name} holds NaN or infinity as {dtype}" for name in bad])
 
 
+def load_one(name: str | Path, dtype: str) -> Checkpoint:
+    """One side by itself, as `load_pair` reads it; an adapter in the model that it names. Raises FileNotFoundError, CheckpointError."""
+    if faults := location_faults(base=name):
+        raise FileNotFoundError("\n".join(faults))
+    path = local(name)
+    return _merged(load(underlying(path), dtype), path, dtype) if lora.is_adapter(path) else load(path, dtype)
+
+
 def load(path: Path, dtype: str) -> Checkpoint:
     """Read one checkpoint into a parameter tree of numpy arrays. Raises CheckpointError."""
     source = gguf_file.read(path) if path.suffix == ".gguf" else sources.directory(path)

@@ -179,6 +179,35 @@ def split(
     return tensors, settings
 
 
+SPARE = 10
+"""Random directions beyond a rank that is looked for."""
+
+
+def rank_of(old: np.ndarray, new: np.ndarray, most: int = MOST_RANK, seed: int = 0) -> int | None:
+    """The rank of the difference of two matrices, as far as their numbers' precision tells; None where it is above `most`.
+
+    The range of a matrix is found by random directions (Halko, Martinsson and Tropp, arXiv 0909.4061), so this costs a few products
+    and no singular values of the whole. A matrix with a side of `most` or less has no rank that would be low: None.
+
+    Example:
+        >>> draw = np.random.default_rng(0)
+        >>> old, b, a = (draw.standard_normal(shape) for shape in ((200, 100), (200, 3), (3, 100)))
+        >>> rank_of(old, old + b @ a), rank_of(old, draw.standard_normal((200, 100)))
+        (3, None)
+    """
+    change = new.astype(np.float64) - old.astype(np.float64)
+    if min(change.shape) <= most:
+        return None
+    directions = np.random.default_rng(seed).standard_normal((change.shape[1], min(most + SPARE, *change.shape)))
+    within = np.linalg.qr(change @ directions)[0]
+    inside = within.T @ change
+    smallest = _smallest(old, new)
+    if np.linalg.norm(change - within @ inside) > smallest * math.sqrt(min(change.shape)):
+        return None
+    rank = int((np.linalg.svd(inside, compute_uv=False) > smallest).sum())
+    return rank if rank <= most else None
+
+
 def _smallest(old: np.ndarray, new: np.ndarray) -> float:
     """Below this a singular value of their difference may be rounding: of so large a matrix of random errors of half a unit in the last
     place, the largest is hardly ever above the sum of the roots of its sides."""

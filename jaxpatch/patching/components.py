@@ -7,7 +7,7 @@ a router belongs to no expert.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import EllipsisType
 from typing import Any, NamedTuple
 
@@ -269,9 +269,23 @@ def disjoint(partition: Partition, kinds: Sequence[str]) -> tuple[str, ...]:
 def delta_norms(base: Params, special: Params, kind: Kind) -> jax.Array:
     """Frobenius norm of what special changed in each component, ``|W_special - W_base|``. Returns the kind's shape."""
     a, b = paths.leaves(base), paths.leaves(special)
+    return _norms(kind, lambda leaf: b[leaf].astype(jnp.float32) - a[leaf].astype(jnp.float32))
+
+
+def norms(params: Params, kind: Kind) -> jax.Array:
+    """Frobenius norm of each component's weights. Returns the kind's shape.
+
+    >>> norms({"w": jnp.array([[3.0, 0.0], [4.0, 1.0]])}, Kind((2,), ("column",), (Slot("w", (1,)),))).tolist()
+    [5.0, 1.0]
+    """
+    flat = paths.leaves(params)
+    return _norms(kind, lambda leaf: flat[leaf].astype(jnp.float32))
+
+
+def _norms(kind: Kind, of: Callable[[str], jax.Array]) -> jax.Array:
     total = jnp.zeros(kind.shape, jnp.float32)
     for slot in kind.slots:
-        change = (b[slot.leaf].astype(jnp.float32) - a[slot.leaf].astype(jnp.float32)) ** 2
-        gate_first = jnp.moveaxis(change, slot.axes, range(len(slot.axes)))
-        total = total.at[slot.select].add(gate_first.sum(tuple(range(len(slot.axes), change.ndim))))
+        squares = of(slot.leaf) ** 2
+        gate_first = jnp.moveaxis(squares, slot.axes, range(len(slot.axes)))
+        total = total.at[slot.select].add(gate_first.sum(tuple(range(len(slot.axes), squares.ndim))))
     return jnp.sqrt(total)

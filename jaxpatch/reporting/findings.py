@@ -19,9 +19,10 @@ class Sample(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """One run. task: its name; question: option -> value as asked for; anchor_prompts, score_prompts: how many.
+    """One run. task: its name; question: option -> value as asked for.
 
-    curves and samples may be empty (not asked for). manifest: versions, hashes, dtype, seed, commit, times.
+    curves and samples may be empty (not asked for). pair: what `likeness.of_pair` says. manifest: versions, hashes, dtype, seed,
+    commit, times.
     """
 
     task: str
@@ -31,4 +32,5 @@ class Findings(NamedTuple):
     scores: Scores
     curves: tuple[Curve, ...]
     samples: tuple[Sample, ...]
+    pair: Mapping[str, Any]
     manifest: Mapping[str, Any]

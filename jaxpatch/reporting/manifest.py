@@ -30,6 +30,7 @@ def build(
     files: Mapping[str, Sequence[Path]],
     times: Mapping[str, float],
     options: Mapping[str, Any],
+    pair: Mapping[str, Any],
     started: datetime | None = None,
 ) -> dict[str, Any]:
     """Everything about a run but its results, as plain JSON values.
@@ -39,6 +40,7 @@ def build(
         precision: of matrix products.
         files: "base" and "special" -> the files each was read from; of these only name, size and hash are kept.
         times: stage -> seconds.
+        pair: what `likeness.of_pair` says.
         options: as asked for; their "base" and "special" say where the files were, in the words of whoever asked.
         started: UTC; now less the sum of `times` where not given.
     """
@@ -63,13 +65,14 @@ def build(
         },
         "seconds": {**times, "all": round(sum(times.values()), 3)},
         "options": options,
+        "pair": pair,
     }
-    return _plain(made)
+    return plain(made)
 
 
 def write(manifest: Mapping[str, Any], path: str | Path) -> Path:
     """The manifest as JSON, keys sorted."""
-    text = json.dumps(_plain(manifest), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(plain(manifest), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     Path(path).write_text(text + "\n", encoding="utf-8")
     return Path(path)
 
@@ -107,14 +110,14 @@ def _fingerprint(file: Path) -> dict[str, Any]:
     return {"name": file.name, "bytes": file.stat().st_size, "sha256": checkpoints.sha256(file)}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The same in values that JSON has: NaN and infinity become None, paths and the rest text."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(part) for part in (sorted(value, key=str) if isinstance(value, set | frozenset) else value)]
+        return [plain(part) for part in (sorted(value, key=str) if isinstance(value, set | frozenset) else value)]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)

@@ -106,7 +106,35 @@ def _asked(findings: Findings) -> Html:
         "Two models of one architecture, base and special (trained further for a behaviour), read the same prompts. "
         "Which of special's parameters, put into base, bring its inner state to where special's is?",
         page.pairs({name.replace("_", " "): _shown(value, "not given") for name, value in findings.question.items()}),
+        *_likeness(findings),
     )
+
+
+def _likeness(findings: Findings) -> list[Html]:
+    """In what the two checkpoints differ: beside their weights, and how far in them."""
+    rows = [
+        [each[name] or "nothing to choose" for name in ("name", "base", "special", "chosen")]
+        for each in findings.pair["differences"]
+    ]
+    columns = [page.Column(title) for title in ("difference", "base", "special", "whose word counts")]
+    beside = page.table(columns, rows, "In what the two checkpoints differ beside their weights")
+    changed = [
+        [
+            name,
+            each["components"],
+            each["changed"],
+            wording.percent(each["overall"]),
+            wording.percent(each["largest"]),
+            each["most changed"],
+        ]
+        for name, each in findings.pair["changes"].items()
+    ]
+    titles = ("kind", "components", "changed", "|dW| / |W| of all", "largest of one", "which")
+    columns = [page.Column(title, is_number=0 < n < 5) for n, title in enumerate(titles)]
+    made = page.table(
+        columns, changed, "How much training changed the weights themselves, whatever it did to the behaviour"
+    )
+    return [beside, made] if rows else [page.paragraph("Beside their weights the two checkpoints do not differ."), made]
 
 
 def _anchor(findings: Findings, drawn: Mapping[str, str]) -> Html:

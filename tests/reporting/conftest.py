@@ -10,7 +10,9 @@ from reporting_cases import HOSTILE, curve
 
 import jaxpatch as jp
 from jaxpatch import testing
-from jaxpatch.reporting import figures
+from jaxpatch.models.differences import Difference
+from jaxpatch.patching import changes
+from jaxpatch.reporting import figures, likeness
 from jaxpatch.reporting.findings import Findings, Sample
 
 SAMPLES = (
@@ -40,7 +42,11 @@ def exact(scored) -> Findings:
     pair, prompts, anchor, info = scored
     found = jp.score(pair, prompts, anchor)
     curves = jp.validate(pair, prompts, anchor, found, num_random=1)
-    return Findings("owls", {"base": "models/base", "layer": None}, anchor, info, found, curves, SAMPLES, MANIFEST)
+    unlike = dataclasses.replace(pair, differences=(Difference("template", f"has {HOSTILE}", "has none", "base"),))
+    changed = changes.by_kind(pair.base, pair.special, found.partition)
+    told = likeness.of_pair(unlike, changed, found.partition)
+    question = {"base": "models/base", "layer": None}
+    return Findings("owls", question, anchor, info, found, curves, SAMPLES, told, MANIFEST)
 
 
 @pytest.fixture(scope="session")

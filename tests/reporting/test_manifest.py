@@ -25,6 +25,7 @@ def arguments(tmp_path):
         "files": {"base": (file,), "special": ()},
         "times": {"load": 1.5, "score": 2.0},
         "options": {"base": "owner/model", "out": Path("a/b"), "layer": None, "kinds": ("head",), "top": np.int64(3)},
+        "pair": {"differences": [], "template": None, "changes": {}},
     }
 
 

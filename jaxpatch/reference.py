@@ -1,0 +1,166 @@
+"""Shell: what transformers makes of a checkpoint, where torch is installed; and what it made of some known ones, where it is not.
+
+Nothing else in the library imports torch, and this does only when it is asked to.
+"""
+
+import contextlib
+import importlib.util
+import io
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpatch.models import checkpoints, decoder, lora
+from jaxpatch.models.config import DecoderConfig
+from jaxpatch.shapes import Params
+
+TOLERANCE = 1e-4
+"""Of the largest logit."""
+NUM_TOKENS = 24
+
+
+class Golden(NamedTuple):
+    """What transformers computed of a checkpoint once. at: ids whose logits after the last token these are."""
+
+    name: str
+    tokens: tuple[int, ...]
+    at: tuple[int, ...]
+    logits: tuple[float, ...]
+
+
+GOLDEN = {
+    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53": Golden(
+        name="SmolLM2-135M-Instruct.Q4_1",
+        tokens=(
+            *(
+                41809,
+                31307,
+                25123,
+                13260,
+                15130,
+                2013,
+                3698,
+                812,
+                8614,
+                39973,
+                31920,
+                44863,
+                24754,
+                29817,
+                47713,
+                35856,
+            ),
+            *(31077, 26720, 27521, 45960, 13632, 40100, 32974, 134),
+        ),
+        at=(162, 198, 216, 53, 85, 30, 297, 29, 23258, 25157, 37117, 46717, 1713, 7085, 40449, 46628),
+        logits=(
+            *(26.164, 25.3098, 25.2744, 25.1815, 25.175, 24.7321, 24.7142, 24.7031),
+            *(14.1654, 17.1828, 17.1576, 13.8288, 20.5908, 16.9434, 15.567, 16.2798),
+        ),
+    ),
+}
+"""sha256 of the weights -> what transformers made of them: `python -m jaxpatch.reference FILE` prints an entry."""
+
+
+class Parity(NamedTuple):
+    """How far logits are from a reference. apart: over the largest logit. agree: the most likely next tokens are the same."""
+
+    reference: str
+    apart: float
+    agree: bool
+
+    @property
+    def is_passed(self) -> bool:
+        return self.apart <= TOLERANCE and self.agree
+
+
+def probe(config: DecoderConfig) -> list[int]:
+    """Token ids that any model of this vocabulary can read."""
+    return np.random.default_rng(0).integers(0, config.vocab, min(NUM_TOKENS, config.context)).tolist()
+
+
+def of_transformers(path: Path, under: Path | None, config: DecoderConfig, params: Params) -> Parity:
+    """Against the model that transformers loads from the same place, in float32, at every position of a probe.
+
+    Args: path: a model directory, a .gguf file, or an adapter for `under`. params: float32, of this config.
+
+    Raises: ImportError naming what is not installed.
+    """
+    needed = ("torch", "transformers") + ("peft",) * lora.is_adapter(path) + ("accelerate",) * (path.suffix == ".gguf")
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+        raise ImportError(f"not installed: {', '.join(missing)}")
+    import torch
+
+    tokens = probe(config)
+    with torch.no_grad(), _quiet():
+        logits = _model(path, under)(torch.tensor([tokens])).logits[0]
+    return _apart("transformers", logits.float().numpy()[:, : config.vocab], _own(config, params, tokens))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what others' loaders say of their progress and of each other."""
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _model(path: Path, under: Path | None):
+    import torch
+    import transformers
+
+    if lora.is_adapter(path):
+        import peft
+
+        if under is None:
+            raise ValueError(f"{path} is an adapter, and the model that it goes into is not given.")
+        return peft.PeftModel.from_pretrained(_model(under, None), str(path)).eval()
+    if path.suffix == ".gguf":
+        whole = transformers.GgufConfig(dequantize=True)
+        more = {"gguf_file": path.name, "quantization_config": whole}
+        return transformers.AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **more).eval()
+    return transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+
+
+def of_golden(files: Iterable[Path], config: DecoderConfig, params: Params) -> Parity | None:
+    """Against what is known of a checkpoint by the hash of its weights; None where nothing is, or they lie in several files."""
+    weights = [file for file in files if file.suffix in (".gguf", ".safetensors")]
+    known = GOLDEN.get(checkpoints.sha256(weights[0])) if len(weights) == 1 else None
+    if known is None:
+        return None
+    own = _own(config, params, list(known.tokens))[-1]
+    return _apart(f"golden logits of {known.name}", np.array(known.logits), own[list(known.at)])
+
+
+def _own(config: DecoderConfig, params: Params, tokens: list[int]) -> np.ndarray:
+    with jax.default_matmul_precision("highest"):
+        return np.asarray(jax.jit(decoder.logits, static_argnums=0)(config, params, jnp.asarray([tokens]))[0])
+
+
+def _apart(name: str, wanted: np.ndarray, got: np.ndarray) -> Parity:
+    agree = bool((wanted.argmax(-1) == got.argmax(-1)).all())
+    return Parity(name, float(np.abs(wanted - got).max() / np.abs(wanted).max()), agree)
+
+
+def golden_of(file: Path) -> Golden:
+    """What transformers computes of a checkpoint in one file: an entry for `GOLDEN`."""
+    import torch
+
+    config = checkpoints.load(file, "float32").config
+    tokens = probe(config)
+    with torch.no_grad(), _quiet():
+        logits = _model(file, None)(torch.tensor([tokens])).logits[0, -1].numpy()
+    best = np.argsort(-logits)[:8]
+    at = (*best, *np.random.default_rng(1).integers(0, config.vocab, 8))
+    return Golden(file.stem, tuple(tokens), tuple(map(int, at)), tuple(round(float(logits[each]), 4) for each in at))
+
+
+if __name__ == "__main__":
+    chosen = Path(sys.argv[1])
+    print(repr(checkpoints.sha256(chosen)), golden_of(chosen))

@@ -1,0 +1,122 @@
+"""jaxpatch check, as its user meets it: what it finds, what it says where it cannot, and what it refuses."""
+
+import importlib.util
+import json
+import sys
+
+import hf
+import numpy as np
+import pytest
+
+from jaxpatch import cli, reference, testing
+from jaxpatch.models import checkpoints
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return testing.tiny_checkpoints(tmp_path / "pair")
+
+
+@pytest.fixture
+def check(monkeypatch, capsys):
+    """Runs the command line here. Gives the exit status, and what was printed, in one line."""
+
+    def call(*arguments) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["jaxpatch", "check", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr()
+        return end.value.code, " ".join((said.out + said.err).split())
+
+    return call
+
+
+@pytest.fixture
+def without_torch(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else found(name))
+
+
+def test_a_pair_is_read_compared_and_held_to_transformers(check, folders, tmp_path):
+    code, said = check(*folders, "--out", tmp_path / "found.json")
+    assert code == 0
+    for words in (
+        "14,096",
+        "Beside their weights the two do not differ",
+        "head 12 12",
+        "30 of 30 tensors differ",
+        "Logits of base: as transformers: at most",
+        "Logits of special: as transformers",
+    ):
+        assert words in said, said
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert set(found) == {"read", "differences", "template", "changes", "relative", "tensors", "parity"}
+    assert np.shape(found["relative"]["neuron"]) == (3, 24) and found["changes"]["head"]["changed"] == 12
+    assert found["parity"]["special"]["apart"] < 1e-5 and len(found["tensors"]) == 30
+    pair = checkpoints.load_pair(*folders)
+    [first] = [each for each in found["tensors"] if each["name"] == "model.norm.weight"]
+    old, new = (np.asarray(side["final_norm"]["scale"]) for side in (pair.base, pair.special))
+    np.testing.assert_allclose(first["relative"], np.linalg.norm(new - old) / np.linalg.norm(old), rtol=1e-6)
+
+
+def test_one_checkpoint_alone(check, folders):
+    code, said = check(folders[0])
+    assert code == 0 and "Logits of base: as transformers" in said and "differ" not in said
+
+
+def test_logits_that_are_not_those_of_transformers_fail(check, folders, monkeypatch):
+    monkeypatch.setattr(reference, "TOLERANCE", 0.0)
+    code, said = check(folders[0])
+    assert code == 1 and "Logits of base: NOT as transformers" in said
+
+
+def test_an_adapter_goes_through_peft_and_shows_its_rank(check, tmp_path):
+    base = hf.save(tmp_path / "base", hidden_size=96, intermediate_size=100, num_attention_heads=4)
+    adapter = hf.save_adapter(tmp_path / "adapter", base, rank=3)
+    code, said = check(base, adapter)
+    assert code == 0 and "Logits of special: as transformers" in said
+    assert "model.layers.0.mlp.down_proj.weight [96, 100]" in said.replace(" ]", "]")
+    assert " 3 " in said.split("tensors differ")[1]
+
+
+def test_what_was_chosen_is_said_and_the_other_side_is_not_compared(check, tmp_path):
+    base, special = hf.save(tmp_path / "base"), hf.save(tmp_path / "special", seed=1, rms_norm_eps=0.1)
+    code, said = check(base, special)
+    assert code == 1 and "norm_eps = 0.1" in said and "Choose: --settings base, --settings special" in said
+    code, said = check(base, special, "--settings", "special")
+    assert code == 0 and "Logits of base: not compared: it runs under the settings of special" in said
+    assert "Logits of special: as transformers" in said
+
+
+def test_without_torch_golden_logits_serve_where_they_are_known(check, folders, monkeypatch, without_torch):
+    code, said = check(folders[0])
+    assert code == 0 and "not compared (not installed: torch), and no golden logits are known" in said
+    golden = reference.golden_of(folders[0])
+    monkeypatch.setitem(reference.GOLDEN, checkpoints.sha256(folders[0] / "model.safetensors"), golden)
+    code, said = check(*folders)
+    assert code == 0 and "Logits of base: as golden logits of base: at most" in said
+    assert "Logits of special: not compared" in said
+    wrong = golden._replace(logits=golden.logits[::-1])
+    monkeypatch.setitem(reference.GOLDEN, checkpoints.sha256(folders[0] / "model.safetensors"), wrong)
+    code, said = check(folders[0])
+    assert code == 1 and "NOT as golden logits" in said
+    assert check(folders[0], "--no-parity")[0] == 0
+
+
+def test_all_bad_options_are_named_at_once(check, tmp_path):
+    (tmp_path / "there.json").write_text("{}")
+    code, said = check("no/such/base", "no/such/special", "--settings", "bsae", "--out", tmp_path / "there.json")
+    assert code == 1
+    for words in (
+        "base no/such/base",
+        "special no/such/special",
+        "--settings 'bsae'",
+        "it exists and is not overwritten",
+    ):
+        assert words in said, said
+    assert check("no/such/base", "--template", "no/such.jinja")[1].count("no file that can be read") == 1
+
+
+def test_models_that_are_the_same_are_refused(check, folders):
+    code, said = check(folders[0], folders[0])
+    assert code == 1 and "identical: there is nothing to score" in said
