@@ -26,6 +26,7 @@ def check(monkeypatch, capsys):
         with pytest.raises(SystemExit) as end:
             cli.main()
         said = capsys.readouterr()
+        assert isinstance(end.value.code, int)
         return end.value.code, " ".join((said.out + said.err).split())
 
     return call
