@@ -124,7 +124,7 @@ def score(
 def score_each(
     pair: Pair | TreePair,
     inputs: Any,
-    wanted: Sequence[ReadOut] | Sequence[Read],
+    wanted: Sequence[ReadOut | Read],
     *,
     kinds: Sequence[str] = ("head", "neuron"),
     method: str = "exact",
@@ -160,8 +160,9 @@ def score_each(
     wanted = tuple(wanted) if isinstance(wanted, Iterable) else wanted
     _refuse_bad_options(pair, inputs, wanted, kinds, method, mode, options, memory, mesh, journal)
     if isinstance(pair, TreePair):
-        tool = tree_pairs.instrument_of(pair, inputs, wanted, mode=mode, budget=None if memory is None else int(memory))
-        return scores_with(tool, kinds=kinds, method=method, layers=[-1] * len(wanted), options=options)
+        reads = tree_pairs.several(wanted)
+        tool = tree_pairs.instrument_of(pair, inputs, reads, mode=mode, budget=None if memory is None else int(memory))
+        return scores_with(tool, kinds=tuple(kinds), method=method, layers=[-1] * len(reads), options=options)
     wanted = read_outs.several(wanted)
     budget = default_budget(pair.base) if memory is None else int(memory)
     asked = {"kinds": kinds, "method": method, "mode": mode, "mesh": None if mesh is None else dict(mesh.shape)}
@@ -266,7 +267,8 @@ def validate(
         ['largest change', 'random', 'top']
     """
     if isinstance(pair, TreePair):
-        tool, outcome_fn = tree_pairs.instrument_of(pair, inputs, anchor), tree_pairs.outcome_of(pair, inputs, anchor)
+        (read,) = tree_pairs.several(anchor)
+        tool, outcome_fn = tree_pairs.instrument_of(pair, inputs, read), tree_pairs.outcome_of(pair, inputs, read)
     elif isinstance(anchor, Anchor):
         tool, outcome_fn = instrument.of_pair(pair, inputs, anchor), outcomes.of_pair(pair, inputs, anchor)
     else:

@@ -99,7 +99,7 @@ def depth(config: DecoderConfig, read_outs: Sequence[ReadOut]) -> int:
     return max(config.layers if isinstance(r, NextToken) else r.layer + 1 for r in read_outs)
 
 
-def several(wanted: ReadOut | Sequence[ReadOut]) -> tuple[ReadOut, ...]:
+def several(wanted: Any) -> tuple[ReadOut, ...]:
     """One read-out or some, as a tuple. Raises ValueError where there is none, or something else."""
     asked = tuple(wanted) if isinstance(wanted, Iterable) else (wanted,)
     if not asked or not all(isinstance(each, ReadOut) for each in asked):

@@ -81,7 +81,7 @@ class Models(NamedTuple):
     inputs: Any
 
 
-def several(wanted: Read | Iterable[Read]) -> tuple[Read, ...]:
+def several(wanted: Any) -> tuple[Read, ...]:
     """One read-out or some, as a tuple. Raises ValueError where there is none, or something else."""
     asked = tuple(wanted) if isinstance(wanted, Iterable) else (wanted,)
     if not asked or not all(map(callable, asked)):
@@ -146,10 +146,10 @@ def instrument_of(
     at_once, _ = _fitting(lambda size: _bytes(_read, of_side(base), zeros, _first(size)), total, budget, "a run")
     ends = [in_groups(functools.partial(_read, of_side(side), zeros), total, at_once) for side in (base, special)]
     alone = np.asarray(_read(of_side(base), zeros, np.zeros(at_once, np.int32)))
-    _refuse_bad_reads(reads, *(end.reshape(len(reads), batch) for end in ends), alone)
+    _refuse_bad_reads(ends[0].reshape(-1, batch), ends[1].reshape(-1, batch), alone)
     models = Models(*((base, special) if mode == "restoration" else (special, base)), inputs)
     is_knockout = jnp.bool(mode == "knockout")
-    effect_fn = jax.tree_util.Partial(define, models, is_knockout, *map(jnp.asarray, ends))
+    effect_fn = jax.tree_util.Partial(define, models, is_knockout, jnp.asarray(ends[0]), jnp.asarray(ends[1]))
     host, sign = (ends[1], -1) if mode == "knockout" else (ends[0], 1)
 
     @functools.cache
@@ -295,11 +295,11 @@ def _numbered(select: Sequence[Any]) -> int:
     return next((place for place, part in enumerate(select) if part is ...), len(select))
 
 
-def _refuse_bad_reads(reads: Sequence[Read], base: np.ndarray, special: np.ndarray, alone: np.ndarray) -> None:
+def _refuse_bad_reads(base: np.ndarray, special: np.ndarray, alone: np.ndarray) -> None:
     """base, special: [R, B]. alone: the first reading of base, among copies of its input."""
     wrong = []
     for name, end in (("base", base), ("special", special)):
-        for number in range(len(reads)):
+        for number in range(len(end)):
             if bad := np.flatnonzero(~np.isfinite(end[number])).tolist():
                 wrong.append(f"read-out {number} of {name} is no finite number for inputs {bad}.")
     off, most = np.abs(alone - base[0, 0]).max(), LARGEST_MIXING * np.abs(special - base).max()

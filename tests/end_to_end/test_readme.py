@@ -60,6 +60,6 @@ def test_bash_blocks(at_home, monkeypatch):
             program, *arguments = line.split()
             assert program == "jaxpatch"
             monkeypatch.setattr(sys, "argv", [program, *arguments, *MORE.get(arguments[0], ())])
-            with pytest.raises(SystemExit, match="^0$") if arguments[0] == "check" else contextlib.nullcontext():
+            with pytest.raises(SystemExit, match=r"^0$") if arguments[0] == "check" else contextlib.nullcontext():
                 cli.main()
     assert (at_home / "results" / "report.html").exists()
