@@ -259,6 +259,27 @@ def test_a_broken_task_file_names_every_line(in_process, tmp_path, capsys):
     assert all(f"line {number}" in said for number in (1, 2, 3))
 
 
+def test_two_chat_templates_are_refused_until_one_is_chosen_and_that_is_recorded(
+    in_process, checkpoints_folder, tmp_path, capsys
+):
+    special = tmp_path / "own" / "special"
+    shutil.copytree(checkpoints_folder / "special", special)
+    (special / "chat_template.jinja").write_text("{{ messages[0]['content'] }}!")
+    short = ("--special", str(special), "--kinds", "head", "--no-validation")
+    assert in_process(*short, "--settings", "none") == 1
+    assert "--settings 'none'" in capsys.readouterr().err
+    assert in_process(*short) == 1
+    assert "Choose: --template base, --template special" in " ".join(capsys.readouterr().err.split())
+    assert in_process(*short, "--template", "base") == 0
+    manifest = json.loads((tmp_path / "results" / "manifest.json").read_text())
+    assert manifest["options"]["template"] == "base" and manifest["pair"]["template"] is None
+    [found] = manifest["pair"]["differences"]
+    assert (found["name"], found["special"], found["chosen"]) == ("template", "has one of 29 characters", "base")
+    assert manifest["pair"]["changes"]["head"]["changed"] == 12
+    page = (tmp_path / "results" / "report.html").read_text()
+    assert "has one of 29 characters" in page and "whose word counts" in page
+
+
 def test_identical_models_are_refused(in_process, checkpoints_folder, capsys):
     assert in_process("--special", str(checkpoints_folder / "base")) == 1
     assert "identical" in capsys.readouterr().err
