@@ -39,14 +39,21 @@ class Check(NamedTuple):
 class Candidate(NamedTuple):
     """One layer that was looked at. split_half: cosine between the directions of the two halves of the prompts.
 
-    separation: distance of the two clouds along the direction, in their pooled standard deviations. success: share of steered
-    answers that show the behaviour (NaN where there is no verdict).
+    separation: distance of the two clouds along the direction, in their pooled standard deviations. signal: mean gap between special
+    and base along it, over its standard deviation. success: share of steered answers that show the behaviour (NaN where there is no
+    verdict).
     """
 
     layer: int
     split_half: float
     separation: float
+    signal: float
     success: float
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the direction is stable and special stands further along it than base."""
+        return self.split_half >= SMALLEST_COSINE and self.signal >= SMALLEST_SIGNAL
 
 
 class AnchorInfo(NamedTuple):
@@ -94,8 +101,8 @@ def fit_anchor(
     Args:
         pair: the two models.
         with_instruction, without_instruction: the same requests, asked with and without the instruction.
-        layer: read after this block; None chooses among `num_layers_tried` layers by steering success on `plain`, ties and missing
-            verdicts by separation.
+        layer: read after this block; None chooses among `num_layers_tried` layers: of those where the direction is stable and special
+            stands further along it than base, by steering success on `plain`, ties and missing verdicts by separation.
         contrast: "instruction", or "models": special minus base on the prompts with the instruction.
         read_out: "projection", "cosine" or "centred" (on the middle between base and special).
         plain: requests without the instruction for steering, disjoint from the others; `without_instruction` where None.
@@ -132,9 +139,10 @@ def fit_anchor(
     for number in tried:
         direction, strength = _direction(high[number], low[number])
         success = _success(pair, plain, verdict, (number, strength * direction), max_new)
-        candidates.append(Candidate(number, *_stability(high[number], low[number]), success))
+        gap = (states["special"][number] - states["base"][number]) @ direction
+        candidates.append(Candidate(number, *_stability(high[number], low[number]), _signal(gap), success))
         progress(len(candidates), len(tried))
-    best = max(candidates, key=lambda c: (np.nan_to_num(c.success), c.separation))
+    best = best_of(candidates)
     direction, strength = _direction(high[best.layer], low[best.layer])
     middle = (states["special"][best.layer].mean(0) + states["base"][best.layer].mean(0)) / 2
     anchor = Anchor(
@@ -171,6 +179,16 @@ def layers_to_try(num_layers: int, count: int) -> tuple[int, ...]:
     return tuple(sorted({round(at) for at in np.linspace(first, last, count)}))
 
 
+def best_of(candidates: Sequence[Candidate]) -> Candidate:
+    """A sound one where there is one, then by success, then by separation.
+
+    >>> far, here = Candidate(3, 0.9, 9.0, -2.0, 0.5), Candidate(5, 0.9, 1.0, 2.0, 0.25)
+    >>> best_of([far, here]).layer, best_of([far]).layer
+    (5, 3)
+    """
+    return max(candidates, key=lambda c: (c.is_sound, np.nan_to_num(c.success), c.separation))
+
+
 def _direction(high: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, float]:
     """Unit vector [D] of the mean difference, and its length."""
     difference = high.mean(axis=0) - low.mean(axis=0)
@@ -178,6 +196,12 @@ def _direction(high: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, float]:
     if length == 0:
         raise ValueError("the prompts with and without the instruction give the same states: there is no direction.")
     return difference / length, length
+
+
+def _signal(gap: np.ndarray) -> float:
+    """Mean gap over its standard deviation: how far special stands from base beside what prompts do."""
+    spread = gap.std(ddof=1)
+    return float(gap.mean() / spread if spread else np.copysign(np.inf, gap.mean()))
 
 
 def _stability(high: np.ndarray, low: np.ndarray) -> tuple[float, float]:
@@ -220,7 +244,7 @@ def _examine(
     kl_before = float(read_outs.next_token_kl(special_logits, base_logits).mean())
     kl_after = float(read_outs.next_token_kl(special_logits, steered_logits).mean())
     before = _success(pair, plain, verdict, None, max_new)
-    signal = gap.mean() / gap.std(ddof=1) if gap.std(ddof=1) else np.inf
+    signal = _signal(gap)
     checks = [
         Check("split-half cosine", best.split_half, f"at least {SMALLEST_COSINE}", best.split_half >= SMALLEST_COSINE),
         Check("mean gap G", gap.mean(), "above 0", bool(gap.mean() > 0)),

@@ -96,6 +96,20 @@ def test_a_layer_is_chosen_by_steering_success_then_separation(pair, asked, plai
         anchors.refuse_untrusted(info)
 
 
+def test_a_layer_where_base_stands_further_is_chosen_only_where_no_other_is():
+    ahead = anchors.Candidate(1, split_half=0.9, separation=2.0, signal=3.0, success=np.nan)
+    behind = ahead._replace(layer=2, separation=9.0, signal=-3.0, success=1.0)
+    shaky = ahead._replace(layer=3, split_half=0.1, separation=5.0)
+    assert anchors.best_of([behind, shaky, ahead]) == ahead
+    assert anchors.best_of([ahead, ahead._replace(layer=4, separation=3.0)]).layer == 4
+    assert anchors.best_of([behind, shaky]) == behind
+
+
+def test_a_candidates_signal_is_that_of_the_gap(pair, asked, plain):
+    _, info = anchors.fit_anchor(pair, asked, plain, layer=1)
+    assert info.candidates[0].signal == pytest.approx(info.gap.mean() / info.gap.std(ddof=1), rel=1e-4)
+
+
 def test_all_failed_checks_are_named():
     failed = [anchors.Check(name, -1.0, "above 0", False) for name in ("one", "two")]
     info = anchors.AnchorInfo((*failed, anchors.Check("three", 1.0, "above 0", True)), (), np.zeros(1), 0, 0, 0, 0, 0)
