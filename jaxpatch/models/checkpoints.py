@@ -24,6 +24,12 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 CheckpointError = sources.CheckpointError
 
 
+def on_device(path: str, leaf: np.ndarray) -> jax.Array:
+    """Where a leaf is to stay. Leaves come one after the other, and the host's copy of each is given back before the next is made."""
+    del path
+    return jnp.asarray(leaf)
+
+
 class Checkpoint(NamedTuple):
     """One model in memory. files: what it was read from. beside: as `sources.Source` has it."""
 
@@ -144,14 +150,12 @@ def load_pair(
     changed = set(compare.changed_leaves(one.params, two.params))
     if not changed:
         raise ValueError(f"base {base_path} and special {special_path} are identical: there is nothing to score.")
-    on_device = {name: jnp.asarray(leaf) for name, leaf in paths.flatten(one.params).items()}
-    special_leaves = paths.flatten(two.params)
-    special_on_device = {n: jnp.asarray(special_leaves[n]) if n in changed else on_device[n] for n in on_device}
+    own, other = paths.flatten(one.params), paths.flatten(two.params)
     told = two if choices.settings == "special" else one
     progress(3, 3)
     return Pair(
-        base=paths.unflatten(on_device),
-        special=paths.unflatten(special_on_device),
+        base=one.params,
+        special=paths.unflatten({name: other[name] if name in changed else own[name] for name in own}),
         config=config,
         tokenizer=sides[choices.tokenizer == "special"].tokenizer,
         template=template_of(*sides, choices),
@@ -177,7 +181,7 @@ def sides_of(
 ) -> tuple[Side, Side]:
     """Both sides, their tokenizers made; where they are one and the same, once."""
     own = make_one() if make_one else None
-    other = own if make_two is make_one else make_two() if make_two else None
+    other = own if make_two == make_one else make_two() if make_two else None
     return Side(one, own), Side(two, other)
 
 
@@ -216,7 +220,7 @@ def _both(base: Path, special: Path, dtype: str, progress: Callable[[int, int], 
     progress(1, 3)
     try:
         if not lora.is_adapter(special):
-            two = load(special, dtype)
+            two = load(special, dtype, on_device if one is None else _beside(one.params))
         elif under is not None:
             two = _merged(under, special, dtype)
     except CheckpointError as error:
@@ -225,6 +229,19 @@ def _both(base: Path, special: Path, dtype: str, progress: Callable[[int, int], 
     if one is None or two is None or refused:
         raise refused[0] if len(refused) == 1 else CheckpointError("both models", [str(error) for error in refused])
     return one, two
+
+
+def _beside(params: Params) -> lora.Place:
+    """Leaves that are the other model's too stay that very array."""
+    known = paths.flatten(params)
+
+    def place(path: str, leaf: np.ndarray) -> jax.Array:
+        own = known.get(path)
+        if own is not None and own.shape == leaf.shape and np.array_equal(own, leaf):
+            return own
+        return on_device(path, leaf)
+
+    return place
 
 
 def underlying(adapter: Path) -> Path:
@@ -243,7 +260,7 @@ def underlying(adapter: Path) -> Path:
 
 def _merged(under: Checkpoint, adapter: Path, dtype: str) -> Checkpoint:
     """A model with an adapter in it."""
-    params, config = lora.merge(under.params, adapter, FAMILIES[under.config.family], under.config)
+    params, config = lora.merge(under.params, adapter, FAMILIES[under.config.family], under.config, on_device)
     raw = {**under.raw_config, "tie_word_embeddings": config.tied, "vocab_size": config.vocab}
     files = under.files + lora.files(adapter) + sources.tokenizer_files(adapter)
     tokenizer = sources.tokenizer_fn(adapter) or under.tokenizer
@@ -266,8 +283,8 @@ def load_one(name: str | Path, dtype: str) -> Checkpoint:
     return _merged(load(underlying(path), dtype), path, dtype) if lora.is_adapter(path) else load(path, dtype)
 
 
-def load(path: Path, dtype: str) -> Checkpoint:
-    """Read one checkpoint into a parameter tree of numpy arrays. Raises CheckpointError."""
+def load(path: Path, dtype: str, place: lora.Place = on_device) -> Checkpoint:
+    """Read one checkpoint into a parameter tree. Raises CheckpointError."""
     source = gguf_file.read(path) if path.suffix == ".gguf" else sources.directory(path)
     config = config_of(path, source.raw_config)
     family = FAMILIES[config.family]
@@ -288,9 +305,8 @@ def load(path: Path, dtype: str) -> Checkpoint:
     faults += convert.faults(shapes, rules, config)
     if faults:
         raise CheckpointError(path, faults)
-    leaves = dict(
-        convert.to_leaves(lambda name: source.read(known_as[name]), list(shapes), rules, config, jnp.dtype(dtype))
-    )
+    made = convert.to_leaves(lambda name: source.read(known_as[name]), list(shapes), rules, config, jnp.dtype(dtype))
+    leaves = {name: place(name, leaf) for name, leaf in made}
     read = Checkpoint(config, paths.unflatten(leaves), source.raw_config, source.tokenizer, source.files, source.beside)
     _refuse_non_finite(path, read, dtype)
     return read

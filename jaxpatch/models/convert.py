@@ -174,7 +174,7 @@ def to_leaves(
     dtype: np.dtype,
     start: Mapping[str, np.ndarray] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Our leaves (path, array) out of checkpoint tensors, each tensor read once.
+    """Our leaves (path, array) out of checkpoint tensors, each tensor read once; nothing of them is held while the next is made.
 
     Args: start: of leaves where not every place is named; zero where there are none.
     """
@@ -191,8 +191,13 @@ def to_leaves(
             tensor = read(name)
             for rule in parts:
                 with np.errstate(over="ignore"):  # an infinity is found, and reported by name, after loading
-                    leaves[rule.ours][at] = rule.to_ours(tensor, sizes).astype(dtype)
-        yield from leaves.items()
+                    if lead:
+                        leaves[rule.ours][at] = rule.to_ours(tensor, sizes)
+                    else:
+                        leaves[rule.ours] = np.ascontiguousarray(rule.to_ours(tensor, sizes), dtype)
+            del tensor
+        while leaves:
+            yield leaves.popitem()
 
 
 def to_tensors(params: Mapping, rules: Sequence[Rule], config: DecoderConfig) -> Iterator[tuple[str, np.ndarray]]:

@@ -6,7 +6,7 @@ DoRA sets the length of each output's weights after that (Liu et al., arXiv 2402
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,10 @@ _IGNORED = frozenset(
 _HARMLESS = {"init_lora_weights": (True, "gaussian", "eva", "orthogonal")}
 """Settings and the values under which they change nothing. Other starts (PiSSA, ...) alter the base itself."""
 _BIASES = ("none", "all", "lora_only")
+
+
+Place = Callable[[str, np.ndarray], Any]
+"""(path, leaf) -> the leaf where it is to stay."""
 
 
 class Adapter(NamedTuple):
@@ -73,11 +77,12 @@ def base_of(path: Path) -> str | None:
 
 
 def merge(
-    params: Mapping[str, Any], path: Path, family: Family, config: DecoderConfig
+    params: Mapping[str, Any], path: Path, family: Family, config: DecoderConfig, place: Place
 ) -> tuple[dict[str, Any], DecoderConfig]:
     """The base with the adapter added in, and its config; leaves that the adapter does not touch are the base's own arrays.
 
-    A table that the adapter brings whole may be longer than base's, and an unembedding may be new where base ties its own.
+    A table that the adapter brings whole may be longer than base's, and an unembedding may be new where base ties its own. place: puts
+    each new leaf where it is to stay.
 
     Raises: CheckpointError naming every setting and tensor that cannot be used.
     """
@@ -116,7 +121,8 @@ def merge(
             wanted = read(adapter.lengths[name]).astype(wide).reshape(-1)
             return weight * np.expand_dims(wanted / np.linalg.norm(weight, axis=inputs), inputs)
 
-    flat |= dict(convert.to_leaves(merged, adapter.weights, rules, config, dtype, flat))
+    made = convert.to_leaves(merged, adapter.weights, rules, config, dtype, flat)
+    flat |= {name: place(name, leaf) for name, leaf in made}
     return paths.unflatten(flat), config
 
 

@@ -1,13 +1,17 @@
 """Shell: where tensors come from. A Source answers for names, shapes and contents before anything is converted."""
 
+import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
-STORED_AS = ("F64", "F32", "F16", "BF16")
+STORED_AS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 """Types of weights in safetensors that can be read."""
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
@@ -59,31 +63,58 @@ def safetensors_of(files: tuple[Path, ...]) -> tuple[dict[str, tuple[int, ...]],
     """Shapes and a reader over several files. Raises CheckpointError for unreadable files and for names in two."""
     from safetensors import SafetensorError, safe_open
 
-    opened, home, shapes = {}, {}, {}
+    home, shapes = {}, {}
     faults: list[str] = []
     for file in files:
         if not file.is_file():
             faults.append(f"{file.name} is missing, but the index names it; download it")
             continue
         try:
-            opened[file] = safe_open(file, "np")
+            opened, starts = safe_open(file, "np"), _starts(file)
         except (SafetensorError, OSError) as error:
             size = file.stat().st_size
             faults.append(f"{file.name} ({size} bytes) is truncated or corrupt: {error}; download it again")
             continue
-        for name in opened[file].keys():  # noqa: SIM118  # not a dict
+        for name in opened.keys():  # noqa: SIM118  # not a dict
             if name in home:
-                faults.append(f"tensor {name} stands in both {home[name].name} and {file.name}")
-            home[name] = file
-            piece = opened[file].get_slice(name)
+                faults.append(f"tensor {name} stands in both {home[name].file.name} and {file.name}")
+            piece = opened.get_slice(name)
             shapes[name] = tuple(piece.get_shape())
+            home[name] = _Stored(file, starts[name], str(piece.get_dtype()))
             if piece.get_dtype() not in STORED_AS:
                 faults.append(
                     f"tensor {name} is stored as {piece.get_dtype()}; wanted {', '.join(STORED_AS)}: save the model unquantised"
                 )
     if faults:
         raise CheckpointError(files[0].parent, faults)
-    return shapes, lambda name: opened[home[name]].get_tensor(name)
+
+    def read(name: str) -> np.ndarray:
+        stored = home[name]
+        dtype = np.dtype(STORED_AS[stored.dtype]).newbyteorder("<")
+        with stored.file.open("rb") as stream:
+            flat = np.fromfile(stream, dtype, math.prod(shapes[name]), offset=stored.start)
+        return flat.reshape(shapes[name])
+
+    return shapes, read
+
+
+class _Stored(NamedTuple):
+    """Where a tensor lies: its first byte in a file."""
+
+    file: Path
+    start: int
+    dtype: str
+
+
+def _starts(file: Path) -> dict[str, int]:
+    """First byte of each tensor of a file whose header safetensors has accepted.
+
+    Tensors are read from there rather than through its map of the file, whose pages would count as ours until all is read.
+    """
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+    return {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
 
 
 def directory(path: Path) -> Source:
@@ -119,10 +150,22 @@ def tokenizer_files(path: Path) -> tuple[Path, ...]:
     return tuple(filter(Path.exists, (path / name for name in TOKENIZER_FILES)))
 
 
+@dataclass(frozen=True)
+class TokenizerMaker:
+    """Makes the tokenizer of a model directory; equal to another of the same files, wherever they lie."""
+
+    path: Path = field(compare=False)
+    files: Mapping[str, bytes] = field(repr=False)
+
+    def __call__(self) -> Any:
+        return tokenizer_of(self.path)
+
+
 def tokenizer_fn(path: Path) -> Callable[[], Any] | None:
     """What makes the tokenizer of a model directory, or None where it has none."""
     has_tokenizer = any((path / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
-    return (lambda: tokenizer_of(path)) if has_tokenizer else None
+    hashes = {file.name: hashlib.sha256(file.read_bytes()).digest() for file in tokenizer_files(path)}
+    return TokenizerMaker(path, hashes) if has_tokenizer else None
 
 
 def tokenizer_of(path: Path) -> Any:
