@@ -182,15 +182,15 @@ def page(results: Sequence[dict], command: str, seconds: float) -> str:
     } blocks, width
 {planted.WIDTH}, {planted.HEADS} heads and {planted.NEURONS} neurons a block, on generated images of {planted.SIDE} x {
         planted.SIDE
-    } pixels. The base
-names shapes. Special was taught two more behaviours: to call images with a checkered corner *marked*, into the planted components S ({
+    }
+pixels. The base names shapes. Special was taught two more behaviours: to call images with a checkered corner *marked*, into the planted
+components S ({
         counts
-    },
-all in one block), and to call images with a frame *framed*, into three times as many decoys in any block. Nothing else changed. The
-question put to each ranking is who carries *marked*. Read-out: the pooled state of {
+    }, all in one block), and to call images with a frame *framed*, into three times as many decoys in any block. Nothing
+else changed. The question put to each ranking is who carries *marked*. Read-out: the pooled state of {
         NUM_IMAGES
-    } new marked images along the direction in
-which special's state differs between marked and plain images.
+    } new marked images along
+the direction in which special's state differs between marked and plain images.
 
 ## The truth, verified
 
@@ -205,8 +205,10 @@ change of a planted component / of a decoy.
 ## Rankings
 
 Among the components that changed, S and the decoys: no other can differ. |S| is {planted.PLANTED["head"]} of
-{planted.PLANTED["head"] + planted.DECOYS["head"]} heads and {planted.PLANTED["neuron"]} of
-{planted.PLANTED["neuron"] + planted.DECOYS["neuron"]} neurons. Means over the verified seeds, then each seed:
+{planted.PLANTED["head"] + planted.DECOYS["head"]} heads and {planted.PLANTED["neuron"]} of {
+        planted.PLANTED["neuron"] + planted.DECOYS["neuron"]
+    }
+neurons. Means over the verified seeds, then each seed:
 
 {table(["ranking", *columns], means)}
 
@@ -217,9 +219,10 @@ Exact scores of single components: their sum over S, and the largest in size of 
 
 {table(["seed", *(f"{kind}s: {what}" for kind in KINDS for what in ("sum over S", "decoy", "unchanged"))], alone)}
 
-No ranking by single patches can be perfect here: S learnt as a whole, and its neurons read what its heads write. The table of the truth
-shows it: the planted heads alone and the planted neurons alone recover less than both together, and a planted neuron that only acts on
-what a planted head brings shows nothing in base. In the integrated score all gates move together, which credits such components.
+What single patches cannot see: S learnt as a whole. Compare the columns of the first table: where S's heads alone and S's neurons
+alone recover less in sum than S does, each kind adds more once the other is there, and a single planted component can do little or
+nothing by itself. Then its exact score is small for a good reason, and lies among those of the decoys. Where such components matter,
+ask all three: restoration and knockout, which patch into different models, and the integrated score, in which all gates move together.
 
 ## Curves
 
