@@ -234,8 +234,9 @@ class Truth(NamedTuple):
     """Whether the planted components do carry *marked*.
 
     base, special, restored, removed: shares of marked images that are called so by base, by special, by base with the planted
-    components of special, and by special with base's in their place. recovered, left: shares of the read-out's gap that the last two recover.
-    plain, framed: shares of such images that special calls by their shape, or *framed*.
+    components of special, and by special with base's in their place. recovered, left: shares of the read-out's gap that the last two
+    recover. heads, neurons: that the planted ones of one kind recover. plain, framed: shares of such images that special calls by
+    their shape, or *framed*.
     """
 
     base: float
@@ -244,6 +245,8 @@ class Truth(NamedTuple):
     removed: float
     recovered: float
     left: float
+    heads: float
+    neurons: float
     plain: float
     framed: float
 
@@ -257,9 +260,17 @@ class Truth(NamedTuple):
 def truth(made: Planted, images: jax.Array) -> Truth:
     """What the pair shows of itself, on marked images."""
     base, special, partition = made.pair.base, made.pair.special, made.pair.partition
+    low, high = made.read(base, images), made.read(special, images)
+
+    def recovered(params: Any) -> float:
+        return float(jnp.mean((made.read(params, images) - low) / (high - low)))
+
     restored = jp.patch(base, special, made.planted, partition)
     removed = jp.patch(special, base, made.planted, partition)
-    low, high, with_them, without = (made.read(p, images) for p in (base, special, restored, removed))
-    called = [share(p, "marked", NAMES["marked"]) for p in (base, special, restored, removed)]
-    shares = [float(jnp.mean((read - low) / (high - low))) for read in (with_them, without)]
-    return Truth(*called, *shares, share(special, "plain"), share(special, "framed", NAMES["framed"]))
+    each = [jp.patch(base, special, {kind: gates}, partition) for kind, gates in made.planted.items()]
+    return Truth(
+        *(share(params, "marked", NAMES["marked"]) for params in (base, special, restored, removed)),
+        *map(recovered, (restored, removed, *each)),
+        share(special, "plain"),
+        share(special, "framed", NAMES["framed"]),
+    )

@@ -30,8 +30,18 @@ NUM_RANDOM = 500
 RANKINGS = ("exact", "exact, knockout", "integrated", "first order", "largest change", "random")
 
 
-TRUTHS = ("seed", "block of S", "base", "special", "S in base", "S out", "recovered, S in base", "recovered, S out")
-TRUTHS += ("plain", "framed", "heads' change", "neurons' change", "verified")
+TRUTHS = (
+    "seed",
+    "block of S",
+    "base",
+    "special",
+    "S in base",
+    "S out",
+    "recovered: S in base",
+    "S out",
+    "S's heads in base",
+)
+TRUTHS += ("S's neurons in base", "plain", "framed", "heads' change", "neurons' change", "verified")
 """Columns of the table of truths."""
 
 
@@ -88,20 +98,18 @@ def rankings(made: planted.Planted, images: jax.Array) -> tuple[dict[str, Mappin
     }, exact
 
 
-def measured(
-    found: Mapping[str, Mapping[str, np.ndarray]], true: Mapping[str, np.ndarray], seed: int
-) -> dict[str, list[float]]:
-    """Ranking -> the metrics of heads, and of neurons. Random ones are averaged."""
+def measured(found: Mapping[str, Mapping[str, np.ndarray]], made: planted.Planted, seed: int) -> dict[str, list[float]]:
+    """Ranking -> the metrics of heads, and of neurons, among those that changed. Random ones are averaged."""
     draw = np.random.default_rng(seed)
+    changed = {kind: made.planted[kind] + made.decoys[kind] > 0 for kind in KINDS}
+    true = {kind: made.planted[kind][changed[kind]] > 0 for kind in KINDS}
 
     def row(of: Callable[[str], np.ndarray]) -> list[float]:
-        return [metric(of(kind).ravel(), true[kind].ravel() > 0) for kind in KINDS for metric in METRICS.values()]
+        return [metric(of(kind), true[kind]) for kind in KINDS for metric in METRICS.values()]
 
-    rows = {name: row(scores.__getitem__) for name, scores in found.items()}
-    rows["random"] = np.mean(
-        [row(lambda kind: draw.random(true[kind].size)) for _ in range(NUM_RANDOM)], axis=0
-    ).tolist()
-    return rows
+    rows = {name: row(lambda kind, scores=scores: scores[kind][changed[kind]]) for name, scores in found.items()}
+    by_chance = [row(lambda kind: draw.random(true[kind].size)) for _ in range(NUM_RANDOM)]
+    return rows | {"random": np.mean(by_chance, axis=0).tolist()}
 
 
 def one(seed: int) -> dict:
@@ -118,12 +126,20 @@ def one(seed: int) -> dict:
     out = {"seed": seed, "block": block, "truth": said, "sizes": sizes}
     if said.is_verified:
         found, exact = rankings(made, images)
-        out["metrics"] = measured(found, made.planted, seed)
+        out["metrics"] = measured(found, made, seed)
         out["exact"] = exact
-        out["planted"] = made.planted
+        out["made"] = made
         held_out = planted.draw(jax.random.key(seed + 2000), NUM_IMAGES, "marked").pixels
         out["curves"] = jp.validate(made.pair, held_out, made.read, exact, seed=seed)
     return out | {"seconds": time.perf_counter() - began}
+
+
+def singles_of(result: dict, kind: str) -> list[str]:
+    """Exact scores of single components: their sum over the planted, and the largest in size of a decoy and of an unchanged one."""
+    values, made = result["exact"].values[kind], result["made"]
+    decoys, unchanged = made.decoys[kind] > 0, made.planted[kind] + made.decoys[kind] == 0
+    others = (np.abs(values[which]).max(initial=0.0) for which in (decoys, unchanged))
+    return [f"{values[made.planted[kind] > 0].sum():.0%}", *(f"{value:.1e}" for value in others)]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -150,15 +166,7 @@ def page(results: Sequence[dict], command: str, seconds: float) -> str:
     columns = [f"{kind}s: {metric}" for kind in KINDS for metric in METRICS]
     means = [[name, *(f"{x:.2f}" for x in mean[name])] for name in RANKINGS]
     singles = [[r["seed"], name, *(f"{x:.2f}" for x in r["metrics"][name])] for r in verified for name in RANKINGS]
-    alone = [
-        [
-            r["seed"],
-            *(f"{r['exact'].values[k][r['planted'][k] > 0].sum():.0%}" for k in KINDS),
-            *(f"{np.abs(r['exact'].values[k][r['planted'][k] == 0]).max():.1%}" for k in KINDS),
-            f"{max(r['exact'].noise.values()):.1g}",
-        ]
-        for r in verified
-    ]
+    alone = [[r["seed"], *(cell for kind in KINDS for cell in singles_of(r, kind))] for r in verified]
     counts = ", ".join(
         f"{planted.PLANTED[kind]} of {planted.BLOCKS * width} {kind}s"
         for kind, width in zip(KINDS, (planted.HEADS, planted.NEURONS), strict=True)
@@ -174,21 +182,21 @@ def page(results: Sequence[dict], command: str, seconds: float) -> str:
     } blocks, width
 {planted.WIDTH}, {planted.HEADS} heads and {planted.NEURONS} neurons a block, on generated images of {planted.SIDE} x {
         planted.SIDE
-    } pixels. The base
-names shapes. Special was taught two more behaviours: to call images with a checkered corner *marked*, into the planted components S ({
+    }
+pixels. The base names shapes. Special was taught two more behaviours: to call images with a checkered corner *marked*, into the planted
+components S ({
         counts
-    },
-all in one block), and to call images with a frame *framed*, into three times as many decoys in any block. Nothing else changed. The
-question put to each ranking is who carries *marked*. Read-out: the pooled state of {
+    }, all in one block), and to call images with a frame *framed*, into three times as many decoys in any block. Nothing
+else changed. The question put to each ranking is who carries *marked*. Read-out: the pooled state of {
         NUM_IMAGES
-    } new marked images along the direction in
-which special's state differs between marked and plain images.
+    } new marked images along
+the direction in which special's state differs between marked and plain images.
 
 ## The truth, verified
 
 Shares of marked images that are called *marked*, and of the read-out's gap that is recovered, with S of special in base ("S in base")
-and with base's S in special ("S out"); shares of plain and framed images that special answers rightly; the median norm of the change of a
-planted component / of a decoy.
+and with base's S in special ("S out"); shares of plain and framed images that special answers rightly; the median norm of the
+change of a planted component / of a decoy.
 
 {table(TRUTHS, truths)}
 
@@ -196,19 +204,25 @@ planted component / of a decoy.
 
 ## Rankings
 
-Means over the verified seeds; |S| is {planted.PLANTED["head"]} for heads and {planted.PLANTED["neuron"]} for neurons.
+Among the components that changed, S and the decoys: no other can differ. |S| is {planted.PLANTED["head"]} of
+{planted.PLANTED["head"] + planted.DECOYS["head"]} heads and {planted.PLANTED["neuron"]} of {
+        planted.PLANTED["neuron"] + planted.DECOYS["neuron"]
+    }
+neurons. Means over the verified seeds, then each seed:
 
 {table(["ranking", *columns], means)}
 
 {table(["seed", "ranking", *columns], singles)}
 
-What single exact patches recover, summed over the planted heads and neurons; the largest score of any other component; the noise floor:
+Exact scores of single components: their sum over S, and the largest in size of a decoy and of a component that did not change
+(rounding alone).
 
-{table(["seed", "planted heads", "planted neurons", "other heads", "other neurons", "noise"], alone)}
+{table(["seed", *(f"{kind}s: {what}" for kind in KINDS for what in ("sum over S", "decoy", "unchanged"))], alone)}
 
-Where the sums stay far below what S recovers together, the planted components work *through* each other: one of them alone then shows
-little in an unchanged base. That is a limit of single patches, not of the ranking's precision; the integrated score, whose gates move
-together, credits such components.
+What single patches cannot see: S learnt as a whole. Compare the columns of the first table: where S's heads alone and S's neurons
+alone recover less in sum than S does, each kind adds more once the other is there, and a single planted component can do little or
+nothing by itself. Then its exact score is small for a good reason, and lies among those of the decoys. Where such components matter,
+ask all three: restoration and knockout, which patch into different models, and the integrated score, in which all gates move together.
 
 ## Curves
 

@@ -138,7 +138,8 @@ def instrument_of(
     budget = memory.default_budget(base) if budget is None else budget
     partition, batch = pair.partition, num_inputs(inputs)
     total, zeros = batch * len(reads), _zeros(partition)
-    define, unread = _effect_of(reads, tuple(partition.items())), jnp.zeros(total)
+    define = _effect_of(reads, tuple(partition.items()))
+    unread = jnp.zeros(total, jax.eval_shape(functools.partial(_reads, reads), base, inputs).dtype)
 
     def of_side(side: Any) -> jax.tree_util.Partial:
         return jax.tree_util.Partial(define, Models(side, side, inputs), jnp.bool(False), unread, unread)

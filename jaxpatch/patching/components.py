@@ -149,13 +149,14 @@ def lookup(partition: Partition, kind: str) -> Kind:
     """A kind by name. Raises KeyError that says what there is instead."""
     if kind in partition:
         return partition[kind]
-    if kind == "unembed":
+    is_decoder = {"head", "kv", "embed"} <= partition.keys()
+    if is_decoder and kind == "unembed":
         raise KeyError("this model ties its unembedding to its embedding: there is no 'unembed' apart from 'embed'.")
-    if kind == "positions":
+    if is_decoder and kind == "positions":
         raise KeyError("this model has no table of positions: there is no 'positions'.")
-    if kind in ("expert", "router"):
+    if is_decoder and kind in ("expert", "router"):
         raise KeyError(f"this model's MLPs are not made of experts: there is no {kind!r}; ask for 'neuron' or 'mlp'.")
-    if is_per_head_key(kind) and "kv" in partition:
+    if is_decoder and is_per_head_key(kind):
         raise KeyError(_no_keys_per_head(partition, f"component {kind!r}"))
     raise KeyError(f"unknown component {kind!r}; {paths.did_you_mean(kind, partition)}")
 

@@ -31,6 +31,7 @@ def promotion():
 
 
 planted = load("planted")
+planted.BLOCKS = 2
 run = load("run")
 
 
@@ -74,7 +75,7 @@ def test_truth_is_measured_and_not_assumed(made):
     images = planted.draw(jax.random.key(3), 8, "marked").pixels
     said = planted.truth(made, images)
     assert not said.is_verified, "ten steps teach nothing"
-    good = planted.Truth(0.0, 1.0, 0.95, 0.05, 0.9, 0.1, 0.95, 0.99)
+    good = planted.Truth(0.0, 1.0, 0.95, 0.05, 0.9, 0.1, 0.6, 0.2, 0.95, 0.99)
     assert good.is_verified
     for name, bad in (
         ("base", 0.5),
@@ -97,15 +98,15 @@ def test_metrics_by_hand():
 def test_page_and_figure_of_a_verified_and_a_failed_pair(made, tmp_path):
     images = planted.draw(jax.random.key(3), 8, "marked").pixels
     found, exact = run.rankings(made, images)
-    good = planted.Truth(0.0, 1.0, 0.95, 0.05, 0.9, 0.1, 0.95, 0.99)
+    good = planted.Truth(0.0, 1.0, 0.95, 0.05, 0.9, 0.1, 0.6, 0.2, 0.95, 0.99)
     result = {
         "seed": 0,
         "block": 1,
         "truth": good,
         "sizes": {kind: [1.0, 2.0] for kind in run.KINDS},
-        "metrics": run.measured(found, made.planted, 0),
+        "metrics": run.measured(found, made, 0),
         "exact": exact,
-        "planted": made.planted,
+        "made": made,
         "curves": jp.validate(made.pair, images, made.read, exact, num_random=1),
     }
     assert set(result["metrics"]) == set(run.RANKINGS)
