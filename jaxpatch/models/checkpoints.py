@@ -22,6 +22,8 @@ from jaxpatch.trees import compare, paths
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 CheckpointError = sources.CheckpointError
+MOST_TENSORS = 1_000_000
+"""A config that asks for more is not believed."""
 
 
 def on_device(path: str, leaf: np.ndarray) -> jax.Array:
@@ -289,6 +291,10 @@ def load(path: Path, dtype: str, place: lora.Place = on_device) -> Checkpoint:
     config = config_of(path, source.raw_config)
     family = FAMILIES[config.family]
     rules = family.rules(config)
+    if (number := convert.number(rules, config)) > MOST_TENSORS:
+        raise CheckpointError(
+            path, [f"the config asks for {number:,} tensors; the weights hold {len(source.shapes):,}"]
+        )
     wanted = convert.places(rules, config)
     known_as = {
         family.prefix + name if name not in wanted and family.prefix + name in wanted else name: name

@@ -119,6 +119,11 @@ def _names(theirs: str, config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     return {theirs.format(**dict(zip(stack, at, strict=True))): at for at in everywhere}
 
 
+def number(rules: Sequence[Rule], config: DecoderConfig) -> int:
+    """How many tensors a checkpoint of this config must hold, without naming them."""
+    return sum(math.prod(_stack(theirs, config).values()) for theirs in _by_tensor(rules))
+
+
 def places(rules: Sequence[Rule], config: DecoderConfig) -> dict[str, Place]:
     """Every tensor name that a checkpoint of this config must hold."""
     return {

@@ -92,7 +92,7 @@ def merge(
     if not weights_file.exists():
         faults.append(f"no {weights_file.name} (pickled adapters are refused: they can run code when opened)")
         raise sources.CheckpointError(path, faults)
-    shapes, read = sources.safetensors_of((weights_file,))
+    shapes, read, _ = sources.safetensors_of((weights_file,))
     flat, known = paths.flatten(params), convert.places(family.rules(config), config)
     adapter, unknown = _adapter(shapes, settings, {*known, family.unembed})
     config, flat = _as_large(config, flat, family, adapter, shapes)

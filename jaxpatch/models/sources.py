@@ -59,8 +59,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def safetensors_of(files: tuple[Path, ...]) -> tuple[dict[str, tuple[int, ...]], Callable[[str], np.ndarray]]:
-    """Shapes and a reader over several files. Raises CheckpointError for unreadable files and for names in two."""
+class Tensors(NamedTuple):
+    """What several files hold. shapes: tensor name -> shape. read: name -> array, as on disk. home: name -> its file."""
+
+    shapes: dict[str, tuple[int, ...]]
+    read: Callable[[str], np.ndarray]
+    home: dict[str, Path]
+
+
+def safetensors_of(files: tuple[Path, ...]) -> Tensors:
+    """All tensors of several files. Raises CheckpointError for unreadable files and for names in two."""
     from safetensors import SafetensorError, safe_open
 
     home, shapes = {}, {}
@@ -71,7 +79,7 @@ def safetensors_of(files: tuple[Path, ...]) -> tuple[dict[str, tuple[int, ...]],
             continue
         try:
             opened, starts = safe_open(file, "np"), _starts(file)
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, ValueError) as error:
             size = file.stat().st_size
             faults.append(f"{file.name} ({size} bytes) is truncated or corrupt: {error}; download it again")
             continue
@@ -95,7 +103,7 @@ def safetensors_of(files: tuple[Path, ...]) -> tuple[dict[str, tuple[int, ...]],
             flat = np.fromfile(stream, dtype, math.prod(shapes[name]), offset=stored.start)
         return flat.reshape(shapes[name])
 
-    return shapes, read
+    return Tensors(shapes, read, {name: stored.file for name, stored in home.items()})
 
 
 class _Stored(NamedTuple):
@@ -113,8 +121,17 @@ def _starts(file: Path) -> dict[str, int]:
     """
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(length))
+        header = json.loads(stream.read(length), object_pairs_hook=_once)
     return {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose names stand in it once: of two, one reader takes the first and another the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = sorted({name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1})
+        raise ValueError(f"{', '.join(twice)} stands twice in its header")
+    return found
 
 
 def directory(path: Path) -> Source:
@@ -132,13 +149,25 @@ def directory(path: Path) -> Source:
         listed = read_json(index).get("weight_map")
         if not listed or not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
             raise CheckpointError(index, ["no weight_map: wanted tensor name -> file name; download it again"])
+        outside = [name for name in sorted(set(listed.values())) if Path(name).name != name or name == ".."]
+        if outside:
+            raise CheckpointError(
+                index,
+                [f"{name!r} is no file beside the index; shards are read from its own folder only" for name in outside],
+            )
         files = tuple(path / name for name in sorted(set(listed.values())))
     else:
         pickles = sorted(p.name for p in path.glob("*.bin")) + sorted(p.name for p in path.glob("*.pt*"))
         why = f"only pickle files ({', '.join(pickles)}), which can run code when opened" if pickles else "no weights"
         raise CheckpointError(path, [f"{why}; wanted model.safetensors: save the model with safe_serialization=True"])
-    shapes, read = safetensors_of(files)
-    if faults := [f"{index.name} lists {name}, which no shard holds" for name in listed if name not in shapes]:
+    shapes, read, home = safetensors_of(files)
+    faults = [f"{index.name} lists {name}, which no shard holds" for name in listed if name not in shapes]
+    faults += [
+        f"{index.name} says that {name} is in {file}, and it is in {home[name].name}"
+        for name, file in listed.items()
+        if name in home and home[name].name != file
+    ]
+    if faults:
         raise CheckpointError(path, faults)
     used = (config, *files, *tokenizer_files(path))
     beside = {name: (path / name).read_text(encoding="utf-8") for name in BESIDE if (path / name).exists()}
@@ -173,7 +202,7 @@ def tokenizer_of(path: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path)
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # transformers raises what its parsers raise
         said = f"{type(error).__name__}: {error}"
         raise CheckpointError(

@@ -77,6 +77,12 @@ class Ledger:
         if not is_kind or (kind is not bool and value <= 0):
             faults.append(f"{name}: wanted {_KINDS[kind]}, got {value!r}")
             return kind(1)
+        most = MOST.get(name, LARGEST)
+        if kind is int and value > most:
+            faults.append(
+                f"{name}: wanted at most {most:,}, got {value:,}; no model is so large, and nothing of it was read"
+            )
+            return 1
         return kind(value)
 
     def table(self, name: str, faults: list[str]) -> Mapping[str, Any]:
@@ -96,6 +102,10 @@ class Ledger:
             if name not in self._read and name not in ignored and value not in (None, harmless.get(name))
         ]
 
+
+LARGEST = 10**9
+MOST = dict.fromkeys(("num_hidden_layers", "n_layer", "num_experts", "num_local_experts"), 10_000)
+"""What whole numbers of a config may be at most: beyond that it is broken, or meant to use up all memory."""
 
 HARMLESS = {"is_encoder_decoder": False, "use_bidirectional_attention": False, "add_cross_attention": False}
 """Fields that change a model of any family, and the one value under which they do not."""
