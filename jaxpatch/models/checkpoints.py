@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxpatch import atomic
-from jaxpatch.models import convert, decoder, gguf_file, lora, sources
+from jaxpatch.models import convert, decoder, gguf_file, layout, lora, sources, tensor_file
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.families import FAMILIES
 from jaxpatch.shapes import Params
@@ -93,6 +94,7 @@ def load_pair(
     *,
     dtype: str = "float32",
     allow_longer_vocab: bool = False,
+    mesh: Mesh | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Pair:
     """Read two checkpoints of one architecture.
@@ -103,6 +105,7 @@ def load_pair(
         special: the same; an adapter is merged into `base`, or where that is an adapter, into the same model as it.
         dtype: "float32", "bfloat16", "float16" or "float64" (needs `jax_enable_x64`) in memory, whatever it is on disk.
         allow_longer_vocab: drop the rows that special's vocabulary has beyond base's.
+        mesh: devices of this process among which heads and neurons are cut, as `layout` says: each gets its part, and none the whole.
         progress: called with (steps done, steps).
 
     Returns: a `Pair`.
@@ -120,6 +123,7 @@ def load_pair(
         raise ValueError("dtype='float64' needs jax.config.update('jax_enable_x64', True) before anything else runs.")
     if faults := location_faults(base=base, special=special):
         raise FileNotFoundError("\n".join(faults))
+    mesh = None if mesh is None else _own(layout.checked(mesh))
     base_path, special_path = local(base), local(special)
     one, two = _both(base_path, special_path, dtype, progress)
     one, two = _same_vocabulary(one, two, allow_longer_vocab)
@@ -133,9 +137,9 @@ def load_pair(
     changed = set(compare.changed_leaves(one.params, two.params))
     if not changed:
         raise ValueError(f"base {base_path} and special {special_path} are identical: there is nothing to score.")
-    on_device = {name: jnp.asarray(leaf) for name, leaf in paths.flatten(one.params).items()}
+    on_device = {name: _placed(name, leaf, mesh) for name, leaf in paths.flatten(one.params).items()}
     special_leaves = paths.flatten(two.params)
-    special_on_device = {n: jnp.asarray(special_leaves[n]) if n in changed else on_device[n] for n in on_device}
+    special_on_device = {n: _placed(n, special_leaves[n], mesh) if n in changed else on_device[n] for n in on_device}
     tokenizer = one.tokenizer() if one.tokenizer else None
     progress(3, 3)
     return Pair(
@@ -147,6 +151,20 @@ def load_pair(
         beside=one.beside,
         files={"base": one.files, "special": two.files},
     )
+
+
+def _own(mesh: Mesh) -> Mesh:
+    if others := {device.process_index for device in mesh.devices.flat} - {jax.process_index()}:
+        raise ValueError(
+            f"mesh: has devices of other processes ({', '.join(map(str, sorted(others)))}), which this one cannot read from. "
+            "Load without it, and give it to score."
+        )
+    return mesh
+
+
+def _placed(path: str, leaf: np.ndarray, mesh: Mesh | None) -> jax.Array:
+    """A leaf where it is wanted, each device being sent its own part."""
+    return jnp.asarray(leaf) if mesh is None else jax.device_put(leaf, layout.sharding(path, leaf.shape, mesh))
 
 
 def _both(base: Path, special: Path, dtype: str, progress: Callable[[int, int], None]) -> tuple[Checkpoint, Checkpoint]:
@@ -341,7 +359,7 @@ def config_faults(one: DecoderConfig, two: DecoderConfig) -> list[str]:
 def save_checkpoint(
     pair: Pair, params: Params, path: str | Path, *, max_shard_size: str = "5GB", overwrite: bool = False
 ) -> Path:
-    """Write parameters of this pair as a Hugging Face directory that transformers loads.
+    """Write parameters of this pair as a Hugging Face directory that transformers loads, a tensor at a time.
 
     Args:
         pair: where config and tokenizer come from.
@@ -355,31 +373,47 @@ def save_checkpoint(
     import huggingface_hub
 
     _refuse_strangers(pair, params)
+    rules, flat = FAMILIES[pair.config.family].rules(pair.config), paths.flatten(params)
+    places, dtype = convert.places(rules, pair.config), next(iter(flat.values())).dtype
+    tensors = {
+        name: tensor_file.Outline(place.rules[0].their_shape(pair.config.sizes), dtype)
+        for name, place in places.items()
+    }
+    split = huggingface_hub.split_state_dict_into_shards_factory(
+        tensors,
+        get_storage_size=lambda tensor: tensor.nbytes,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=max_shard_size,
+    )
+    beside = _beside(pair, str(dtype))
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        beside["model.safetensors.index.json"] = json.dumps(index, indent=2) + "\n"
+    with atomic.directory(path, overwrite=overwrite) as folder:
+        _write_beside(pair, beside, folder)
+        for name, held in split.filename_to_tensors.items():
+            tensor_file.write(
+                folder / name,
+                {tensor: tensors[tensor] for tensor in held},
+                lambda tensor: convert.to_tensor(flat, places[tensor], pair.config),
+            )
+    return Path(path)
+
+
+def _beside(pair: Pair, dtype: str) -> dict[str, str]:
+    """Files that belong beside this pair's weights, name -> text. Raises ValueError where nothing is known of them."""
     if not pair.raw_config:
         raise ValueError("this pair was not read from a checkpoint, so there is no config.json to write.")
-    rules = FAMILIES[pair.config.family].rules(pair.config)
-    tensors = dict(convert.to_tensors(params, rules, pair.config))
-    dtype = str(next(iter(tensors.values())).dtype)
-    with atomic.directory(path, overwrite=overwrite) as folder:
-        named = {"dtype", "torch_dtype"} & pair.raw_config.keys() or {"dtype"}
-        config = {**pair.raw_config, **dict.fromkeys(named, dtype)}
-        beside = {**pair.beside, "config.json": json.dumps(config, indent=2) + "\n"}
-        split = huggingface_hub.split_state_dict_into_shards_factory(
-            tensors,
-            get_storage_size=lambda tensor: tensor.nbytes,
-            filename_pattern="model{suffix}.safetensors",
-            max_shard_size=max_shard_size,
-        )
-        if split.is_sharded:
-            index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-            beside["model.safetensors.index.json"] = json.dumps(index, indent=2) + "\n"
-        for name, text in beside.items():
-            (folder / name).write_text(text, encoding="utf-8")
-        for name, held in split.filename_to_tensors.items():
-            _write_tensors({tensor: tensors[tensor] for tensor in held}, folder / name)
-        if pair.tokenizer is not None:
-            pair.tokenizer.save_pretrained(folder)
-    return Path(path)
+    named = {"dtype", "torch_dtype"} & pair.raw_config.keys() or {"dtype"}
+    config = {**pair.raw_config, **dict.fromkeys(named, dtype)}
+    return {**pair.beside, "config.json": json.dumps(config, indent=2) + "\n"}
+
+
+def _write_beside(pair: Pair, beside: Mapping[str, str], folder: Path) -> None:
+    for name, text in beside.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    if pair.tokenizer is not None:
+        pair.tokenizer.save_pretrained(folder)
 
 
 def save_adapter(
@@ -408,24 +442,14 @@ def save_adapter(
     with atomic.directory(path, overwrite=overwrite) as folder:
         settings_file, weights_file = lora.files(folder)
         settings_file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        _write_tensors(tensors, weights_file)
+        outlines = {name: tensor_file.Outline(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+        tensor_file.write(weights_file, outlines, tensors.__getitem__)
     return Path(path)
 
 
 def _refuse_strangers(pair: Pair, params: Params) -> None:
     if faults := compare.structure_faults(pair.base, params):
         raise ValueError("these parameters are not of this pair:\n" + "\n".join(f"  - {fault}" for fault in faults))
-
-
-def _write_tensors(tensors: Mapping[str, np.ndarray], file: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    try:
-        save_file(dict(tensors), file, metadata={"format": "pt"})
-        file.chmod(0o644)
-    except SafetensorError as error:  # what a full disk looks like through safetensors
-        raise OSError(str(error)) from error
 
 
 def sha256(file: Path) -> str:
