@@ -15,7 +15,7 @@ from jaxpatch.measuring.inputs import checked as checked_inputs
 from jaxpatch.measuring.memory import default_budget
 from jaxpatch.measuring.read_outs import Anchor, ReadOut
 from jaxpatch.measuring.tree_pairs import Read, TreePair
-from jaxpatch.models import layers
+from jaxpatch.models import layers, layout
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.patching import components
 from jaxpatch.scoring import METHODS, normalise, scores
@@ -426,7 +426,7 @@ def _prompt_faults(pair: Pair, inputs: Any, wanted: Any, mesh: Mesh | None) -> l
         faults.append(str(error))
     checks: list[Callable[[], object]] = [lambda: checked_inputs(inputs, pair.config)]
     checks += [lambda each=each: read_outs.checked_for(inputs, each, pair.config) for each in asked]
-    checks += [] if mesh is None else [lambda: devices.checked(mesh)]
+    checks += [] if mesh is None else [lambda: layout.checked(mesh)]
     for check in checks if isinstance(inputs, Inputs) else checks[:0]:
         try:
             check()

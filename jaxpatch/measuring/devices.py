@@ -17,25 +17,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxpatch.measuring.downstream import Models
+from jaxpatch.models import layout
+from jaxpatch.models.layout import CANDIDATES, MODEL
 from jaxpatch.shapes import Params
 from jaxpatch.trees import paths
 
-CANDIDATES, MODEL = "candidates", "model"
-CUT_AXIS = {
-    "layers/attn/q/kernel": -2,
-    "layers/attn/q/bias": -2,
-    "layers/attn/k/kernel": -2,
-    "layers/attn/k/bias": -2,
-    "layers/attn/v/kernel": -2,
-    "layers/attn/v/bias": -2,
-    "layers/attn/o/kernel": -3,
-    "layers/mlp/gate/kernel": -1,
-    "layers/mlp/gate/bias": -1,
-    "layers/mlp/up/kernel": -1,
-    "layers/mlp/up/bias": -1,
-    "layers/mlp/down/kernel": -2,
-}
-"""Leaf -> the axis of its heads or neurons, from the end: experts have an axis more before."""
 NUM_PROCESSES, PROCESS_ID = "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
@@ -101,18 +87,6 @@ def agreed(identity: Mapping[str, str]) -> dict[str, str]:
     return first | {"budget": str(min(int(each["budget"]) for each in every))}
 
 
-def checked(mesh: Mesh) -> Mesh:
-    """The mesh with axes over which XLA decides what is exchanged. Raises ValueError for axes that mean nothing here."""
-    if not isinstance(mesh, Mesh):
-        raise ValueError(f"mesh: wanted a jax.sharding.Mesh, as jax.make_mesh makes it; got {mesh!r}.")
-    if unknown := [name for name in mesh.axis_names if name not in (CANDIDATES, MODEL)]:
-        raise ValueError(
-            f"mesh: unknown axes {', '.join(map(str, unknown))}; wanted {CANDIDATES!r}, {MODEL!r} or both. "
-            f"Make it with jax.make_mesh((4, 2), ({CANDIDATES!r}, {MODEL!r}))."
-        )
-    return Mesh(mesh.devices, mesh.axis_names)
-
-
 def spread(models: Models, mesh: Mesh) -> Models:
     """The models where the mesh wants them; prompts and read-outs are copied to every device."""
     host = _cut(models.host, mesh)
@@ -138,14 +112,8 @@ def everywhere(mesh: Mesh) -> NamedSharding:
 
 
 def _cut(params: Params, mesh: Mesh) -> Params:
-    parts = mesh.shape.get(MODEL, 1)
-    placed = {}
-    for path, leaf in paths.flatten(params).items():
-        axis = leaf.ndim + CUT_AXIS.get(path, -leaf.ndim)
-        is_cut = parts > 1 and path in CUT_AXIS and leaf.shape[axis] % parts == 0
-        spec = PartitionSpec(*(None,) * axis, MODEL) if is_cut else PartitionSpec()
-        placed[path] = _put(leaf, NamedSharding(mesh, spec))
-    return paths.unflatten(placed)
+    flat = paths.flatten(params)
+    return paths.unflatten({path: _put(leaf, layout.sharding(path, leaf.shape, mesh)) for path, leaf in flat.items()})
 
 
 def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:

@@ -13,7 +13,7 @@ from jaxpatch.measuring import devices, effect, inputs, local, memory, read_outs
 from jaxpatch.measuring.downstream import Models
 from jaxpatch.measuring.read_outs import ReadOut
 from jaxpatch.measuring.slopes import Cheap
-from jaxpatch.models import prefix_tree
+from jaxpatch.models import layout, prefix_tree
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.patching import components
 from jaxpatch.shapes import Gates, Params
@@ -101,7 +101,7 @@ def of_pair(
     sign = 1 if mode == "restoration" else -1
     tree = prefix_tree.of_prompts(np.asarray(prompts.tokens), np.asarray(prompts.lengths))
     models = Models(host, donor, prompts, tree, asked)
-    mesh = None if mesh is None else devices.checked(mesh)
+    mesh = None if mesh is None else layout.checked(mesh)
     placed = models if mesh is None else devices.spread(models, mesh)
     partition = components.of_decoder(pair.base)
 

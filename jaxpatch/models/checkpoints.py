@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxpatch import atomic
-from jaxpatch.models import convert, decoder, differences, gguf_file, lora, sources
+from jaxpatch.models import convert, decoder, differences, gguf_file, layout, lora, sources, tensor_file
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.differences import Choices, Difference, Side
 from jaxpatch.models.families import FAMILIES
@@ -26,10 +27,10 @@ MOST_TENSORS = 1_000_000
 """A config that asks for more is not believed."""
 
 
-def on_device(path: str, leaf: np.ndarray) -> jax.Array:
-    """Where a leaf is to stay. Leaves come one after the other, and the host's copy of each is given back before the next is made."""
-    del path
-    return jnp.asarray(leaf)
+def on_device(path: str, leaf: np.ndarray, mesh: Mesh | None = None) -> jax.Array:
+    """Where a leaf is to stay; of a mesh, each device is sent its own part. Leaves come one after the other, and the host's copy of
+    each is given back before the next is made."""
+    return jnp.asarray(leaf) if mesh is None else jax.device_put(leaf, layout.sharding(path, leaf.shape, mesh))
 
 
 class Checkpoint(NamedTuple):
@@ -109,6 +110,7 @@ def load_pair(
     settings: str | None = None,
     tokenizer: str | None = None,
     template: str | None = None,
+    mesh: Mesh | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Pair:
     """Read two checkpoints of one architecture.
@@ -120,6 +122,7 @@ def load_pair(
         dtype: "float32", "bfloat16", "float16" or "float64" (needs `jax_enable_x64`) in memory, whatever it is on disk.
         vocabulary, settings, tokenizer, template: whose word counts where the two disagree (`differences.Choices`); what is left open
             is refused.
+        mesh: devices of this process among which heads and neurons are cut, as `layout` says: each gets its part, and none the whole.
         progress: called with (steps done, steps).
 
     Returns: a `Pair`.
@@ -140,8 +143,10 @@ def load_pair(
         raise ValueError("\n".join(faults))
     if faults := location_faults(base=base, special=special):
         raise FileNotFoundError("\n".join(faults))
+    mesh = None if mesh is None else _own(layout.checked(mesh))
     base_path, special_path = local(base), local(special)
-    one, two = _both(base_path, special_path, dtype, progress)
+    place = on_device if mesh is None else functools.partial(on_device, mesh=mesh)
+    one, two = _both(base_path, special_path, dtype, place, progress)
     sides = sides_of(one.config, two.config, one.tokenizer, two.tokenizer)
     if faults := differences.faults(*sides, choices):
         raise unlike(base_path, special_path, faults)
@@ -211,20 +216,31 @@ def _template_file(choices: Choices) -> str | None:
     return Path(choices.template).expanduser().read_text(encoding="utf-8")
 
 
-def _both(base: Path, special: Path, dtype: str, progress: Callable[[int, int], None]) -> tuple[Checkpoint, Checkpoint]:
+def _own(mesh: Mesh) -> Mesh:
+    if others := {device.process_index for device in mesh.devices.flat} - {jax.process_index()}:
+        raise ValueError(
+            f"mesh: has devices of other processes ({', '.join(map(str, sorted(others)))}), which this one cannot read from. "
+            "Load without it, and give it to score."
+        )
+    return mesh
+
+
+def _both(
+    base: Path, special: Path, dtype: str, place: lora.Place, progress: Callable[[int, int], None]
+) -> tuple[Checkpoint, Checkpoint]:
     """Both models, adapters merged. Raises CheckpointError with the faults of both."""
     under, one, two, refused = None, None, None, []
     try:
-        under = load(underlying(base) if lora.is_adapter(base) else base, dtype)
-        one = _merged(under, base, dtype) if lora.is_adapter(base) else under
+        under = load(underlying(base) if lora.is_adapter(base) else base, dtype, place)
+        one = _merged(under, base, dtype, place) if lora.is_adapter(base) else under
     except CheckpointError as error:
         refused.append(error)
     progress(1, 3)
     try:
         if not lora.is_adapter(special):
-            two = load(special, dtype, on_device if one is None else _beside(one.params))
+            two = load(special, dtype, place if one is None else _sharing(one.params, place))
         elif under is not None:
-            two = _merged(under, special, dtype)
+            two = _merged(under, special, dtype, place)
     except CheckpointError as error:
         refused.append(error)
     progress(2, 3)
@@ -233,17 +249,17 @@ def _both(base: Path, special: Path, dtype: str, progress: Callable[[int, int], 
     return one, two
 
 
-def _beside(params: Params) -> lora.Place:
+def _sharing(params: Params, place: lora.Place) -> lora.Place:
     """Leaves that are the other model's too stay that very array."""
     known = paths.flatten(params)
 
-    def place(path: str, leaf: np.ndarray) -> jax.Array:
+    def place_new(path: str, leaf: np.ndarray) -> jax.Array:
         own = known.get(path)
         if own is not None and own.shape == leaf.shape and np.array_equal(own, leaf):
             return own
-        return on_device(path, leaf)
+        return place(path, leaf)
 
-    return place
+    return place_new
 
 
 def underlying(adapter: Path) -> Path:
@@ -260,9 +276,9 @@ def underlying(adapter: Path) -> Path:
         raise CheckpointError(adapter, [f"it was trained on {error}"]) from None
 
 
-def _merged(under: Checkpoint, adapter: Path, dtype: str) -> Checkpoint:
+def _merged(under: Checkpoint, adapter: Path, dtype: str, place: lora.Place = on_device) -> Checkpoint:
     """A model with an adapter in it."""
-    params, config = lora.merge(under.params, adapter, FAMILIES[under.config.family], under.config, on_device)
+    params, config = lora.merge(under.params, adapter, FAMILIES[under.config.family], under.config, place)
     raw = {**under.raw_config, "tie_word_embeddings": config.tied, "vocab_size": config.vocab}
     files = under.files + lora.files(adapter) + sources.tokenizer_files(adapter)
     tokenizer = sources.tokenizer_fn(adapter) or under.tokenizer
@@ -394,7 +410,7 @@ def _run_as(config: DecoderConfig, checkpoint: Checkpoint) -> Checkpoint:
 def save_checkpoint(
     pair: Pair, params: Params, path: str | Path, *, max_shard_size: str = "5GB", overwrite: bool = False
 ) -> Path:
-    """Write parameters of this pair as a Hugging Face directory that transformers loads.
+    """Write parameters of this pair as a Hugging Face directory that transformers loads, a tensor at a time.
 
     Args:
         pair: where config and tokenizer come from.
@@ -408,31 +424,47 @@ def save_checkpoint(
     import huggingface_hub
 
     _refuse_strangers(pair, params)
+    rules, flat = FAMILIES[pair.config.family].rules(pair.config), paths.flatten(params)
+    places, dtype = convert.places(rules, pair.config), next(iter(flat.values())).dtype
+    tensors = {
+        name: tensor_file.Outline(place.rules[0].their_shape(pair.config.sizes), dtype)
+        for name, place in places.items()
+    }
+    split = huggingface_hub.split_state_dict_into_shards_factory(
+        tensors,
+        get_storage_size=lambda tensor: tensor.nbytes,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=max_shard_size,
+    )
+    beside = _beside(pair, str(dtype))
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        beside["model.safetensors.index.json"] = json.dumps(index, indent=2) + "\n"
+    with atomic.directory(path, overwrite=overwrite) as folder:
+        _write_beside(pair, beside, folder)
+        for name, held in split.filename_to_tensors.items():
+            tensor_file.write(
+                folder / name,
+                {tensor: tensors[tensor] for tensor in held},
+                lambda tensor: convert.to_tensor(flat, places[tensor], pair.config),
+            )
+    return Path(path)
+
+
+def _beside(pair: Pair, dtype: str) -> dict[str, str]:
+    """Files that belong beside this pair's weights, name -> text. Raises ValueError where nothing is known of them."""
     if not pair.raw_config:
         raise ValueError("this pair was not read from a checkpoint, so there is no config.json to write.")
-    rules = FAMILIES[pair.config.family].rules(pair.config)
-    tensors = dict(convert.to_tensors(params, rules, pair.config))
-    dtype = str(next(iter(tensors.values())).dtype)
-    with atomic.directory(path, overwrite=overwrite) as folder:
-        named = {"dtype", "torch_dtype"} & pair.raw_config.keys() or {"dtype"}
-        config = {**pair.raw_config, **dict.fromkeys(named, dtype)}
-        beside = {**pair.beside, "config.json": json.dumps(config, indent=2) + "\n"}
-        split = huggingface_hub.split_state_dict_into_shards_factory(
-            tensors,
-            get_storage_size=lambda tensor: tensor.nbytes,
-            filename_pattern="model{suffix}.safetensors",
-            max_shard_size=max_shard_size,
-        )
-        if split.is_sharded:
-            index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-            beside["model.safetensors.index.json"] = json.dumps(index, indent=2) + "\n"
-        for name, text in beside.items():
-            (folder / name).write_text(text, encoding="utf-8")
-        for name, held in split.filename_to_tensors.items():
-            _write_tensors({tensor: tensors[tensor] for tensor in held}, folder / name)
-        if pair.tokenizer is not None:
-            pair.tokenizer.save_pretrained(folder)
-    return Path(path)
+    named = {"dtype", "torch_dtype"} & pair.raw_config.keys() or {"dtype"}
+    config = {**pair.raw_config, **dict.fromkeys(named, dtype)}
+    return {**pair.beside, "config.json": json.dumps(config, indent=2) + "\n"}
+
+
+def _write_beside(pair: Pair, beside: Mapping[str, str], folder: Path) -> None:
+    for name, text in beside.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    if pair.tokenizer is not None:
+        pair.tokenizer.save_pretrained(folder)
 
 
 def save_adapter(
@@ -461,24 +493,14 @@ def save_adapter(
     with atomic.directory(path, overwrite=overwrite) as folder:
         settings_file, weights_file = lora.files(folder)
         settings_file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        _write_tensors(tensors, weights_file)
+        outlines = {name: tensor_file.Outline(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+        tensor_file.write(weights_file, outlines, tensors.__getitem__)
     return Path(path)
 
 
 def _refuse_strangers(pair: Pair, params: Params) -> None:
     if faults := compare.structure_faults(pair.base, params):
         raise ValueError("these parameters are not of this pair:\n" + "\n".join(f"  - {fault}" for fault in faults))
-
-
-def _write_tensors(tensors: Mapping[str, np.ndarray], file: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    try:
-        save_file(dict(tensors), file, metadata={"format": "pt"})
-        file.chmod(0o644)
-    except SafetensorError as error:  # what a full disk looks like through safetensors
-        raise OSError(str(error)) from error
 
 
 def sha256(file: Path) -> str:

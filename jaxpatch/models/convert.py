@@ -214,7 +214,7 @@ def to_tensors(params: Mapping, rules: Sequence[Rule], config: DecoderConfig) ->
 
 def to_tensor(flat: Mapping[str, np.ndarray], place: Place, config: DecoderConfig) -> np.ndarray:
     """One of the checkpoint's tensors out of our leaves."""
-    own = [np.asarray(flat[rule.ours])[place.at] for rule in place.rules]
+    own = [np.asarray(flat[rule.ours][place.at]) for rule in place.rules]
     tensor = np.empty(place.rules[0].their_shape(config.sizes), own[0].dtype)
     for rule, array in zip(place.rules, own, strict=True):
         rule.into_theirs(array, tensor, config.sizes)

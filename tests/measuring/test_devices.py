@@ -5,16 +5,11 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
 
 import jax
-import numpy as np
 import pytest
-from jax.sharding import Mesh
 
-from jaxpatch import testing
 from jaxpatch.measuring import devices
-from jaxpatch.trees import paths
 
 COMPARE = """
 import dataclasses, os, sys
@@ -161,30 +156,3 @@ def test_a_mesh_of_more_devices_than_there_are_is_refused():
     assert dict(devices.grid(None).shape) == {"candidates": jax.device_count(), "model": 1}
     with pytest.raises(ValueError, match=r"9 x 9 = 81 devices; there are .*, wanted no more"):
         devices.grid((9, 9))
-
-
-def test_every_matrix_of_a_block_is_cut_and_nothing_else():
-    flat: Mapping = paths.flatten(
-        testing.tiny_pair(testing.tiny_config(attention_bias=True, output_bias=True, mlp_bias=True)).base
-    )
-    kept = {path for path in flat if path not in devices.CUT_AXIS}
-    assert set(devices.CUT_AXIS) <= set(flat)
-    assert kept == {
-        "embed/kernel",
-        "unembed/kernel",
-        "final_norm/scale",
-        "layers/attn_norm/scale",
-        "layers/mlp_norm/scale",
-        "layers/attn/o/bias",
-        "layers/mlp/down/bias",
-    }
-    sizes = {4, 2, 24}
-    assert all(flat[path].shape[axis] in sizes for path, axis in devices.CUT_AXIS.items())
-
-
-def test_unknown_axes_are_refused():
-    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
-    with pytest.raises(
-        ValueError, match=r"unknown axes data; wanted 'candidates', 'model' or both\. Make it with jax.make_mesh"
-    ):
-        devices.checked(mesh)

@@ -104,7 +104,7 @@ class Ledger:
 
 
 LARGEST = 10**9
-MOST = dict.fromkeys(("num_hidden_layers", "n_layer", "num_experts", "num_local_experts"), 10_000)
+MOST: dict[str, int] = dict.fromkeys(("num_hidden_layers", "n_layer", "num_experts", "num_local_experts"), 10_000)
 """What whole numbers of a config may be at most: beyond that it is broken, or meant to use up all memory."""
 
 HARMLESS = {"is_encoder_decoder": False, "use_bidirectional_attention": False, "add_cross_attention": False}
