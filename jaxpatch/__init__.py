@@ -16,7 +16,7 @@ The floors, from the bottom; each imports only what stands before it:
 from jaxpatch.measuring.anchors import AnchorInfo, fit_anchor
 from jaxpatch.measuring.inputs import Inputs, encode
 from jaxpatch.measuring.read_outs import Anchor, NextToken
-from jaxpatch.models.checkpoints import CheckpointError, Pair, load_pair, save_adapter, save_checkpoint
+from jaxpatch.models.checkpoints import CheckpointError, Pair, load_pair, save_adapter, save_checkpoint, save_orbax
 from jaxpatch.patching.blend import patch
 from jaxpatch.pipeline import gates, generate, score, score_each, validate
 from jaxpatch.resume import DifferentRunError, Journal
@@ -42,6 +42,7 @@ __all__ = [
     "patch",
     "save_adapter",
     "save_checkpoint",
+    "save_orbax",
     "score",
     "score_each",
     "validate",

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxpatch import atomic
-from jaxpatch.models import convert, decoder, gguf_file, layout, lora, sources, tensor_file
+from jaxpatch.models import convert, decoder, gguf_file, layout, lora, orbax_dir, sources, tensor_file
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.families import FAMILIES
 from jaxpatch.shapes import Params
@@ -101,7 +101,7 @@ def load_pair(
 
     Args:
         base: Hugging Face directory with safetensors, ``.gguf`` file, or hub id, ``owner/name`` or ``owner/name@revision``.
-            Or a PEFT LoRA adapter directory, which is merged into the model that it names as its own base.
+            Or a PEFT LoRA adapter directory, which is merged into the model that it names as its own base. Or what `save_orbax` wrote.
         special: the same; an adapter is merged into `base`, or where that is an adapter, into the same model as it.
         dtype: "float32", "bfloat16", "float16" or "float64" (needs `jax_enable_x64`) in memory, whatever it is on disk.
         allow_longer_vocab: drop the rows that special's vocabulary has beyond base's.
@@ -221,6 +221,8 @@ def _refuse_non_finite(path: Path, checkpoint: Checkpoint, dtype: str) -> None:
 
 def load(path: Path, dtype: str) -> Checkpoint:
     """Read one checkpoint into a parameter tree of numpy arrays. Raises CheckpointError."""
+    if orbax_dir.is_one(path):
+        return _of_orbax(path, dtype)
     source = gguf_file.read(path) if path.suffix == ".gguf" else sources.directory(path)
     config = config_of(path, source.raw_config)
     family = FAMILIES[config.family]
@@ -245,6 +247,19 @@ def load(path: Path, dtype: str) -> Checkpoint:
         convert.to_leaves(lambda name: source.read(known_as[name]), list(shapes), rules, config, jnp.dtype(dtype))
     )
     read = Checkpoint(config, paths.unflatten(leaves), source.raw_config, source.tokenizer, source.files, source.beside)
+    _refuse_non_finite(path, read, dtype)
+    return read
+
+
+def _of_orbax(path: Path, dtype: str) -> Checkpoint:
+    """What `save_orbax` wrote."""
+    if not (path / "config.json").exists():
+        raise CheckpointError(path, ["no config.json beside the parameters; copy it from the model they are of"])
+    raw = sources.read_json(path / "config.json")
+    config = config_of(path, raw)
+    params = orbax_dir.read(path, config, jnp.dtype(dtype))
+    beside = {name: (path / name).read_text(encoding="utf-8") for name in sources.BESIDE if (path / name).exists()}
+    read = Checkpoint(config, params, raw, sources.tokenizer_fn(path), orbax_dir.files(path), beside)
     _refuse_non_finite(path, read, dtype)
     return read
 
@@ -414,6 +429,30 @@ def _write_beside(pair: Pair, beside: Mapping[str, str], folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
     if pair.tokenizer is not None:
         pair.tokenizer.save_pretrained(folder)
+
+
+def save_orbax(pair: Pair, params: Params, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write parameters of this pair as Orbax keeps a tree, which `load_pair` reads again, with config and tokenizer beside.
+
+    Of parameters that are cut over a mesh each device writes its own part.
+
+    Args:
+        pair: where config and tokenizer come from.
+        params: a tree of the pair's structure, such as `patch` makes.
+        path: a directory that does not exist yet; it appears whole or not at all.
+        overwrite: replace what is there.
+
+    Returns: the path. Raises: FileExistsError, ValueError (a tree of another structure).
+
+    Example:
+        >>> saved = save_orbax(pair, jp.patch(pair.base, pair.special, gates), "checkpoints/patched")  # doctest: +SKIP
+    """
+    _refuse_strangers(pair, params)
+    beside = _beside(pair, str(next(iter(paths.flatten(params).values())).dtype))
+    with atomic.directory(path, overwrite=overwrite) as folder:
+        _write_beside(pair, beside, folder)
+        orbax_dir.write(folder, params)
+    return Path(path)
 
 
 def save_adapter(

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,7 +37,8 @@ def write(file: Path, tensors: Mapping[str, Outline], read: Callable[[str], np.n
 
     Raises: OSError, as the file system does.
     """
-    header, at = {"__metadata__": {"format": "pt"}}, 0
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
     for name, tensor in tensors.items():
         ends = [at, at := at + tensor.nbytes]
         header[name] = {"dtype": STORED_AS[tensor.dtype.name], "shape": list(tensor.shape), "data_offsets": ends}
