@@ -22,6 +22,7 @@ CPU = (
     "screened --pair small --scale 20",
     "screened --pair small --scale 60",
     "peak_memory",
+    "load",
     "plan",
     "growth",
     "against_transformer_lens",

@@ -17,7 +17,7 @@ from jaxpatch.measuring.anchors import AnchorInfo, fit_anchor
 from jaxpatch.measuring.inputs import Inputs, encode
 from jaxpatch.measuring.read_outs import Anchor, NextToken
 from jaxpatch.measuring.tree_pairs import TreePair
-from jaxpatch.models.checkpoints import CheckpointError, Pair, load_pair, save_adapter, save_checkpoint
+from jaxpatch.models.checkpoints import CheckpointError, Pair, load_pair, save_adapter, save_checkpoint, save_orbax
 from jaxpatch.patching.blend import patch
 from jaxpatch.patching.patterns import partition
 from jaxpatch.pipeline import gates, generate, score, score_each, validate
@@ -46,6 +46,7 @@ __all__ = [
     "patch",
     "save_adapter",
     "save_checkpoint",
+    "save_orbax",
     "score",
     "score_each",
     "validate",

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxpatch import atomic, reference
-from jaxpatch.models import checkpoints, convert, lora
+from jaxpatch.models import checkpoints, convert, lora, orbax_dir
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.differences import Choices
@@ -182,6 +182,9 @@ def _parities(options: Check, sides: Mapping[str, Any], pair: Pair | None) -> di
             made[name] = {"is_passed": None, "said": f"not compared: it runs under the settings of {settings}"}
             continue
         path = checkpoints.local(getattr(options, name))
+        if orbax_dir.is_one(path):
+            made[name] = {"is_passed": None, "said": "not compared: transformers reads no Orbax directories"}
+            continue
         try:
             found = reference.of_transformers(path, _under(options, path), config, params)
         except ImportError as error:

@@ -81,7 +81,7 @@ def test_no_floor_is_above_itself():
         ("pandas", ("scoring", "reporting")),
         ("transformers", ("models", "reference", "testing")),
         ("subprocess", ("fetch", "reporting")),
-        ("orbax", ("resume",)),
+        ("orbax", ("models", "resume")),
         ("psutil", ("measuring",)),
     ],
 )

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +14,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxpatch import atomic
-from jaxpatch.models import convert, decoder, differences, gguf_file, layout, lora, sources, tensor_file
+from jaxpatch.models import convert, decoder, differences, gguf_file, layout, lora, orbax_dir, sources, tensor_file
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.differences import Choices, Difference, Side
 from jaxpatch.models.families import FAMILIES
+from jaxpatch.models.sources import Source
 from jaxpatch.shapes import Params
 from jaxpatch.trees import compare, paths
 
@@ -117,7 +118,7 @@ def load_pair(
 
     Args:
         base: Hugging Face directory with safetensors, ``.gguf`` file, or hub id, ``owner/name`` or ``owner/name@revision``.
-            Or a PEFT LoRA adapter directory, which is merged into the model that it names as its own base.
+            Or a PEFT LoRA adapter directory, which is merged into the model that it names as its own base. Or what `save_orbax` wrote.
         special: the same; an adapter is merged into `base`, or where that is an adapter, into the same model as it.
         dtype: "float32", "bfloat16", "float16" or "float64" (needs `jax_enable_x64`) in memory, whatever it is on disk.
         vocabulary, settings, tokenizer, template: whose word counts where the two disagree (`differences.Choices`); what is left open
@@ -303,8 +304,31 @@ def load_one(name: str | Path, dtype: str) -> Checkpoint:
 
 def load(path: Path, dtype: str, place: lora.Place = on_device) -> Checkpoint:
     """Read one checkpoint into a parameter tree. Raises CheckpointError."""
-    source = gguf_file.read(path) if path.suffix == ".gguf" else sources.directory(path)
+    if orbax_dir.is_one(path):
+        source, leaves_of = orbax_dir.source(path), _leaves
+    else:
+        source = gguf_file.read(path) if path.suffix == ".gguf" else sources.directory(path)
+        leaves_of = _leaves_of_tensors
     config = config_of(path, source.raw_config)
+    leaves = {name: place(name, leaf) for name, leaf in leaves_of(path, source, config, jnp.dtype(dtype))}
+    read = Checkpoint(config, paths.unflatten(leaves), source.raw_config, source.tokenizer, source.files, source.beside)
+    _refuse_non_finite(path, read, dtype)
+    return read
+
+
+def _leaves(path: Path, source: Source, config: DecoderConfig, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+    """Leaf by leaf, of an Orbax directory, which has them as they are. Raises CheckpointError before the first."""
+    wanted = convert.leaf_shapes(FAMILIES[config.family].rules(config), config)
+    if faults := orbax_dir.faults(path, wanted):
+        raise CheckpointError(path, faults)
+    for name in wanted:
+        yield name, source.read(name).astype(dtype, copy=False)
+
+
+def _leaves_of_tensors(
+    path: Path, source: Source, config: DecoderConfig, dtype: np.dtype
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Leaf by leaf, of a source that has the family's tensors. Raises CheckpointError before the first."""
     family = FAMILIES[config.family]
     rules = family.rules(config)
     if (number := convert.number(rules, config)) > MOST_TENSORS:
@@ -327,11 +351,7 @@ def load(path: Path, dtype: str, place: lora.Place = on_device) -> Checkpoint:
     faults += convert.faults(shapes, rules, config)
     if faults:
         raise CheckpointError(path, faults)
-    made = convert.to_leaves(lambda name: source.read(known_as[name]), list(shapes), rules, config, jnp.dtype(dtype))
-    leaves = {name: place(name, leaf) for name, leaf in made}
-    read = Checkpoint(config, paths.unflatten(leaves), source.raw_config, source.tokenizer, source.files, source.beside)
-    _refuse_non_finite(path, read, dtype)
-    return read
+    yield from convert.to_leaves(lambda name: source.read(known_as[name]), list(shapes), rules, config, dtype)
 
 
 def config_of(path: Path, raw_config: Mapping[str, Any]) -> DecoderConfig:
@@ -465,6 +485,30 @@ def _write_beside(pair: Pair, beside: Mapping[str, str], folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
     if pair.tokenizer is not None:
         pair.tokenizer.save_pretrained(folder)
+
+
+def save_orbax(pair: Pair, params: Params, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write parameters of this pair as Orbax keeps a tree, which `load_pair` reads again, with config and tokenizer beside.
+
+    Of parameters that are cut over a mesh each device writes its own part.
+
+    Args:
+        pair: where config and tokenizer come from.
+        params: a tree of the pair's structure, such as `patch` makes.
+        path: a directory that does not exist yet; it appears whole or not at all.
+        overwrite: replace what is there.
+
+    Returns: the path. Raises: FileExistsError, ValueError (a tree of another structure).
+
+    Example:
+        >>> saved = save_orbax(pair, jp.patch(pair.base, pair.special, gates), "checkpoints/patched")  # doctest: +SKIP
+    """
+    _refuse_strangers(pair, params)
+    beside = _beside(pair, str(next(iter(paths.flatten(params).values())).dtype))
+    with atomic.directory(path, overwrite=overwrite) as folder:
+        _write_beside(pair, beside, folder)
+        orbax_dir.write(folder, params)
+    return Path(path)
 
 
 def save_adapter(

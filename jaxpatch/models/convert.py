@@ -133,6 +133,12 @@ def places(rules: Sequence[Rule], config: DecoderConfig) -> dict[str, Place]:
     }
 
 
+def leaf_shapes(rules: Sequence[Rule], config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    """Every leaf of our tree -> its shape."""
+    stacks = {rule: tuple(_stack(rule.theirs, config).values()) for rule in rules}
+    return {rule.ours: stack + rule.our_shape(config.sizes) for rule, stack in stacks.items()}
+
+
 def faults(
     shapes: Mapping[str, tuple[int, ...]], rules: Sequence[Rule], config: DecoderConfig, *, is_partial: bool = False
 ) -> list[str]:
@@ -189,7 +195,7 @@ def to_leaves(
         if not mine:
             continue
         lead = tuple(_stack(theirs, config).values())
-        leaves = {rule.ours: np.zeros(lead + rule.our_shape(sizes), dtype) for rule in parts}
+        leaves = {path: np.zeros(shape, dtype) for path, shape in leaf_shapes(parts, config).items()}
         for path in (start or {}).keys() & leaves.keys():
             leaves[path] = np.array((start or {})[path])
         for name, at in mine.items():

@@ -18,8 +18,6 @@ TOKENIZER_FILES = (
     *("vocab.json", "merges.txt", "chat_template.jinja"),
 )
 """What decides which tokens a text becomes."""
-
-
 BESIDE = ("generation_config.json",)
 
 
@@ -170,8 +168,12 @@ def directory(path: Path) -> Source:
     if faults:
         raise CheckpointError(path, faults)
     used = (config, *files, *tokenizer_files(path))
-    beside = {name: (path / name).read_text(encoding="utf-8") for name in BESIDE if (path / name).exists()}
-    return Source(read_json(config), shapes, read, used, tokenizer_fn(path), beside)
+    return Source(read_json(config), shapes, read, used, tokenizer_fn(path), beside(path))
+
+
+def beside(path: Path) -> dict[str, str]:
+    """Files of a model directory that change no number here: name -> text."""
+    return {name: (path / name).read_text(encoding="utf-8") for name in BESIDE if (path / name).exists()}
 
 
 def tokenizer_files(path: Path) -> tuple[Path, ...]:
