@@ -31,7 +31,8 @@ MOST_TENSORS = 1_000_000
 def on_device(path: str, leaf: np.ndarray, mesh: Mesh | None = None) -> jax.Array:
     """Where a leaf is to stay; of a mesh, each device is sent its own part. Leaves come one after the other, and the host's copy of
     each is given back before the next is made."""
-    return jnp.asarray(leaf) if mesh is None else jax.device_put(leaf, layout.sharding(path, leaf.shape, mesh))
+    where = None if mesh is None else layout.sharding(path, leaf.shape, mesh)
+    return jax.device_put(leaf, where, may_alias=True)
 
 
 class Checkpoint(NamedTuple):
@@ -255,10 +256,8 @@ def _sharing(params: Params, place: lora.Place) -> lora.Place:
     known = paths.flatten(params)
 
     def place_new(path: str, leaf: np.ndarray) -> jax.Array:
-        own = known.get(path)
-        if own is not None and own.shape == leaf.shape and np.array_equal(own, leaf):
-            return own
-        return place(path, leaf)
+        own, new = known.get(path), place(path, leaf)
+        return new if own is None or not compare.is_same(own, new) else own
 
     return place_new
 
@@ -279,19 +278,31 @@ def underlying(adapter: Path) -> Path:
 
 def _merged(under: Checkpoint, adapter: Path, dtype: str, place: lora.Place = on_device) -> Checkpoint:
     """A model with an adapter in it."""
-    params, config = lora.merge(under.params, adapter, FAMILIES[under.config.family], under.config, place)
+    checking = Finite(place)
+    params, config = lora.merge(under.params, adapter, FAMILIES[under.config.family], under.config, checking)
+    checking.refuse(adapter, config, dtype)
     raw = {**under.raw_config, "tie_word_embeddings": config.tied, "vocab_size": config.vocab}
     files = under.files + lora.files(adapter) + sources.tokenizer_files(adapter)
     tokenizer = sources.tokenizer_fn(adapter) or under.tokenizer
-    made = under._replace(params=params, config=config, raw_config=raw, files=files, tokenizer=tokenizer)
-    _refuse_non_finite(adapter, made, dtype)
-    return made
+    return under._replace(params=params, config=config, raw_config=raw, files=files, tokenizer=tokenizer)
 
 
-def _refuse_non_finite(path: Path, checkpoint: Checkpoint, dtype: str) -> None:
-    rules = FAMILIES[checkpoint.config.family].rules(checkpoint.config)
-    if bad := convert.non_finite(checkpoint.params, rules, checkpoint.config):
-        raise CheckpointError(path, [f"{name} holds NaN or infinity as {dtype}" for name in bad])
+class Finite:
+    """Looks at every leaf while it is still on the host, before another place gets it."""
+
+    def __init__(self, place: lora.Place):
+        self._place, self._bad = place, {}
+
+    def __call__(self, path: str, leaf: np.ndarray) -> jax.Array:
+        if not compare.is_finite(leaf):
+            self._bad[path] = leaf
+        return self._place(path, leaf)
+
+    def refuse(self, path: Path, config: DecoderConfig, dtype: str) -> None:
+        """Raises CheckpointError naming every tensor that holds a NaN or an infinity."""
+        bad = convert.non_finite(self._bad, FAMILIES[config.family].rules(config), config)
+        if bad:
+            raise CheckpointError(path, [f"{name} holds NaN or infinity as {dtype}" for name in bad])
 
 
 def load_one(name: str | Path, dtype: str) -> Checkpoint:
@@ -310,10 +321,10 @@ def load(path: Path, dtype: str, place: lora.Place = on_device) -> Checkpoint:
         source = gguf_file.read(path) if path.suffix == ".gguf" else sources.directory(path)
         leaves_of = _leaves_of_tensors
     config = config_of(path, source.raw_config)
-    leaves = {name: place(name, leaf) for name, leaf in leaves_of(path, source, config, jnp.dtype(dtype))}
-    read = Checkpoint(config, paths.unflatten(leaves), source.raw_config, source.tokenizer, source.files, source.beside)
-    _refuse_non_finite(path, read, dtype)
-    return read
+    checking = Finite(place)
+    leaves = {name: checking(name, leaf) for name, leaf in leaves_of(path, source, config, jnp.dtype(dtype))}
+    checking.refuse(path, config, dtype)
+    return Checkpoint(config, paths.unflatten(leaves), source.raw_config, source.tokenizer, source.files, source.beside)
 
 
 def _leaves(path: Path, source: Source, config: DecoderConfig, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxpatch.models import buffers
 from jaxpatch.models.config import DecoderConfig
-from jaxpatch.trees import compare, paths
+from jaxpatch.trees import paths
 
 _STACKS = {"l": "L", "e": "E"}
 """What stands in a tensor's name for its place in a stack -> the letter of that stack's length."""
@@ -160,14 +161,12 @@ def faults(
     return found
 
 
-def non_finite(params: Mapping, rules: Sequence[Rule], config: DecoderConfig) -> list[str]:
-    """The checkpoint's names of the tensors that hold a NaN or an infinity."""
-    flat = paths.flatten(params)
-    bad = compare.non_finite_leaves(params)
+def non_finite(flat: Mapping[str, np.ndarray], rules: Sequence[Rule], config: DecoderConfig) -> list[str]:
+    """The checkpoint's names of the tensors that hold a NaN or an infinity. flat: the leaves among which they are."""
     return [
         name
         for name, (parts, at) in places(rules, config).items()
-        if not all(np.isfinite(flat[rule.ours][at]).all() for rule in parts if rule.ours in bad)
+        if not all(np.isfinite(flat[rule.ours][at]).all() for rule in parts if rule.ours in flat)
     ]
 
 
@@ -195,9 +194,9 @@ def to_leaves(
         if not mine:
             continue
         lead = tuple(_stack(theirs, config).values())
-        leaves = {path: np.zeros(shape, dtype) for path, shape in leaf_shapes(parts, config).items()}
+        leaves = {path: buffers.zeros(shape, dtype) for path, shape in leaf_shapes(parts, config).items()}
         for path in (start or {}).keys() & leaves.keys():
-            leaves[path] = np.array((start or {})[path])
+            leaves[path][...] = (start or {})[path]
         for name, at in mine.items():
             tensor = read(name)
             for rule in parts:
@@ -205,7 +204,7 @@ def to_leaves(
                     if lead:
                         leaves[rule.ours][at] = rule.to_ours(tensor, sizes)
                     else:
-                        leaves[rule.ours] = np.ascontiguousarray(rule.to_ours(tensor, sizes), dtype)
+                        leaves[rule.ours] = buffers.held(rule.to_ours(tensor, sizes), dtype)
             del tensor
         while leaves:
             yield leaves.popitem()

@@ -15,7 +15,7 @@ import numpy as np
 from jaxpatch.models import convert, sources
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.families.family import Family
-from jaxpatch.trees import paths
+from jaxpatch.trees import compare, paths
 
 _PREFIX = "base_model.model."
 _READ = frozenset(
@@ -140,7 +140,7 @@ def split(
     Raises: ValueError naming every tensor whose difference is of a higher rank than `most`, or no matrix.
     """
     one, two = paths.flatten(base), paths.flatten(params)
-    changed = {path for path in one if one[path] is not two[path] and not np.array_equal(one[path], two[path])}
+    changed = set(compare.changed_leaves(base, params))
     tensors, ranks, faults = {}, {}, []
     for name, place in convert.places(family.rules(config), config).items():
         if not any(rule.ours in changed for rule in place.rules):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+
+from jaxpatch.models import buffers
 
 STORED_AS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 """Types of weights in safetensors that can be read."""
@@ -96,10 +98,11 @@ def safetensors_of(files: tuple[Path, ...]) -> Tensors:
 
     def read(name: str) -> np.ndarray:
         stored = home[name]
-        dtype = np.dtype(STORED_AS[stored.dtype]).newbyteorder("<")
+        tensor = buffers.zeros(shapes[name], STORED_AS[stored.dtype])
         with stored.file.open("rb") as stream:
-            flat = np.fromfile(stream, dtype, math.prod(shapes[name]), offset=stored.start)
-        return flat.reshape(shapes[name])
+            stream.seek(stored.start)
+            stream.readinto(tensor.reshape(-1).view(np.uint8).data)
+        return tensor if sys.byteorder == "little" else tensor.byteswap()
 
     return Tensors(shapes, read, {name: stored.file for name, stored in home.items()})
 

@@ -1,5 +1,7 @@
 """How two trees differ."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -34,12 +36,23 @@ def test_changed_leaves_are_found_by_content():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16, np.float64])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_non_finite_leaves_are_found_in_every_type(dtype, value):
-    bad = np.zeros(5, dtype)
-    assert compare.non_finite_leaves({"x": {"y": bad}}) == ()
-    bad[2] = value
-    assert compare.non_finite_leaves({"x": {"y": bad}, "z": np.ones(2)}) == ("x/y",)
+@pytest.mark.parametrize("at", [0, 2, 39])
+def test_what_is_not_finite_is_found_in_every_type(dtype, value, at):
+    leaf = np.zeros(40, dtype)
+    assert compare.is_finite(leaf)
+    leaf[at] = value
+    assert not compare.is_finite(leaf)
 
 
 def test_the_largest_finite_number_is_finite():
-    assert compare.non_finite_leaves({"x": np.array([np.finfo(np.float64).max])}) == ()
+    assert compare.is_finite(np.array([np.finfo(np.float64).max]))
+
+
+def test_arrays_are_compared_number_by_number_whatever_their_shape():
+    for shape in [(), (1,), (3,), (40, 5), (2, 3, 4)]:
+        one = np.arange(math.prod(shape), dtype=np.float32).reshape(shape)
+        two = one.copy()
+        assert compare.is_same(one, jnp.asarray(two)) and compare.is_same(jnp.asarray(one), jnp.asarray(two))
+        two.reshape(-1)[-1] += 1
+        assert not compare.is_same(one, two) and not compare.is_same(jnp.asarray(one), jnp.asarray(two))
+    assert not compare.is_same(np.ones((2, 3)), np.ones((3, 2)))
