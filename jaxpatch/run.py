@@ -160,6 +160,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
             options.special,
             dtype=options.dtype,
             **vars(options.choices),
+            mesh=None if options.distributed else mesh,
             progress=part("models read and checked"),
         )
         _refuse_for_pair(options, pair)

@@ -117,6 +117,11 @@ def test_a_missing_config_is_refused(broken):
     refused(broken, "no config.json beside the parameters")
 
 
+unfinished = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""Where a read fails, Orbax leaves others of its own going that find their event loop closed."""
+
+
+@unfinished
 @pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt"])
 def test_a_file_cut_short_is_refused(broken, name):
     file = broken / orbax_dir.PARAMS / name
@@ -124,6 +129,7 @@ def test_a_file_cut_short_is_refused(broken, name):
     refused(broken, "params is truncated or corrupt", "copy or save it again")
 
 
+@unfinished
 def test_missing_contents_are_refused(broken):
     for folder in (broken / orbax_dir.PARAMS).glob("**/d"):
         shutil.rmtree(folder)
