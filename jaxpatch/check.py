@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich import box
@@ -16,14 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxpatch import atomic, reference
-from jaxpatch.models import checkpoints, convert, lora, orbax_dir
+from jaxpatch.models import checkpoints, convert, lora
 from jaxpatch.models.checkpoints import Pair
-from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.differences import Choices
 from jaxpatch.models.families import FAMILIES
 from jaxpatch.patching import changes, components
+from jaxpatch.reference import Side
 from jaxpatch.reporting import likeness, manifest, wording
-from jaxpatch.shapes import Params
 
 NUM_TENSORS = 8
 """Of those that changed most, in the table."""
@@ -74,20 +72,19 @@ def check(options: Check, *, console: Console | None = None) -> bool:
     refuse(options)
     if options.special is None:
         read = checkpoints.load_one(options.base, "float32")
-        pair, sides = None, {"base": (read.config, jax.tree.map(jnp.asarray, read.params), read.files)}
+        pair, sides = None, {"base": Side(options.base, read.config, read.params, read.files)}
     else:
         pair = checkpoints.load_pair(options.base, options.special, **vars(options.choices))
-        both = {"base": pair.base, "special": pair.special}
-        sides = {name: (pair.config, params, pair.files[name]) for name, params in both.items()}
-    found: dict[str, Any] = {"read": {name: _facts(*side) for name, side in sides.items()}}
+        sides = reference.sides_of(pair, options.base, options.special)
+    found: dict[str, Any] = {"read": {role: _facts(side) for role, side in sides.items()}}
     rows = [(fact, *(facts[fact] for facts in found["read"].values())) for fact in found["read"]["base"]]
     console.print(_grid("what was read", ("", *sides), rows))
     if pair is not None:
         found |= _compared(pair)
         _show(console, found)
-    found["parity"] = _parities(options, sides, pair) if options.parity else {}
-    for name, each in found["parity"].items():
-        console.print(Text(f"Logits of {name}: {each['said']}."), soft_wrap=True)
+    found["parity"] = reference.of_sides(sides, pair.differences if pair else ()) if options.parity else {}
+    for role, each in found["parity"].items():
+        console.print(Text(f"Logits of {role}: {each['said']}."), soft_wrap=True)
     if options.out is not None:
         atomic.text(options.out, json.dumps(manifest.plain(found), indent=2) + "\n", overwrite=options.overwrite)
     return all(each["is_passed"] is not False for each in found["parity"].values())
@@ -116,15 +113,15 @@ def tensors(pair: Pair) -> Iterator[Tensor]:
         yield Tensor(name, old.shape, moved / max(float(np.linalg.norm(old.astype(np.float32))), TINY), rank)
 
 
-def _facts(config: DecoderConfig, params: Params, files: tuple[Path, ...]) -> dict[str, str]:
-    leaves = jax.tree.leaves(params)
+def _facts(side: Side) -> dict[str, str]:
+    config, leaves = side.config, jax.tree.leaves(side.params)
     return {
         "family": config.family,
         "parameters": f"{sum(leaf.size for leaf in leaves):,}",
         "blocks": f"{config.layers} of width {config.width}, {config.heads} heads ({config.kv_heads} for keys and values)",
         "vocabulary": f"{config.vocab:,} tokens, unembedding {'tied' if config.tied else 'of its own'}",
         "context": f"{config.context:,} tokens",
-        "files": "\n".join(f"{file.name} ({file.stat().st_size:,} bytes)" for file in files),
+        "files": "\n".join(f"{file.name} ({file.stat().st_size:,} bytes)" for file in side.files),
     }
 
 
@@ -171,40 +168,3 @@ def _grid(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for row in rows:
         made.add_row(*map(Text, row))
     return made
-
-
-def _parities(options: Check, sides: Mapping[str, Any], pair: Pair | None) -> dict[str, dict[str, Any]]:
-    """How far each side is from its reference. is_passed: None where there was none, and then it is said why."""
-    settings = next((each.chosen for each in pair.differences if each.name == "settings"), None) if pair else None
-    made = {}
-    for name, (config, params, files) in sides.items():
-        if settings not in (None, name):
-            made[name] = {"is_passed": None, "said": f"not compared: it runs under the settings of {settings}"}
-            continue
-        path = checkpoints.local(getattr(options, name))
-        if orbax_dir.is_one(path):
-            made[name] = {"is_passed": None, "said": "not compared: transformers reads no Orbax directories"}
-            continue
-        try:
-            found = reference.of_transformers(path, _under(options, path), config, params)
-        except ImportError as error:
-            found = reference.of_golden(files, config, params)
-            if found is None:
-                made[name] = {"is_passed": None, "said": f"not compared ({error}), and no golden logits are known"}
-                continue
-        made[name] = {**found._asdict(), "is_passed": found.is_passed, "said": _said(found)}
-    return made
-
-
-def _under(options: Check, path: Path) -> Path | None:
-    """The model that an adapter goes into."""
-    if not lora.is_adapter(path):
-        return None
-    base = checkpoints.local(options.base)
-    return checkpoints.underlying(base) if lora.is_adapter(base) else base
-
-
-def _said(found: reference.Parity) -> str:
-    verdict = "as" if found.is_passed else "NOT as"
-    tokens = "the same" if found.agree else "other"
-    return f"{verdict} {found.reference}: at most {found.apart:.1e} of the largest logit apart, {tokens} next tokens"

@@ -8,16 +8,18 @@ import importlib.util
 import io
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpatch.models import checkpoints, decoder, lora
+from jaxpatch.models import checkpoints, decoder, lora, orbax_dir
+from jaxpatch.models.checkpoints import Pair
 from jaxpatch.models.config import DecoderConfig
+from jaxpatch.models.differences import Difference
 from jaxpatch.shapes import Params
 
 TOLERANCE = 1e-4
@@ -34,31 +36,18 @@ class Golden(NamedTuple):
     logits: tuple[float, ...]
 
 
+def _whole(words: str) -> tuple[int, ...]:
+    return tuple(map(int, words.split()))
+
+
 GOLDEN = {
     "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53": Golden(
         name="SmolLM2-135M-Instruct.Q4_1",
-        tokens=(
-            *(
-                41809,
-                31307,
-                25123,
-                13260,
-                15130,
-                2013,
-                3698,
-                812,
-                8614,
-                39973,
-                31920,
-                44863,
-                24754,
-                29817,
-                47713,
-                35856,
-            ),
-            *(31077, 26720, 27521, 45960, 13632, 40100, 32974, 134),
+        tokens=_whole(
+            "41809 31307 25123 13260 15130 2013 3698 812 8614 39973 31920 44863 24754 29817 47713 35856"
+            " 31077 26720 27521 45960 13632 40100 32974 134"
         ),
-        at=(162, 198, 216, 53, 85, 30, 297, 29, 23258, 25157, 37117, 46717, 1713, 7085, 40449, 46628),
+        at=_whole("162 198 216 53 85 30 297 29 23258 25157 37117 46717 1713 7085 40449 46628"),
         logits=(
             *(26.164, 25.3098, 25.2744, 25.1815, 25.175, 24.7321, 24.7142, 24.7031),
             *(14.1654, 17.1828, 17.1576, 13.8288, 20.5908, 16.9434, 15.567, 16.2798),
@@ -66,6 +55,10 @@ GOLDEN = {
     ),
 }
 """sha256 of the weights -> what transformers made of them: `python -m jaxpatch.reference FILE` prints an entry."""
+
+
+class NoReferenceError(RuntimeError):
+    """There is nothing to compare with, and why."""
 
 
 class Parity(NamedTuple):
@@ -90,16 +83,20 @@ def of_transformers(path: Path, under: Path | None, config: DecoderConfig, param
 
     Args: path: a model directory, a .gguf file, or an adapter for `under`. params: float32, of this config.
 
-    Raises: ImportError naming what is not installed.
+    Raises: NoReferenceError naming what is not installed, or saying why transformers cannot read it.
     """
     needed = ("torch", "transformers") + ("peft",) * lora.is_adapter(path) + ("accelerate",) * (path.suffix == ".gguf")
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
-        raise ImportError(f"not installed: {', '.join(missing)}")
+        raise NoReferenceError(f"not installed: {', '.join(missing)}")
     import torch
 
     tokens = probe(config)
-    with torch.no_grad(), _quiet():
-        logits = _model(path, under)(torch.tensor([tokens])).logits[0]
+    try:
+        with torch.no_grad(), _quiet():
+            logits = _model(path, under)(torch.tensor([tokens])).logits[0]
+    except Exception as error:  # transformers raises what its parsers raise
+        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise NoReferenceError(f"transformers cannot read it: {said}") from error
     return _apart("transformers", logits.float().numpy()[:, : config.vocab], _own(config, params, tokens))
 
 
@@ -126,6 +123,60 @@ def _model(path: Path, under: Path | None):
         more = {"gguf_file": path.name, "quantization_config": whole}
         return transformers.AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **more).eval()
     return transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+
+
+class Side(NamedTuple):
+    """One model as it was read. name: where from, as its user says it."""
+
+    name: str
+    config: DecoderConfig
+    params: Params
+    files: tuple[Path, ...]
+
+
+def sides_of(pair: Pair, base: str, special: str) -> dict[str, Side]:
+    """Both models of a pair, read from there."""
+    both = {"base": (base, pair.base), "special": (special, pair.special)}
+    return {role: Side(name, pair.config, params, pair.files[role]) for role, (name, params) in both.items()}
+
+
+def of_sides(sides: Mapping[str, Side], differences: Sequence[Difference] = ()) -> dict[str, dict[str, Any]]:
+    """How far the logits of base, and of special if there is one, are from their reference, as plain values.
+
+    Args:
+        sides: params in float32 or float64.
+        differences: of the pair; where both run under the settings of one, the other is not compared.
+
+    Returns: base, special -> ``said``, a sentence's end, and ``is_passed``: None where there was no reference, and then it is said why.
+    """
+    runs_as = next((each.chosen for each in differences if each.name == "settings"), None)
+    return {role: _of_side(role, sides, runs_as or role) for role in sides}
+
+
+def _of_side(role: str, sides: Mapping[str, Side], runs_as: str) -> dict[str, Any]:
+    side = sides[role]
+    if runs_as != role:
+        return {"is_passed": None, "said": f"not compared: it runs under the settings of {runs_as}"}
+    path = checkpoints.local(side.name)
+    if orbax_dir.is_one(path):
+        return {"is_passed": None, "said": "not compared: transformers reads no Orbax directories"}
+    try:
+        found = of_transformers(path, _under(sides["base"].name, path), side.config, side.params)
+    except NoReferenceError as error:
+        found = of_golden(side.files, side.config, side.params)
+        if found is None:
+            return {"is_passed": None, "said": f"not compared ({error}), and no golden logits are known"}
+    verdict, tokens = "as" if found.is_passed else "NOT as", "the same" if found.agree else "other"
+    said = f"{verdict} {found.reference}: at most {found.apart:.1e} of the largest logit apart, {tokens} next tokens"
+    return {**found._asdict(), "is_passed": found.is_passed, "said": said}
+
+
+def _under(base: str, path: Path) -> Path | None:
+    """The model that an adapter goes into."""
+    if not lora.is_adapter(path):
+        return None
+    own = checkpoints.local(base)
+    return checkpoints.underlying(own) if lora.is_adapter(own) else own
 
 
 def of_golden(files: Iterable[Path], config: DecoderConfig, params: Params) -> Parity | None:

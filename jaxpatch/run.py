@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from jaxpatch import atomic, pipeline, resume
+from jaxpatch import atomic, pipeline, reference, resume
 from jaxpatch.measuring import anchors, devices, inputs, prompt_sets, read_outs, tasks
 from jaxpatch.models import checkpoints, layers
 from jaxpatch.models.differences import Choices
@@ -58,6 +58,8 @@ class Run:
         num_random: random orders averaged in the validation curves.
         max_new: tokens of an answer.
         validation: draw the restoration and knockout curves.
+        parity: first hold logits to transformers' where torch is installed, or to golden ones where they are known;
+            of float32 and float64, by one process.
         memory: GiB that the engine may hold beside the two models, on each device; half of what is free where not given.
         mesh: devices that share exact patches, N M: N times as many candidates at once, each block's heads and neurons cut in M.
         distributed: this process is one of several (jax.distributed), each given the same command; the first one writes. The mesh is of
@@ -89,6 +91,7 @@ class Run:
     num_random: int = 3
     max_new: int = 96
     validation: bool = True
+    parity: bool = True
     memory: float | None = None
     mesh: tuple[int, int] | None = None
     distributed: bool = False
@@ -164,6 +167,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
             progress=part("models read and checked"),
         )
         _refuse_for_pair(options, pair)
+        parity = _parity(options, pair)
         encoded = {
             name: inputs.encode(pair, getattr(sets, name))
             for name in ("asked", "plain", "steered", "scoring", "behaviour")
@@ -216,7 +220,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
             )
     with clock.stage("write answers") as part:
         samples = _samples(pair, sets, encoded["behaviour"], found, options.max_new, part("models"))
-    compared = _compared(pair, options.kinds)
+    compared = _compared(pair, options.kinds) | {"parity": parity}
     made = findings.Findings(
         task=sets.name,
         question=_asked(options),
@@ -250,6 +254,20 @@ def _asked(options: Run) -> dict[str, Any]:
     asked = asdict(options)
     choices = asked.pop("choices")
     return asked | choices
+
+
+def _parity(options: Run, pair: checkpoints.Pair) -> dict[str, dict[str, Any]]:
+    """How far logits are from those of others; ValueError where they are not the same."""
+    if not options.parity or options.distributed or options.dtype not in ("float32", "float64"):
+        return {}
+    found = reference.of_sides(reference.sides_of(pair, options.base, options.special), pair.differences)
+    if wrong := [f"logits of {role}: {each['said']}" for role, each in found.items() if each["is_passed"] is False]:
+        raise ValueError(
+            "the models do not compute what they should:\n"
+            + "\n".join(f"  - {fault}" for fault in wrong)
+            + "\nLook at them with `jaxpatch check`; --no-parity goes on all the same."
+        )
+    return found
 
 
 def _compared(pair: checkpoints.Pair, kinds: Sequence[str]) -> dict[str, Any]:

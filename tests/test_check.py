@@ -71,6 +71,15 @@ def test_logits_that_are_not_those_of_transformers_fail(check, folders, monkeypa
     assert code == 1 and "Logits of base: NOT as transformers" in said
 
 
+def test_what_transformers_cannot_read_is_not_compared(check, folders, monkeypatch):
+    def broken(path, under):
+        raise KeyError("no such architecture")
+
+    monkeypatch.setattr(reference, "_model", broken)
+    code, said = check(folders[0])
+    assert code == 0 and "Logits of base: not compared (transformers cannot read it: KeyError:" in said
+
+
 def test_an_adapter_goes_through_peft_and_shows_its_rank(check, tmp_path):
     base = hf.save(tmp_path / "base", hidden_size=96, intermediate_size=100, num_attention_heads=4)
     adapter = hf.save_adapter(tmp_path / "adapter", base, rank=3)

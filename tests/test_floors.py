@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "testing": ("measuring", "models", "trees"),
     "pipeline": CORE,
     "resume": ("measuring",),
-    "run": (*CORE, "atomic", "pipeline", "reporting", "resume"),
+    "run": (*CORE, "atomic", "pipeline", "reference", "reporting", "resume"),
     "planning": ("measuring", "models", "patching", "scoring", "shapes", "trees"),
     "plan": ("measuring", "models", "patching", "planning", "trees"),
     "reference": ("models", "shapes"),

@@ -46,7 +46,7 @@ def of_changes(found: Mapping[str, Change], partition: Partition) -> dict[str, d
 
 
 def of_pair(pair: Pair, found: Mapping[str, Change], partition: Partition) -> dict[str, Any]:
-    """All that a report says of a pair."""
+    """What a report says of a pair, beside `reference.of_sides`."""
     return {
         "differences": of_differences(pair.differences),
         "template": pair.template,

@@ -134,7 +134,10 @@ def _likeness(findings: Findings) -> list[Html]:
     made = page.table(
         columns, changed, "How much training changed the weights themselves, whatever it did to the behaviour"
     )
-    return [beside, made] if rows else [page.paragraph("Beside their weights the two checkpoints do not differ."), made]
+    if not rows:
+        beside = page.paragraph("Beside their weights the two checkpoints do not differ.")
+    said = [page.paragraph(f"Logits of {role}: {each['said']}.") for role, each in findings.pair["parity"].items()]
+    return [*said, beside, made]
 
 
 def _anchor(findings: Findings, drawn: Mapping[str, str]) -> Html:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from jaxpatch import cli, resume, run
+from jaxpatch import cli, reference, resume, run
 from jaxpatch.measuring import memory, sweep
 
 COMMAND = (sys.executable, "-u", "-m", "jaxpatch.cli")
@@ -57,6 +57,8 @@ def test_a_run_writes_everything_and_prints_the_report(in_process, tmp_path, cap
     assert abs((load_file(out / "anchor.safetensors")["direction"] ** 2).sum() - 1) < 1e-5
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["seed"] == 0 and manifest["dtype"] == "float32"
+    assert all(manifest["pair"]["parity"][role]["apart"] < 1e-5 for role in ("base", "special"))
+    assert "Logits of special: as transformers: at most" in (out / "report.html").read_text()
     assert left_behind(tmp_path) == ["results"]
 
 
@@ -283,6 +285,18 @@ def test_two_chat_templates_are_refused_until_one_is_chosen_and_that_is_recorded
 def test_identical_models_are_refused(in_process, checkpoints_folder, capsys):
     assert in_process("--special", str(checkpoints_folder / "base")) == 1
     assert "identical" in capsys.readouterr().err
+
+
+def test_logits_that_are_not_those_of_transformers_are_refused_unless_told_otherwise(
+    in_process, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(reference, "TOLERANCE", 0.0)
+    assert in_process() == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "logits of base: NOT as transformers" in said and "logits of special: NOT" in said and "--no-parity" in said
+    assert left_behind(tmp_path) == []
+    assert in_process("--no-parity", "--method", "local_linear", "--no-validation") == 0
+    assert json.loads((tmp_path / "results" / "manifest.json").read_text())["pair"]["parity"] == {}
 
 
 def test_an_anchor_that_fails_is_reported_and_not_scored(in_process, task_file, tmp_path, capsys):

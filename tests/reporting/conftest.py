@@ -44,7 +44,7 @@ def exact(scored) -> Findings:
     curves = jp.validate(pair, prompts, anchor, found, num_random=1)
     unlike = dataclasses.replace(pair, differences=(Difference("template", f"has {HOSTILE}", "has none", "base"),))
     changed = changes.by_kind(pair.base, pair.special, found.partition)
-    told = likeness.of_pair(unlike, changed, found.partition)
+    told = likeness.of_pair(unlike, changed, found.partition) | {"parity": {"base": {"said": f"as {HOSTILE}"}}}
     question = {"base": "models/base", "layer": None}
     return Findings("owls", question, anchor, info, found, curves, SAMPLES, told, MANIFEST)
 
