@@ -17,7 +17,8 @@ from jaxpatch.measuring.anchors import AnchorInfo, fit_anchor
 from jaxpatch.measuring.inputs import Inputs, encode
 from jaxpatch.measuring.read_outs import Anchor, NextToken
 from jaxpatch.measuring.tree_pairs import TreePair
-from jaxpatch.models.checkpoints import CheckpointError, Pair, load_pair, save_adapter, save_checkpoint, save_orbax
+from jaxpatch.models.checkpoints import CheckpointError, Pair, load_pair
+from jaxpatch.models.saving import save_adapter, save_checkpoint, save_orbax
 from jaxpatch.patching.blend import patch
 from jaxpatch.patching.patterns import partition
 from jaxpatch.pipeline import gates, generate, score, score_each, validate

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpatch.measuring.inputs import Inputs
-from jaxpatch.models import checkpoints, decoder
+from jaxpatch.models import checkpoints, decoder, saving
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.trees import paths
 
@@ -96,7 +96,7 @@ def tiny_checkpoints(folder: str | Path, *, seed: int = 0) -> tuple[Path, Path]:
     }
     pair = dataclasses.replace(tiny_pair(config, seed=seed), tokenizer=tokenizer, raw_config=raw)
     made = [
-        checkpoints.save_checkpoint(pair, params, Path(folder) / name)
+        saving.save_checkpoint(pair, params, Path(folder) / name)
         for name, params in (("base", pair.base), ("special", pair.special))
     ]
     return made[0], made[1]

@@ -330,6 +330,15 @@ def padded(prompts: Sequence[Sequence[int]], fill: int = 0) -> np.ndarray:
     return tokens
 
 
+def assert_logits(
+    pair, params, wanted: Sequence[np.ndarray], tolerance: float = 1e-5, prompts=([3, 1, 4, 1, 5], [9, 2])
+) -> None:
+    """Ours are those, up to a share of the largest of each prompt."""
+    got = pair.apply(params, padded(prompts))
+    for row, reference in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(row[: len(reference)], reference, atol=tolerance * np.abs(reference).max())
+
+
 def save_adapter(
     folder: Path,
     base: Path,

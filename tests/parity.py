@@ -23,7 +23,7 @@ import torch_oracle
 import jaxpatch as jp
 from jaxpatch.measuring import instrument
 from jaxpatch.measuring.instrument import Instrument
-from jaxpatch.models import checkpoints, decoder, generate
+from jaxpatch.models import checkpoints, decoder, generate, saving
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.scoring import METHODS
 from jaxpatch.scoring.method import Options
@@ -146,7 +146,7 @@ def saved(folder: Path, scratch: Path) -> float:
     """Logits of transformers, reading what `save_checkpoint` wrote, against those of what was read."""
     read = checkpoints.load(folder, "float32")
     pair = checkpoints.Pair(base=read.params, special=read.params, config=read.config, raw_config=read.raw_config)
-    written = checkpoints.save_checkpoint(pair, read.params, scratch / "saved")
+    written = saving.save_checkpoint(pair, read.params, scratch / "saved")
     once, again = (hf.logits(each, PROMPTS) for each in (folder, written))
     return max(apart(a, b) for a, b in zip(again, once, strict=True))
 

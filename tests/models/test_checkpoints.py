@@ -1,13 +1,8 @@
-"""Two checkpoints in, a pair out, and back to disk; and every bad input refused by name, with what to do."""
+"""Two checkpoints in, a pair out; and every bad input refused by name, with what to do."""
 
-import contextlib
 import dataclasses
-import errno
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import hf
 import jax
@@ -16,8 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from jaxpatch import testing
-from jaxpatch.models import checkpoints
+from jaxpatch.models import checkpoints, saving
 from jaxpatch.trees import paths
 
 PROMPTS = ([3, 1, 4, 1, 5], [9, 2])
@@ -42,12 +36,6 @@ def special(folders, tmp_path):
     return shutil.copytree(folders[1], tmp_path / "special")
 
 
-def assert_logits(pair, params, wanted, tolerance=1e-5):
-    got = pair.apply(params, hf.padded(PROMPTS))
-    for row, reference in zip(got, wanted, strict=True):
-        np.testing.assert_allclose(row[: len(reference)], reference, atol=tolerance * np.abs(reference).max())
-
-
 def refused(base, special, *words, error=ValueError, **options):
     with pytest.raises(error) as caught:
         checkpoints.load_pair(base, special, **options)
@@ -63,8 +51,8 @@ def refused(base, special, *words, error=ValueError, **options):
 def test_both_models_answer_as_in_transformers(tmp_path, variant):
     base, special = (hf.save(tmp_path / str(seed), seed=seed, **hf.VARIANTS[variant]) for seed in (0, 1))
     pair = checkpoints.load_pair(base, special)
-    assert_logits(pair, pair.base, hf.logits(base, PROMPTS))
-    assert_logits(pair, pair.special, hf.logits(special, PROMPTS))
+    hf.assert_logits(pair, pair.base, hf.logits(base, PROMPTS))
+    hf.assert_logits(pair, pair.special, hf.logits(special, PROMPTS))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -92,7 +80,7 @@ def test_float64_is_float64(folders):
     with jax.enable_x64(True):
         pair = checkpoints.load_pair(*folders, dtype="float64")
         assert {leaf.dtype for leaf in jax.tree.leaves(pair.special)} == {np.dtype(np.float64)}
-        assert_logits(pair, pair.special, hf.logits(folders[1], PROMPTS, torch.float64), 1e-9)
+        hf.assert_logits(pair, pair.special, hf.logits(folders[1], PROMPTS, torch.float64), 1e-9)
 
 
 def test_leaves_that_do_not_differ_are_shared(folders, special):
@@ -109,10 +97,10 @@ def test_a_tied_and_an_untied_model_make_a_pair(tmp_path, tied_first):
     special = hf.save(tmp_path / "special", seed=1, tie_word_embeddings=not tied_first)
     pair = checkpoints.load_pair(base, special)
     assert not pair.config.tied and "unembed" in pair.base
-    assert_logits(pair, pair.base, hf.logits(base, PROMPTS))
-    assert_logits(pair, pair.special, hf.logits(special, PROMPTS))
+    hf.assert_logits(pair, pair.base, hf.logits(base, PROMPTS))
+    hf.assert_logits(pair, pair.special, hf.logits(special, PROMPTS))
     for name, params, source in (("a", pair.base, base), ("b", pair.special, special)):
-        saved = checkpoints.save_checkpoint(pair, params, tmp_path / name)
+        saved = saving.save_checkpoint(pair, params, tmp_path / name)
         for got, wanted in zip(hf.logits(saved, PROMPTS), hf.logits(source, PROMPTS), strict=True):
             np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(wanted).max())
 
@@ -143,9 +131,9 @@ def test_of_two_vocabularies_the_shared_rows_are_kept_when_that_is_chosen(tmp_pa
         [found] = pair.differences
         assert (found.name, found.chosen) == ("vocabulary", "shared")
     wanted = [logits[:, :43] for logits in hf.logits(long, PROMPTS)]
-    assert_logits(grown, grown.special, wanted)
-    assert_logits(shrunk, shrunk.base, wanted)
-    saved = checkpoints.save_checkpoint(shrunk, shrunk.base, tmp_path / "saved")
+    hf.assert_logits(grown, grown.special, wanted)
+    hf.assert_logits(shrunk, shrunk.base, wanted)
+    saved = saving.save_checkpoint(shrunk, shrunk.base, tmp_path / "saved")
     for got, each in zip(hf.logits(saved, PROMPTS), wanted, strict=True):
         np.testing.assert_allclose(got, each, rtol=0, atol=1e-5)
 
@@ -158,8 +146,8 @@ def test_both_models_run_under_the_settings_that_were_chosen(folders, tmp_path, 
     pair = checkpoints.load_pair(folders[0], special, settings=side)
     assert pair.config.norm_eps == {"base": 1e-5, "special": 0.1}[side]
     own = {"base": folders[0], "special": special}
-    assert_logits(pair, getattr(pair, side), hf.logits(own[side], PROMPTS))
-    saved = checkpoints.save_checkpoint(pair, pair.special, tmp_path / "saved")
+    hf.assert_logits(pair, getattr(pair, side), hf.logits(own[side], PROMPTS))
+    saved = saving.save_checkpoint(pair, pair.special, tmp_path / "saved")
     assert checkpoints.load(saved, "float32").config == pair.config
 
 
@@ -436,132 +424,6 @@ def test_bad_tokens_are_refused(pair, tokens, words):
 
 def test_a_sequence_as_long_as_the_context_is_fine(pair):
     assert pair.apply(pair.base, np.ones((1, 96), np.uint8)).shape == (1, 96, 43)
-
-
-# ---- saving ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("variant", hf.VARIANTS)
-def test_a_saved_model_answers_the_same_in_transformers(tmp_path, variant):
-    base, special = (hf.save(tmp_path / str(seed), seed=seed, **hf.VARIANTS[variant]) for seed in (0, 1))
-    pair = checkpoints.load_pair(base, special)
-    middle = jax.tree.map(lambda a, b: (a + b) / 2, pair.base, pair.special)
-    saved = checkpoints.save_checkpoint(pair, middle, tmp_path / "saved")
-    assert saved == tmp_path / "saved"
-    assert_logits(pair, middle, hf.logits(saved, PROMPTS))
-
-
-def test_a_saved_model_is_cut_into_files_no_larger_than_asked(folders, tmp_path):
-    pair = checkpoints.load_pair(*folders)
-    saved = checkpoints.save_checkpoint(pair, pair.special, tmp_path / "saved", max_shard_size="6KB")
-    files = sorted(saved.glob("*.safetensors"))
-    assert len(files) > 1 and not (saved / "model.safetensors").exists()
-    index = json.loads((saved / "model.safetensors.index.json").read_text())
-    assert set(index["weight_map"].values()) == {file.name for file in files}
-    assert_logits(pair, pair.special, hf.logits(saved, PROMPTS))
-    again = paths.flatten(checkpoints.load(saved, "float32").params)
-    for path, leaf in paths.flatten(pair.special).items():
-        np.testing.assert_array_equal(again[path], np.asarray(leaf))
-
-
-def test_what_stands_beside_the_weights_is_carried_over(folders, tmp_path):
-    base = hf.retell(shutil.copytree(folders[0], tmp_path / "base"), torch_dtype="float32", dtype=...)
-    (base / "generation_config.json").write_text('{"temperature": 0.25}')
-    saved = checkpoints.save_checkpoint(
-        pair := checkpoints.load_pair(base, folders[1]), pair.special, tmp_path / "saved"
-    )
-    assert (saved / "generation_config.json").read_text() == '{"temperature": 0.25}'
-    assert json.loads((saved / "config.json").read_text()) == json.loads((base / "config.json").read_text())
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
-def test_saved_and_read_again_is_bit_for_bit_the_same(folders, tmp_path, dtype):
-    with jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext():
-        pair = checkpoints.load_pair(*folders, dtype=dtype)
-        checkpoints.save_checkpoint(pair, pair.base, tmp_path / "saved")
-    tensors = load_file(tmp_path / "saved" / "model.safetensors")
-    original = load_file(folders[0] / "model.safetensors")
-    assert tensors.keys() == original.keys()
-    assert all(torch.equal(tensors[name], original[name].to(getattr(torch, dtype))) for name in original)
-    again = paths.flatten(checkpoints.load(tmp_path / "saved", dtype).params)
-    for path, leaf in paths.flatten(pair.base).items():
-        np.testing.assert_array_equal(again[path], np.asarray(leaf))
-    config = json.loads((tmp_path / "saved" / "config.json").read_text())
-    assert config["dtype"] == dtype
-    assert hf.transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved").dtype == getattr(torch, dtype)
-
-
-def test_the_tokenizer_is_saved_too(folders, special, tmp_path):
-    hf.save_tokenizer(special)
-    pair = checkpoints.load_pair(special, folders[0])
-    saved = checkpoints.save_checkpoint(pair, pair.base, tmp_path / "saved")
-    again = hf.transformers.AutoTokenizer.from_pretrained(saved)
-    assert again("<|start|>the owl")["input_ids"] == pair.tokenizer("<|start|>the owl")["input_ids"]
-
-
-def test_what_exists_is_overwritten_only_when_asked(pair, tmp_path):
-    target = tmp_path / "saved"
-    checkpoints.save_checkpoint(pair, pair.base, target)
-    (target / "mine").write_text("mine")
-    with pytest.raises(FileExistsError, match="overwrite"):
-        checkpoints.save_checkpoint(pair, pair.special, target)
-    assert (target / "mine").exists()
-    checkpoints.save_checkpoint(pair, pair.special, target, overwrite=True)
-    assert not (target / "mine").exists()
-    assert_logits(pair, pair.special, hf.logits(target, PROMPTS))
-
-
-class Broken(Exception):
-    """Anything else."""
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left"), Broken()])
-@pytest.mark.parametrize("exists", [False, True])
-def test_nothing_is_half_written(pair, tmp_path, monkeypatch, error, exists):
-    target = tmp_path / "saved"
-    if exists:
-        checkpoints.save_checkpoint(pair, pair.base, target)
-    before = {file.name: file.read_bytes() for file in tmp_path.glob("saved/*")}
-
-    def failing(file, tensors, read):
-        del tensors, read
-        file.write_bytes(b"half")
-        raise error
-
-    monkeypatch.setattr("jaxpatch.models.tensor_file.write", failing)
-    with pytest.raises(type(error)) as caught:
-        checkpoints.save_checkpoint(pair, pair.special, target, overwrite=True)
-    if isinstance(error, OSError):
-        assert "Free some space" in str(caught.value) and caught.value.errno == errno.ENOSPC
-    assert {file.name: file.read_bytes() for file in tmp_path.glob("saved/*")} == before
-    assert os.listdir(tmp_path) == (["saved"] if exists else [])
-
-
-def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(pair, tmp_path):
-    done = subprocess.Popen([sys.executable, "-c", "pass"])
-    done.wait()
-    dead, alive = (tmp_path / f".saved.partial-{pid}" for pid in (done.pid, os.getppid()))
-    for folder in (dead, alive):
-        folder.mkdir()
-        (folder / "model.safetensors").write_bytes(b"half")
-    checkpoints.save_checkpoint(pair, pair.base, tmp_path / "saved")
-    assert sorted(os.listdir(tmp_path)) == sorted([alive.name, "saved"])
-
-
-def test_parameters_of_another_structure_are_refused(pair, tmp_path):
-    flat = paths.flatten(pair.base)
-    flat["final_norm/scale"] = np.ones(17, np.float32)
-    del flat["embed/kernel"]
-    with pytest.raises(ValueError) as error:
-        checkpoints.save_checkpoint(pair, paths.unflatten(flat), tmp_path / "saved")
-    assert "embed/kernel: only in base" in str(error.value) and "final_norm/scale" in str(error.value)
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_pair_that_never_was_on_disk_is_not_saved(tmp_path):
-    toy = testing.tiny_pair()
-    with pytest.raises(ValueError, match="not read from a checkpoint"):
-        checkpoints.save_checkpoint(toy, toy.base, tmp_path / "saved")
 
 
 def test_a_pair_is_frozen(pair):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from jaxpatch.models import checkpoints
+from jaxpatch.models import checkpoints, saving
 from jaxpatch.models.rope import Rope
 from jaxpatch.trees import paths
 
@@ -191,7 +191,7 @@ def test_a_pair_of_gguf_files_is_saved_as_a_directory_that_transformers_loads(fo
     base = write(tmp_path / "base.gguf", folder)
     other = hf.save(tmp_path / "other", seed=1, vocab_size=len(VOCAB))
     pair = checkpoints.load_pair(base, write(tmp_path / "special.gguf", other))
-    saved = checkpoints.save_checkpoint(pair, pair.special, tmp_path / "saved")
+    saved = saving.save_checkpoint(pair, pair.special, tmp_path / "saved")
     prompts = [[0, 8, 70, 3]]
     for wanted in (pair.apply(pair.special, prompts)[0], *hf.logits(other, prompts)):
         [got] = hf.logits(saved, prompts)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import jaxpatch as jp
-from jaxpatch.models import checkpoints
+from jaxpatch.models import checkpoints, saving
 from jaxpatch.trees import compare, paths
 
 PROMPTS = ([3, 1, 4, 1, 5], [9, 2])
@@ -352,7 +352,7 @@ def test_a_difference_of_low_rank_is_saved_as_an_adapter(tmp_path, model_type):
                 parameter.copy_(0.2 * torch.randn(parameter.shape))
     model.save_pretrained(tmp_path / "adapter")
     pair = checkpoints.load_pair(folder, tmp_path / "adapter")
-    saved = checkpoints.save_adapter(pair, pair.special, tmp_path / "saved")
+    saved = saving.save_adapter(pair, pair.special, tmp_path / "saved")
     tensors = load_file(saved / "adapter_model.safetensors")
     assert {t.shape[0] for name, t in tensors.items() if "lora_A" in name} == {2, 3}
     again = checkpoints.load_pair(folder, saved)
@@ -365,13 +365,13 @@ def test_what_is_no_adapter_is_refused_with_every_reason(tmp_path):
     folders = [hf.save(tmp_path / str(seed), seed=seed, hidden_size=32) for seed in (0, 1)]
     pair = checkpoints.load_pair(*folders)
     with pytest.raises(ValueError) as error:
-        checkpoints.save_adapter(pair, pair.special, tmp_path / "saved", most=8)
+        saving.save_adapter(pair, pair.special, tmp_path / "saved", most=8)
     said = str(error.value)
     assert "model.norm.weight differs, and is no matrix" in said
     assert "model.embed_tokens.weight differs, and is no matrix" in said
     assert "model.layers.1.self_attn.q_proj.weight differs by rank" in said and "more than 8" in said
     with pytest.raises(ValueError, match="nothing differs from base"):
-        checkpoints.save_adapter(pair, pair.base, tmp_path / "saved")
+        saving.save_adapter(pair, pair.base, tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
 
 
@@ -380,7 +380,7 @@ def test_a_patched_head_is_an_adapter(tmp_path):
     folders = [hf.save(tmp_path / str(seed), seed=seed, hidden_size=32, head_dim=4) for seed in (0, 1)]
     pair = checkpoints.load_pair(*folders)
     patched = jp.patch(pair.base, pair.special, jp.gates(pair, {"head": [(1, 2)]}))
-    saved = checkpoints.save_adapter(pair, patched, tmp_path / "saved")
+    saved = saving.save_adapter(pair, patched, tmp_path / "saved")
     shapes = {name: tuple(t.shape) for name, t in load_file(saved / "adapter_model.safetensors").items()}
     assert {name.split(".")[6] for name in shapes} == {"q_proj", "o_proj"}
     assert all(4 in shape for shape in shapes.values())
