@@ -140,28 +140,34 @@ def sides_of(pair: Pair, base: str, special: str) -> dict[str, Side]:
     return {role: Side(name, pair.config, params, pair.files[role]) for role, (name, params) in both.items()}
 
 
-def of_sides(sides: Mapping[str, Side], differences: Sequence[Difference] = ()) -> dict[str, dict[str, Any]]:
+def of_sides(
+    sides: Mapping[str, Side], differences: Sequence[Difference] = (), *, is_quick: bool = False
+) -> dict[str, dict[str, Any]]:
     """How far the logits of base, and of special if there is one, are from their reference, as plain values.
 
     Args:
         sides: params in float32 or float64.
         differences: of the pair; where both run under the settings of one, the other is not compared.
+        is_quick: leave transformers out where it takes long: it reads a GGUF file many times slower than we do (benchmarks/load.py).
 
     Returns: base, special -> ``said``, a sentence's end, and ``is_passed``: None where there was no reference, and then it is said why.
     """
     runs_as = next((each.chosen for each in differences if each.name == "settings"), None)
-    return {role: _of_side(role, sides, runs_as or role) for role in sides}
+    return {role: _of_side(role, sides, runs_as or role, is_quick) for role in sides}
 
 
-def _of_side(role: str, sides: Mapping[str, Side], runs_as: str) -> dict[str, Any]:
+def _of_side(role: str, sides: Mapping[str, Side], runs_as: str, is_quick: bool) -> dict[str, Any]:
     side = sides[role]
     if runs_as != role:
         return {"is_passed": None, "said": f"not compared: it runs under the settings of {runs_as}"}
     path = checkpoints.local(side.name)
     if orbax_dir.is_one(path):
         return {"is_passed": None, "said": "not compared: transformers reads no Orbax directories"}
+    under = _under(sides["base"].name, path)
     try:
-        found = of_transformers(path, _under(sides["base"].name, path), side.config, side.params)
+        if is_quick and ".gguf" in (path.suffix, under and under.suffix):
+            raise NoReferenceError("transformers is slow to read GGUF files; `jaxpatch check` waits for it")
+        found = of_transformers(path, under, side.config, side.params)
     except NoReferenceError as error:
         found = of_golden(side.files, side.config, side.params)
         if found is None:

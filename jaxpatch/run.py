@@ -58,8 +58,8 @@ class Run:
         num_random: random orders averaged in the validation curves.
         max_new: tokens of an answer.
         validation: draw the restoration and knockout curves.
-        parity: first hold logits to transformers' where torch is installed, or to golden ones where they are known;
-            of float32 and float64, by one process.
+        parity: first hold logits to transformers' where torch is installed (not of GGUF files, which it is slow to read), or to golden
+            ones where they are known; of float32 and float64, by one process.
         memory: GiB that the engine may hold beside the two models, on each device; half of what is free where not given.
         mesh: devices that share exact patches, N M: N times as many candidates at once, each block's heads and neurons cut in M.
         distributed: this process is one of several (jax.distributed), each given the same command; the first one writes. The mesh is of
@@ -260,7 +260,7 @@ def _parity(options: Run, pair: checkpoints.Pair) -> dict[str, dict[str, Any]]:
     """How far logits are from those of others; ValueError where they are not the same."""
     if not options.parity or options.distributed or options.dtype not in ("float32", "float64"):
         return {}
-    found = reference.of_sides(reference.sides_of(pair, options.base, options.special), pair.differences)
+    found = reference.of_sides(reference.sides_of(pair, options.base, options.special), pair.differences, is_quick=True)
     if wrong := [f"logits of {role}: {each['said']}" for role, each in found.items() if each["is_passed"] is False]:
         raise ValueError(
             "the models do not compute what they should:\n"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from jaxpatch import reference
 from jaxpatch.models import checkpoints, saving
 from jaxpatch.models.rope import Rope
 from jaxpatch.trees import paths
@@ -314,3 +315,12 @@ def test_garbage_is_refused(tmp_path):
     file = tmp_path / "model.gguf"
     file.write_bytes(bytes(range(256)) * 40)
     refused(file, "not a readable GGUF file")
+
+
+def test_a_run_does_not_wait_for_transformers_to_read_one(folder, tmp_path):
+    file = write(tmp_path / "model.gguf", folder)
+    read = checkpoints.load(file, "float32")
+    sides = {"base": reference.Side(str(file), read.config, read.params, read.files)}
+    said = reference.of_sides(sides, is_quick=True)["base"]
+    assert said["is_passed"] is None and "slow to read GGUF files" in said["said"]
+    assert reference.of_sides(sides)["base"]["is_passed"]
