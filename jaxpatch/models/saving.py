@@ -118,13 +118,21 @@ def save_adapter(
     """
     _refuse_strangers(pair, params)
     tensors, settings = lora.split(pair.base, params, FAMILIES[pair.config.family], pair.config, most)
-    settings["base_model_name_or_path"] = str(pair.files["base"][0].parent) if pair.files.get("base") else None
+    settings["base_model_name_or_path"] = _base_of(pair)
     with atomic.directory(path, overwrite=overwrite) as folder:
         settings_file, weights_file = lora.files(folder)
         settings_file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         outlines = {name: tensor_file.Outline(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
         tensor_file.write(weights_file, outlines, tensors.__getitem__)
     return Path(path)
+
+
+def _base_of(pair: Pair) -> str | None:
+    """Where base was read from; None where it has no one place, being a model with an adapter in it."""
+    files = pair.files.get("base", ())
+    if not files or any(lora.is_adapter(file.parent) for file in files):
+        return None
+    return str(files[0] if files[0].suffix == ".gguf" else files[0].parent)
 
 
 def _refuse_strangers(pair: Pair, params: Params) -> None:

@@ -1,6 +1,7 @@
 """GGUF files: the same model as in a Hugging Face directory, bit for bit; the tokenizer inside; what is refused."""
 
 import builtins
+import json
 import shutil
 
 import gguf
@@ -324,3 +325,17 @@ def test_a_run_does_not_wait_for_transformers_to_read_one(folder, tmp_path):
     said = reference.of_sides(sides, is_quick=True)["base"]
     assert said["is_passed"] is None and "slow to read GGUF files" in said["said"]
     assert reference.of_sides(sides)["base"]["is_passed"]
+
+
+def test_an_adapter_for_one_names_the_file_and_one_for_a_merged_model_names_none(folder, tmp_path):
+    file = write(tmp_path / "base.gguf", folder)
+    first = hf.save_adapter(tmp_path / "first", folder)
+    pair = checkpoints.load_pair(file, first)
+    saved = saving.save_adapter(pair, pair.special, tmp_path / "saved")
+    assert json.loads((saved / "adapter_config.json").read_text())["base_model_name_or_path"] == str(file)
+    checkpoints.load_pair(saved, file)
+    settings = json.loads((first / "adapter_config.json").read_text())
+    (first / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": str(folder)}))
+    turned = checkpoints.load_pair(first, folder)
+    saved = saving.save_adapter(turned, turned.special, tmp_path / "turned")
+    assert json.loads((saved / "adapter_config.json").read_text())["base_model_name_or_path"] is None
