@@ -124,7 +124,7 @@ def written() -> dict[str, tuple[str, tuple[Path, ...]]]:
     jp.save_checkpoint(pair, pair.base, whole)
     jp.save_checkpoint(pair, pair.special, special)
     jp.save_checkpoint(pair, pair.base, shards, max_shard_size=SHARD)
-    jp.save_checkpoint(halved, halved.base, narrow)
+    jp.save_checkpoint(halved, halved.base, narrow, dtype="bfloat16")
     return {
         "float32": ("float32", (whole,)),
         f"float32 in files of {SHARD}": ("float32", (shards,)),

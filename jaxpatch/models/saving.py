@@ -1,8 +1,12 @@
 """Shell: a patched model out again: a Hugging Face directory, an Orbax tree, or an adapter."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
 
 from jaxpatch import atomic
 from jaxpatch.models import convert, lora, orbax_dir, tensor_file
@@ -13,7 +17,13 @@ from jaxpatch.trees import compare, paths
 
 
 def save_checkpoint(
-    pair: Pair, params: Params, path: str | Path, *, max_shard_size: str = "5GB", overwrite: bool = False
+    pair: Pair,
+    params: Params,
+    path: str | Path,
+    *,
+    dtype: str | None = None,
+    max_shard_size: str = "5GB",
+    overwrite: bool = False,
 ) -> Path:
     """Write parameters of this pair as a Hugging Face directory that transformers loads, a tensor at a time.
 
@@ -21,39 +31,89 @@ def save_checkpoint(
         pair: where config and tokenizer come from.
         params: a tree of the pair's structure, such as `patch` makes.
         path: a directory that does not exist yet; it appears whole or not at all.
+        dtype: of the weights on disk. None: as the pair's checkpoint has it, whatever it is in memory. Rounding to it loses nothing of
+            parameters that were read from there, patched or not; of others (an adapter's, a mean) what that type cannot hold.
         max_shard_size: largest file of weights, such as "200MB".
-        overwrite: replace what is there.
+        overwrite: replace what is there, if that is a model or an adapter; nothing else is ever replaced.
 
-    Returns: the path. Raises: FileExistsError, ValueError (a tree of another structure).
+    Returns: the path.
+
+    Raises: FileExistsError; ValueError for an unknown dtype, a tree of another structure, and numbers that are none or overflow, naming
+        every tensor that holds such.
+
+    Example:
+        >>> import tempfile
+        >>> from jaxpatch import testing
+        >>> from jaxpatch.models import checkpoints
+        >>> home = Path(tempfile.mkdtemp())
+        >>> pair = checkpoints.load_pair(*testing.tiny_checkpoints(home))
+        >>> sorted(file.name for file in save_checkpoint(pair, pair.special, home / "saved").glob("*.safetensors"))
+        ['model.safetensors']
     """
     import huggingface_hub
 
     _refuse_strangers(pair, params)
     rules, flat = FAMILIES[pair.config.family].rules(pair.config), paths.flatten(params)
-    places, dtype = convert.places(rules, pair.config), next(iter(flat.values())).dtype
+    places, stored = convert.places(rules, pair.config), jnp.dtype(_stored(pair, flat, dtype))
     tensors = {
-        name: tensor_file.Outline(place.rules[0].their_shape(pair.config.sizes), dtype)
+        name: tensor_file.Outline(place.rules[0].their_shape(pair.config.sizes), stored)
         for name, place in places.items()
     }
+    overflown = []
+
+    def read(tensor: str) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            made = convert.to_tensor(flat, places[tensor], pair.config).astype(stored)
+        if not compare.is_finite(made):
+            overflown.append(tensor)
+        return made
+
     split = huggingface_hub.split_state_dict_into_shards_factory(
         tensors,
         get_storage_size=lambda tensor: tensor.nbytes,
         filename_pattern="model{suffix}.safetensors",
         max_shard_size=max_shard_size,
     )
-    beside = _beside(pair, str(dtype))
+    beside = _beside(pair, stored.name)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         beside["model.safetensors.index.json"] = json.dumps(index, indent=2) + "\n"
-    with atomic.directory(path, overwrite=overwrite) as folder:
+    with _directory(path, overwrite) as folder:
         _write_beside(pair, beside, folder)
         for name, held in split.filename_to_tensors.items():
-            tensor_file.write(
-                folder / name,
-                {tensor: tensors[tensor] for tensor in held},
-                lambda tensor: convert.to_tensor(flat, places[tensor], pair.config),
-            )
+            tensor_file.write(folder / name, {tensor: tensors[tensor] for tensor in held}, read)
+        if overflown:
+            raise ValueError(f"not written, for these hold NaN or infinity as {stored}: {', '.join(overflown)}.")
     return Path(path)
+
+
+def _stored(pair: Pair, flat: Params, dtype: str | None) -> str:
+    """The type of weights on disk."""
+    if dtype is None:
+        told = [pair.raw_config.get(name) for name in ("dtype", "torch_dtype")]
+        return next((name for name in told if name in tensor_file.STORED_AS), next(iter(flat.values())).dtype.name)
+    if dtype not in tensor_file.STORED_AS:
+        raise ValueError(f"dtype {dtype!r} is unknown; {paths.did_you_mean(dtype, tensor_file.STORED_AS)}")
+    return dtype
+
+
+MARKS = ("config.json", "adapter_config.json")
+"""Files by one of which a directory shows that it was written here, or could have been."""
+
+
+def _directory(path: str | Path, overwrite: bool) -> contextlib.AbstractContextManager[Path]:
+    """A directory to write into that replaces a model or an adapter, an empty one, and nothing else.
+
+    Raises: FileExistsError where something else is there.
+    """
+    place = Path(path).expanduser()
+    if overwrite and place.exists():
+        there = sorted(file.name for file in place.iterdir()) if place.is_dir() else [place.name]
+        strange = [name for name in there if (place / name).is_dir() and name != orbax_dir.PARAMS]
+        if not place.is_dir() or strange or (there and not set(MARKS) & set(there)):
+            what = f"has {', '.join(strange)}" if strange else "is no model or adapter"
+            raise FileExistsError(f"{path} {what}, so it is not replaced; name another, or remove it yourself.")
+    return atomic.directory(path, overwrite=overwrite)
 
 
 def _beside(pair: Pair, dtype: str) -> dict[str, str]:
@@ -81,7 +141,7 @@ def save_orbax(pair: Pair, params: Params, path: str | Path, *, overwrite: bool 
         pair: where config and tokenizer come from.
         params: a tree of the pair's structure, such as `patch` makes.
         path: a directory that does not exist yet; it appears whole or not at all.
-        overwrite: replace what is there.
+        overwrite: replace what is there, if that is a model or an adapter.
 
     Returns: the path. Raises: FileExistsError, ValueError (a tree of another structure).
 
@@ -90,7 +150,7 @@ def save_orbax(pair: Pair, params: Params, path: str | Path, *, overwrite: bool 
     """
     _refuse_strangers(pair, params)
     beside = _beside(pair, str(next(iter(paths.flatten(params).values())).dtype))
-    with atomic.directory(path, overwrite=overwrite) as folder:
+    with _directory(path, overwrite) as folder:
         _write_beside(pair, beside, folder)
         orbax_dir.write(folder, params)
     return Path(path)
@@ -107,7 +167,7 @@ def save_adapter(
             `most`, as far as the numbers' own precision tells; nothing else may differ.
         path: a directory that does not exist yet; it appears whole or not at all.
         most: largest rank of one matrix.
-        overwrite: replace what is there.
+        overwrite: replace what is there, if that is a model or an adapter.
 
     Returns: the path.
 
@@ -119,7 +179,7 @@ def save_adapter(
     _refuse_strangers(pair, params)
     tensors, settings = lora.split(pair.base, params, FAMILIES[pair.config.family], pair.config, most)
     settings["base_model_name_or_path"] = _base_of(pair)
-    with atomic.directory(path, overwrite=overwrite) as folder:
+    with _directory(path, overwrite) as folder:
         settings_file, weights_file = lora.files(folder)
         settings_file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         outlines = {name: tensor_file.Outline(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}

@@ -69,7 +69,7 @@ def test_what_stands_beside_the_weights_is_carried_over(folders, tmp_path):
 def test_saved_and_read_again_is_bit_for_bit_the_same(folders, tmp_path, dtype):
     with jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext():
         pair = checkpoints.load_pair(*folders, dtype=dtype)
-        saving.save_checkpoint(pair, pair.base, tmp_path / "saved")
+        saving.save_checkpoint(pair, pair.base, tmp_path / "saved", dtype=dtype)
     tensors = load_file(tmp_path / "saved" / "model.safetensors")
     original = load_file(folders[0] / "model.safetensors")
     assert tensors.keys() == original.keys()
@@ -80,6 +80,56 @@ def test_saved_and_read_again_is_bit_for_bit_the_same(folders, tmp_path, dtype):
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert config["dtype"] == dtype
     assert hf.transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved").dtype == getattr(torch, dtype)
+
+
+def test_weights_go_back_in_the_type_in_which_they_came(tmp_path):
+    """Read as float32, as is the default: what went out is bit for bit what came in, or what a patch put there."""
+    folders = [hf.save(tmp_path / str(seed), seed=seed, dtype=torch.bfloat16) for seed in (0, 1)]
+    pair = checkpoints.load_pair(*folders)
+    saved = saving.save_checkpoint(pair, pair.special, tmp_path / "saved")
+    tensors, original = (load_file(folder / "model.safetensors") for folder in (saved, folders[1]))
+    assert tensors.keys() == original.keys()
+    assert all(
+        tensors[name].dtype == torch.bfloat16 and torch.equal(tensors[name], original[name]) for name in original
+    )
+    assert (saved / "config.json").read_text() == (folders[0] / "config.json").read_text()
+    wide = saving.save_checkpoint(pair, pair.special, tmp_path / "wide", dtype="float32")
+    assert {tensor.dtype for tensor in load_file(wide / "model.safetensors").values()} == {torch.float32}
+    with pytest.raises(ValueError, match=r"dtype .half. is unknown; .*float16"):
+        saving.save_checkpoint(pair, pair.special, tmp_path / "half", dtype="half")
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(np.nan, "float32"), (1e30, "float16")])
+def test_numbers_that_are_none_are_not_written(pair, tmp_path, value, dtype):
+    flat = dict(paths.flatten(pair.base))
+    for name in ("final_norm/scale", "layers/mlp/up/kernel"):
+        flat[name] = flat[name].at[(0,) * flat[name].ndim].set(value)
+    with pytest.raises(ValueError) as refusal:
+        saving.save_checkpoint(pair, paths.unflatten(flat), tmp_path / "saved", dtype=dtype)
+    said = str(refusal.value)
+    assert f"NaN or infinity as {dtype}" in said and "model.norm.weight" in said and "0.mlp.up_proj" in said
+    assert os.listdir(tmp_path) == []
+
+
+def test_overwriting_replaces_models_and_adapters_and_nothing_else(pair, tmp_path):
+    papers = tmp_path / "papers"
+    (papers / "drafts").mkdir(parents=True)
+    (papers / "thesis.tex").write_text("years")
+    (tmp_path / "notes.txt").write_text("mine")
+    model = saving.save_checkpoint(pair, pair.base, tmp_path / "model")
+    (model / "runs").mkdir()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for save in (saving.save_checkpoint, saving.save_orbax):
+        for target, said in ((papers, "drafts"), (tmp_path / "notes.txt", "no model"), (model, "has runs")):
+            with pytest.raises(FileExistsError, match=said):
+                save(pair, pair.base, target, overwrite=True)
+    assert (papers / "thesis.tex").read_text() == "years" and (model / "config.json").exists()
+    saving.save_orbax(pair, pair.base, empty, overwrite=True)
+    saving.save_checkpoint(pair, pair.special, empty, overwrite=True)
+    assert sorted(file.name for file in empty.iterdir()) == sorted(
+        file.name for file in model.iterdir() if file.is_file()
+    )
 
 
 def test_the_tokenizer_is_saved_too(folders, tmp_path):
