@@ -1,5 +1,6 @@
 """THE definition of a patch: ``theta(g) = (1 - g) * base + g * special``, broadcast over each component's slices."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -66,7 +67,7 @@ def patch(base: Params, special: Params, gates: Gates, partition: Partition | No
     """
     if faults := compare.structure_faults(base, special):
         raise ValueError("base and special do not match:\n" + "\n".join(f"  - {fault}" for fault in faults))
-    partition = components.of_decoder(base) if partition is None else partition
+    partition = _of_decoder(base) if partition is None else partition
     a, b = paths.leaves(base), paths.leaves(special)
     owners = _owners(gates, partition)
     if unknown := [leaf for leaf in owners if leaf not in a]:
@@ -75,6 +76,15 @@ def patch(base: Params, special: Params, gates: Gates, partition: Partition | No
         if a[leaf] is not b[leaf]:
             a[leaf] = blend(a[leaf], b[leaf], _leaf_gate(slots, a[leaf].ndim))
     return paths.with_leaves(base, a)
+
+
+def _of_decoder(params: Params) -> Partition:
+    if not isinstance(params, Mapping) or "layers/attn/q/kernel" not in paths.flatten(params):
+        raise ValueError(
+            "patch: these are no decoder's parameters as load_pair makes them, so it must be said who owns what: "
+            "patch(base, special, gates, partition), with the partition of your TreePair or what jp.partition made."
+        )
+    return components.of_decoder(params)
 
 
 def refuse_misfits(gates: Gates, partition: Partition) -> None:

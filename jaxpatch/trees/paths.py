@@ -1,5 +1,6 @@
 """Leaves of a nested dict, or of any pytree, by path: `"layers/attn/q/kernel"`."""
 
+import collections
 import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -44,10 +45,18 @@ def leaves(tree: Any) -> dict[str, Any]:
 
     The box around an array (``nnx.Param``, ``nn.Partitioned``) is no part of its path.
 
+    Raises: ValueError for leaves that have one path, as those of ``{"a/b": 1, "a": {"b": 2}}``.
+
     >>> leaves({"blocks": [{"up": 1}, {"up": 2}]})
     {'blocks/0/up': 1, 'blocks/1/up': 2}
     """
-    return {_named(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    found = [(_named(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    flat = dict(found)
+    if len(flat) < len(found):
+        counts = collections.Counter(path for path, _ in found)
+        shared = ", ".join(path for path, count in counts.items() if count > 1)
+        raise ValueError(f"several leaves of this tree have the same path: {shared}. Rename keys that hold a slash.")
+    return flat
 
 
 def with_leaves(tree: Any, flat: Mapping[str, Any]) -> Any:

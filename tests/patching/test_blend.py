@@ -183,3 +183,9 @@ def test_faults_are_named():
         patch(pair.base, special, {})
     with pytest.raises(KeyError, match="the tree lacks: nowhere"):
         patch(pair.base, pair.special, {"odd": jnp.zeros(2)}, {"odd": Kind((2,), ("x",), (Slot("nowhere", (0,)),))})
+
+
+def test_a_tree_of_ones_own_needs_its_partition():
+    base, special = ({"blocks": [{"up": jnp.full((2, 3), value)}]} for value in (1.0, 2.0))
+    with pytest.raises(ValueError, match=r"no decoder's parameters.*jp\.partition"):
+        patch(base, special, {"unit": jnp.ones(3)})

@@ -31,3 +31,8 @@ def test_the_tree_given_is_left_alone():
 )
 def test_did_you_mean(name, message):
     assert paths.did_you_mean(name, ["head", "neuron"]) == message
+
+
+def test_leaves_that_share_a_path_are_refused():
+    with pytest.raises(ValueError, match="same path: a/b"):
+        paths.leaves({"a/b": 1, "a": {"b": 2, "c": 3}})
