@@ -38,8 +38,8 @@ class Check:
     Weights are read as float32, whatever they are on disk.
 
     Attributes:
-        base: a Hugging Face directory with safetensors, a .gguf file, a hub id (owner/name or owner/name@revision), or a PEFT LoRA
-            adapter.
+        base: a Hugging Face directory with safetensors, a .gguf file, a hub id (owner/name or owner/name@revision, of a GGUF file there
+            with /file.gguf after it), or a PEFT LoRA adapter.
         special: the behaviour-specialised model: the same; an adapter is merged into base.
         out: a file for all that was found, as JSON; must not exist yet.
         parity: compare logits with transformers' where torch is installed, or with golden ones where they are known.

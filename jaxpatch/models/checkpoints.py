@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxpatch.models import convert, decoder, differences, gguf_file, layout, lora, orbax_dir, sources
+from jaxpatch.models import convert, decoder, differences, gguf_file, hub, layout, lora, orbax_dir, sources
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.differences import Choices, Difference, Side
 from jaxpatch.models.families import FAMILIES, Family, wrapping
@@ -124,8 +124,9 @@ def load_pair(
     """Read two checkpoints of one architecture.
 
     Args:
-        base: Hugging Face directory with safetensors, ``.gguf`` file, or hub id, ``owner/name`` or ``owner/name@revision``.
-            Or a PEFT LoRA adapter directory, which is merged into the model that it names as its own base. Or what `save_orbax` wrote.
+        base: Hugging Face directory with safetensors, ``.gguf`` file, or hub id: ``owner/name`` or ``owner/name@revision``, and of a
+            GGUF file there ``owner/name/file.gguf`` or ``owner/name@revision/file.gguf``. Or a PEFT LoRA adapter directory, which is
+            merged into the model that it names as its own base. Or what `save_orbax` wrote.
         special: the same; an adapter is merged into `base`, or where that is an adapter, into the same model as it.
         dtype: "float32", "bfloat16", "float16" or "float64" (needs `jax_enable_x64`) in memory, whatever it is on disk.
         vocabulary, settings, tokenizer, template: whose word counts where the two disagree (`differences.Choices`); what is left open
@@ -401,40 +402,18 @@ def location_faults(**names: str | Path) -> list[str]:
     faults = []
     for role, name in names.items():
         path = Path(name).expanduser()
-        is_hub_id = str(name).count("/") == 1 and path.suffix != ".gguf" and not str(name).startswith((".", "/", "~"))
         if path.is_file() and path.suffix != ".gguf":
             faults.append(f"{role} {name} is a file; wanted a model directory, an adapter directory, or a .gguf file")
-        elif not path.exists() and not is_hub_id:
-            faults.append(f"{role} {name}: no such directory or file, and not a hub id of the form owner/name")
+        elif not path.exists() and hub.id_of(str(name)) is None:
+            form = hub.form_for(str(name))
+            faults.append(f"{role} {name}: no such directory or file, and not a hub id of the form {form}")
     return faults
 
 
-WITHOUT_WEIGHTS = ("*.json", "*.model", "*.jinja")
-"""Files of a hub model that say what it is and how it reads text."""
-
-
 def local(name: str | Path, *, weights: bool = True) -> Path:
-    """A path as it stands; else a hub id, with ``@revision`` if need be, fetched without pickles.
-
-    Where the hub is and how it knows its user is huggingface_hub's to say: HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN.
-
-    Raises: FileNotFoundError where the hub has none.
-    """
+    """A path as it stands; else what `hub.fetch` fetches by that name. Raises FileNotFoundError where the hub has none."""
     path = Path(name).expanduser()
-    if path.exists():
-        return path
-    import huggingface_hub
-
-    owner_and_name, _, revision = str(name).partition("@")
-    try:
-        wanted = [*WITHOUT_WEIGHTS, "*.safetensors"] if weights else [*WITHOUT_WEIGHTS]
-        found = huggingface_hub.snapshot_download(owner_and_name, revision=revision or None, allow_patterns=wanted)
-        return Path(found)
-    except Exception as error:
-        raise FileNotFoundError(
-            f"{name}: no such directory here, and the hub did not give it ({type(error).__name__}: {error}). "
-            "Check the spelling, or download it and give its path."
-        ) from error
+    return path if path.exists() else hub.fetch(str(name), weights=weights)
 
 
 def _run_as(config: DecoderConfig, checkpoint: Checkpoint) -> Checkpoint:
