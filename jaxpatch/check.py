@@ -1,6 +1,7 @@
 """Shell: look at one checkpoint or two before anything is made of them."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,8 +38,8 @@ class Check:
     Weights are read as float32, whatever they are on disk.
 
     Attributes:
-        base: a Hugging Face directory with safetensors, a .gguf file, a hub id (owner/name or owner/name@revision), or a PEFT LoRA
-            adapter.
+        base: a Hugging Face directory with safetensors, a .gguf file, a hub id (owner/name or owner/name@revision, of a GGUF file there
+            with /file.gguf after it), or a PEFT LoRA adapter.
         special: the behaviour-specialised model: the same; an adapter is merged into base.
         out: a file for all that was found, as JSON; must not exist yet.
         parity: compare logits with transformers' where torch is installed, or with golden ones where they are known.
@@ -72,7 +73,7 @@ def check(options: Check, *, console: Console | None = None) -> bool:
     refuse(options)
     if options.special is None:
         read = checkpoints.load_one(options.base, "float32")
-        pair, sides = None, {"base": Side(options.base, read.config, read.params, read.files)}
+        pair, sides = None, {"base": Side(options.base, read.config, read.params, read.files, read.left_out)}
     else:
         pair = checkpoints.load_pair(options.base, options.special, **vars(options.choices))
         sides = reference.sides_of(pair, options.base, options.special)
@@ -121,8 +122,15 @@ def _facts(side: Side) -> dict[str, str]:
         "blocks": f"{config.layers} of width {config.width}, {config.heads} heads ({config.kv_heads} for keys and values)",
         "vocabulary": f"{config.vocab:,} tokens, unembedding {'tied' if config.tied else 'of its own'}",
         "context": f"{config.context:,} tokens",
+        "left out": _left_out(side.left_out),
         "files": "\n".join(f"{file.name} ({file.stat().st_size:,} bytes)" for file in side.files),
     }
+
+
+def _left_out(names: Sequence[str]) -> str:
+    """Tensors that are none of the text model's, by the part that they are of."""
+    parts = Counter(name.removeprefix("model.").split(".")[0] for name in names)
+    return "\n".join(f"{number} tensors of {part}" for part, number in parts.items()) or "nothing"
 
 
 def _compared(pair: Pair) -> dict[str, Any]:

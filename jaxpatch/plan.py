@@ -30,7 +30,8 @@ TOGETHER = "together"
 class Plan:
     """Say what a run will cost (patches, operations, memory, time by each method) before any of it is done.
 
-    Only config.json, the header of a .gguf file or an adapter's settings are read; no weights are needed.
+    Only config.json, the header of a .gguf file or an adapter's settings are read; no weights are needed (a .gguf file on the hub
+    comes whole).
 
     Attributes:
         base: base model: a Hugging Face directory, a .gguf file, a hub id, or a PEFT LoRA adapter.

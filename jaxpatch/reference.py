@@ -117,7 +117,10 @@ def _model(path: Path, under: Path | None):
 
         if under is None:
             raise ValueError(f"{path} is an adapter, and the model that it goes into is not given.")
-        return peft.PeftModel.from_pretrained(_model(under, None), str(path)).eval()
+        with warnings.catch_warnings():
+            # an adapter of a whole for its text model alone, or the other way round, which PEFT then goes on without
+            warnings.filterwarnings("error", "Found missing adapter keys")
+            return peft.PeftModel.from_pretrained(_model(under, None), str(path)).eval()
     if path.suffix == ".gguf":
         whole = transformers.GgufConfig(dequantize=True)
         more = {"gguf_file": path.name, "quantization_config": whole}
@@ -126,18 +129,22 @@ def _model(path: Path, under: Path | None):
 
 
 class Side(NamedTuple):
-    """One model as it was read. name: where from, as its user says it."""
+    """One model as it was read. name: where from, as its user says it. left_out: as `checkpoints.Checkpoint` has it."""
 
     name: str
     config: DecoderConfig
     params: Params
     files: tuple[Path, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def sides_of(pair: Pair, base: str, special: str) -> dict[str, Side]:
     """Both models of a pair, read from there."""
     both = {"base": (base, pair.base), "special": (special, pair.special)}
-    return {role: Side(name, pair.config, params, pair.files[role]) for role, (name, params) in both.items()}
+    return {
+        role: Side(name, pair.config, params, pair.files[role], pair.left_out[role])
+        for role, (name, params) in both.items()
+    }
 
 
 def of_sides(

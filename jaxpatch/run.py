@@ -36,7 +36,8 @@ class Run:
 
     Attributes:
         base: base model: a Hugging Face directory with safetensors, a .gguf file, a hub id (owner/name or
-            owner/name@revision), or a PEFT LoRA adapter, which is merged into the model that it names.
+            owner/name@revision, of a GGUF file there with /file.gguf after it), or a PEFT LoRA adapter, which is merged into the model
+            that it names.
         special: the behaviour-specialised model: the same; an adapter is merged into base.
         task: english_capital, no_comma, title, multiple_sections, quotation, number_highlighted_sections; or a JSONL file with lines
             {"with": request with the instruction, "without": the same without it}.

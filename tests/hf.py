@@ -50,6 +50,14 @@ ROPES = {
     "gpt_neox": {"rope_type": "default", "rope_theta": 70.0, "partial_rotary_factor": 0.5},
 }
 """Of families that have settings of their own."""
+WHOLES = {"gemma3": "gemma3_text"}
+"""model_type of a model that sees too -> that of the text model in it."""
+SEEING = {
+    "vision_config": dict(
+        hidden_size=8, intermediate_size=6, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4
+    ),
+    "mm_tokens_per_image": 4,
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     "MHA untied": dict(num_key_value_heads=4),
     "GQA tied": dict(num_key_value_heads=2, tie_word_embeddings=True),
@@ -87,6 +95,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
         sliding_window=2,
         layer_types=["full_attention", "sliding_attention"],
         final_logit_softcapping=2.5,
+        rope_parameters=None,
+    ),
+    "Gemma 3 that sees": dict(model_type="gemma3", head_dim=4, sliding_window=3, num_hidden_layers=7),
+    "Gemma 3 that sees, untied": dict(
+        model_type="gemma3",
+        head_dim=6,
+        sliding_window=2,
+        layer_types=["full_attention", "sliding_attention"],
+        tie_word_embeddings=False,
+        attention_bias=True,
         rope_parameters=None,
     ),
     "Phi-3, longrope": dict(model_type="phi3", rope_parameters=LONG_ROPE, max_position_embeddings=64),
@@ -172,7 +190,11 @@ RENAMED: dict[str, dict[str, str | None]] = {
 
 
 def config(model_type: str = "llama", **changes: Any) -> transformers.PretrainedConfig:
-    """Two layers, four heads; any field can be changed."""
+    """Two layers, four heads; any field can be changed. Of a model that sees too, its text model has them."""
+    if model_type in WHOLES:
+        top = {name: changes.pop(name) for name in ("tie_word_embeddings", "attn_implementation") if name in changes}
+        text = config(WHOLES[model_type], **changes).to_dict()
+        return transformers.AutoConfig.for_model(model_type, text_config=text, **SEEING, **top)
     fields = dict(
         vocab_size=43,
         hidden_size=16,
@@ -194,9 +216,15 @@ def config(model_type: str = "llama", **changes: Any) -> transformers.Pretrained
     return transformers.AutoConfig.for_model(model_type, **wanted)
 
 
+def text_model(model: transformers.PreTrainedModel) -> torch.nn.Module:
+    """What has the layers."""
+    names = [name for name in ("decoder", "language_model") if hasattr(model.base_model, name)]
+    return getattr(model.base_model, names[0]) if names else model.base_model
+
+
 def blocks(model: transformers.PreTrainedModel) -> torch.nn.ModuleList:
     """The layers of any family."""
-    inside = getattr(model.base_model, "decoder", model.base_model)
+    inside = text_model(model)
     return inside.h if hasattr(inside, "h") else inside.layers
 
 
@@ -257,10 +285,11 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> transformers.PreTr
     """The model as transformers reads it; with float64 rotary frequencies where it is float64."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
     model.config._experts_implementation = "eager"  # grouped products have no float64 in torch
-    rotary = getattr(model.base_model, "rotary_emb", None)
+    inside = text_model(model)
+    rotary = getattr(inside, "rotary_emb", None)
     if dtype == torch.float64 and rotary is not None:
         with in_float64(model):
-            model.base_model.rotary_emb = type(rotary)(model.config)
+            inside.rotary_emb = type(rotary)(inside.config)
     return model
 
 

@@ -75,6 +75,7 @@ ROWS = {
     "Gemma": Row(dict(model_type="gemma", kv_heads=1, tied=True), 1, ("head", "kv", "neuron")),
     "Gemma 2": Row(dict(model_type="gemma2", tied=True, sliding_window=2, query_pre_attn_scalar=9), 2, KINDS),
     "Gemma 3": Row(dict(model_type="gemma3_text", tied=True, sliding_window=2), 2, ("head", "kv", "neuron", "norm")),
+    "Gemma 3 that sees": Row(dict(model_type="gemma3", tied=True, sliding_window=2), 2, ("head", "neuron", "norm")),
     "Phi-3": Row(dict(model_type="phi3", sliding_window=3), 2, ("head", "kv", "neuron", "matrix")),
     "OLMo 2": Row(dict(model_type="olmo2"), 2, KINDS),
     "Granite": Row(dict(model_type="granite", **GRANITE), 2, ("head", "kv", "neuron", "layer", "embed")),

@@ -43,6 +43,7 @@ def test_a_pair_is_read_compared_and_held_to_transformers(check, folders, tmp_pa
     assert code == 0
     for words in (
         "14,096",
+        "left out nothing nothing",
         "Beside their weights the two do not differ",
         "head 12 12",
         "30 of 30 tensors differ",
@@ -87,6 +88,23 @@ def test_an_adapter_goes_through_peft_and_shows_its_rank(check, tmp_path):
     assert code == 0 and "Logits of special: as transformers" in said
     assert "model.layers.0.mlp.down_proj.weight [96, 100]" in said.replace(" ]", "]")
     assert " 3 " in said.split("tensors differ")[1]
+
+
+def test_what_is_left_out_of_a_model_that_sees_is_said(check, tmp_path):
+    base, special = (hf.save(tmp_path / str(seed), seed=seed, model_type="gemma3", head_dim=4) for seed in (0, 1))
+    code, said = check(base, special)
+    assert code == 0 and "family gemma3_text gemma3_text" in said and "Logits of special: as transformers" in said
+    for words in ("left out 2 tensors of", "multi_modal_projector multi_modal_projector", "32 tensors of vision_tower"):
+        assert words in said, said
+
+
+def test_an_adapter_that_peft_would_go_on_without_is_not_compared(check, tmp_path):
+    """Of a model that sees too, for its text model alone: we read it, and PEFT finds none of its tensors."""
+    whole, alone = (hf.save(tmp_path / name, model_type=name, head_dim=4) for name in ("gemma3", "gemma3_text"))
+    tensors = ("v_proj", "up_proj")
+    adapter = hf.save_adapter(tmp_path / "adapter", whole, modules=tensors, exclude_modules=".*vision.*")
+    code, said = check(alone, adapter)
+    assert code == 0 and "Logits of special: not compared (transformers cannot read it: UserWarning: Found mis" in said
 
 
 def test_what_was_chosen_is_said_and_the_other_side_is_not_compared(check, tmp_path):

@@ -127,8 +127,9 @@ FEEDFORWARD = ("post_attention_layernorm", "post_feedforward_layernorm")
 
 def layout_of(c: transformers.PretrainedConfig) -> Layout:
     """Of a model of this config."""
+    stem, c = "model.language_model." if c.model_type in hf.WHOLES else "model.", c.get_text_config()
     width = head_width(c)
-    block, embed = "model.layers.{l}.", "model.embed_tokens.weight"
+    block, embed = stem + "layers.{l}.", stem + "embed_tokens.weight"
     matrices = {name: Matrix(f"self_attn.{name}_proj") for name in "qkvo"}
     matrices |= {name: Matrix(f"mlp.{name}_proj") for name in ("gate", "up", "down")}
     norms, positions = ("input_layernorm", "post_attention_layernorm"), None
@@ -180,7 +181,7 @@ def num_neurons(c: transformers.PretrainedConfig) -> int:
 
 def components(model: transformers.PreTrainedModel, kind: str) -> dict[tuple[int, ...], Slices]:
     """Every component of a kind: its index -> the (parameter, index into it) it owns."""
-    names, c, layout = dict(model.named_parameters()), model.config, layout_of(model.config)
+    names, c, layout = dict(model.named_parameters()), model.config.get_text_config(), layout_of(model.config)
     wide, everything = head_width(c), slice(None)
     units = {"q": (c.num_attention_heads, wide), "o": (c.num_attention_heads, wide)}
     units |= {name: (num_groups(c), wide) for name in "kv"}
@@ -308,7 +309,7 @@ def first_order(pair: TorchPair, kind: str, prompts: Sequence[Sequence[int]], di
     into, out_of = dict(pair.base.named_parameters()), dict(pair.special.named_parameters())
     owned = components(pair.base, kind)
     shape = tuple(np.max(list(owned), axis=0) + 1)
-    out = np.full((pair.base.config.num_hidden_layers, len(prompts), *shape), np.nan)
+    out = np.full((len(hf.blocks(pair.base)), len(prompts), *shape), np.nan)
     for number, prompt in enumerate(prompts):
         per_layer = read(pair.base, prompt, direction)
         for layer, value in enumerate(per_layer):

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxpatch.models import convert, decoder, differences, gguf_file, layout, lora, orbax_dir, sources
+from jaxpatch.models import convert, decoder, differences, gguf_file, hub, layout, lora, orbax_dir, sources
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.differences import Choices, Difference, Side
-from jaxpatch.models.families import FAMILIES
+from jaxpatch.models.families import FAMILIES, Family, wrapping
 from jaxpatch.models.sources import Source
 from jaxpatch.shapes import Params
 from jaxpatch.trees import compare, paths
@@ -34,7 +34,11 @@ def on_device(path: str, leaf: np.ndarray, mesh: Mesh | None = None) -> jax.Arra
 
 
 class Checkpoint(NamedTuple):
-    """One model in memory. files: what it was read from. beside: as `sources.Source` has it."""
+    """One model in memory.
+
+    raw_config: of the text model, where it lay inside of a whole. files: what it was read from. beside: as `sources.Source` has it.
+    left_out: names of tensors that are none of the text model's.
+    """
 
     config: DecoderConfig
     params: Params
@@ -42,6 +46,7 @@ class Checkpoint(NamedTuple):
     tokenizer: Callable[[], Any] | None
     files: tuple[Path, ...]
     beside: Mapping[str, str]
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +59,10 @@ class Pair:
         tokenizer: base's where nothing else was chosen, as transformers makes it, or None.
         template: the chat template that requests stand in, or None.
         differences: in what the two checkpoints disagreed, and whose word counts.
-        raw_config, beside: config.json, and files beside it (name -> text), to be written back by `save_checkpoint`.
+        raw_config, beside: config.json, and files beside it (name -> text), to be written back by `save_checkpoint`. Of a model that
+            reads more than text, the text model's own.
         files: "base" and "special" -> the files each was read from.
+        left_out: "base" and "special" -> names of tensors in them that are none of the text model's (those of a part that sees).
     """
 
     base: Params = field(repr=False)
@@ -67,6 +74,7 @@ class Pair:
     raw_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     beside: Mapping[str, str] = field(default_factory=dict, repr=False)
     files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict, repr=False)
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
 
     def apply(self, params: Params, tokens: Any) -> jax.Array:
         """Next-token logits. tokens: int [B, T], right-padded; returns [B, T, V]. Raises ValueError for bad tokens."""
@@ -116,8 +124,9 @@ def load_pair(
     """Read two checkpoints of one architecture.
 
     Args:
-        base: Hugging Face directory with safetensors, ``.gguf`` file, or hub id, ``owner/name`` or ``owner/name@revision``.
-            Or a PEFT LoRA adapter directory, which is merged into the model that it names as its own base. Or what `save_orbax` wrote.
+        base: Hugging Face directory with safetensors, ``.gguf`` file, or hub id: ``owner/name`` or ``owner/name@revision``, and of a
+            GGUF file there ``owner/name/file.gguf`` or ``owner/name@revision/file.gguf``. Or a PEFT LoRA adapter directory, which is
+            merged into the model that it names as its own base. Or what `save_orbax` wrote.
         special: the same; an adapter is merged into `base`, or where that is an adapter, into the same model as it.
         dtype: "float32", "bfloat16", "float16" or "float64" (needs `jax_enable_x64`) in memory, whatever it is on disk.
         vocabulary, settings, tokenizer, template: whose word counts where the two disagree (`differences.Choices`); what is left open
@@ -170,6 +179,7 @@ def load_pair(
         raw_config=told.raw_config,
         beside=told.beside,
         files={"base": one.files, "special": two.files},
+        left_out={"base": one.left_out, "special": two.left_out},
     )
 
 
@@ -277,12 +287,20 @@ def underlying(adapter: Path) -> Path:
 def _merged(under: Checkpoint, adapter: Path, dtype: str, place: lora.Place = on_device) -> Checkpoint:
     """A model with an adapter in it."""
     checking = Finite(place)
-    params, config = lora.merge(under.params, adapter, FAMILIES[under.config.family], under.config, checking)
-    checking.refuse(adapter, config, dtype)
+    family = FAMILIES[under.config.family]
+    params, config, left_out = lora.merge(under.params, adapter, family, under.config, checking)
+    checking.refuse(adapter, family, config, dtype)
     raw = {**under.raw_config, "tie_word_embeddings": config.tied, "vocab_size": config.vocab}
     files = under.files + lora.files(adapter) + sources.tokenizer_files(adapter)
     tokenizer = sources.tokenizer_fn(adapter) or under.tokenizer
-    return under._replace(params=params, config=config, raw_config=raw, files=files, tokenizer=tokenizer)
+    return under._replace(
+        params=params,
+        config=config,
+        raw_config=raw,
+        files=files,
+        tokenizer=tokenizer,
+        left_out=(*under.left_out, *left_out),
+    )
 
 
 class Finite:
@@ -296,9 +314,9 @@ class Finite:
             self._bad[path] = leaf
         return self._place(path, leaf)
 
-    def refuse(self, path: Path, config: DecoderConfig, dtype: str) -> None:
+    def refuse(self, path: Path, family: Family, config: DecoderConfig, dtype: str) -> None:
         """Raises CheckpointError naming every tensor that holds a NaN or an infinity."""
-        bad = convert.non_finite(self._bad, FAMILIES[config.family].rules(config), config)
+        bad = convert.non_finite(self._bad, family.rules(config), config)
         if bad:
             raise CheckpointError(path, [f"{name} holds NaN or infinity as {dtype}" for name in bad])
 
@@ -318,16 +336,20 @@ def load(path: Path, dtype: str, place: lora.Place = on_device) -> Checkpoint:
     else:
         source = gguf_file.read(path) if path.suffix == ".gguf" else sources.directory(path)
         leaves_of = _leaves_of_tensors
-    config = config_of(path, source.raw_config)
+    config, raw = config_of(path, source.raw_config)
+    family = wrapping.inside(FAMILIES[config.family], source.raw_config["model_type"], source.shapes)
     checking = Finite(place)
-    leaves = {name: checking(name, leaf) for name, leaf in leaves_of(path, source, config, jnp.dtype(dtype))}
-    checking.refuse(path, config, dtype)
-    return Checkpoint(config, paths.unflatten(leaves), source.raw_config, source.tokenizer, source.files, source.beside)
+    leaves = {name: checking(name, leaf) for name, leaf in leaves_of(path, source, family, config, jnp.dtype(dtype))}
+    checking.refuse(path, family, config, dtype)
+    left_out = tuple(name for name in source.shapes if name.startswith(family.others))
+    return Checkpoint(config, paths.unflatten(leaves), raw, source.tokenizer, source.files, source.beside, left_out)
 
 
-def _leaves(path: Path, source: Source, config: DecoderConfig, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+def _leaves(
+    path: Path, source: Source, family: Family, config: DecoderConfig, dtype: np.dtype
+) -> Iterator[tuple[str, np.ndarray]]:
     """Leaf by leaf, of an Orbax directory, which has them as they are. Raises CheckpointError before the first."""
-    wanted = convert.leaf_shapes(FAMILIES[config.family].rules(config), config)
+    wanted = convert.leaf_shapes(family.rules(config), config)
     if faults := orbax_dir.faults(path, wanted):
         raise CheckpointError(path, faults)
     for name in wanted:
@@ -335,20 +357,20 @@ def _leaves(path: Path, source: Source, config: DecoderConfig, dtype: np.dtype) 
 
 
 def _leaves_of_tensors(
-    path: Path, source: Source, config: DecoderConfig, dtype: np.dtype
+    path: Path, source: Source, family: Family, config: DecoderConfig, dtype: np.dtype
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Leaf by leaf, of a source that has the family's tensors. Raises CheckpointError before the first."""
-    family = FAMILIES[config.family]
     rules = family.rules(config)
     if (number := convert.number(rules, config)) > MOST_TENSORS:
         raise CheckpointError(
             path, [f"the config asks for {number:,} tensors; the weights hold {len(source.shapes):,}"]
         )
     wanted = convert.places(rules, config)
+    lacking = wanted.keys() - source.shapes.keys()
     known_as = {
-        family.prefix + name if name not in wanted and family.prefix + name in wanted else name: name
+        family.prefix + name if name not in wanted and family.prefix + name in lacking else name: name
         for name in source.shapes
-        if not name.endswith(family.ignored_tensors)
+        if not name.endswith(family.ignored_tensors) and not name.startswith(family.others)
     }
     shapes = {name: source.shapes[theirs] for name, theirs in known_as.items()}
     faults = []
@@ -363,15 +385,10 @@ def _leaves_of_tensors(
     yield from convert.to_leaves(lambda name: source.read(known_as[name]), list(shapes), rules, config, dtype)
 
 
-def config_of(path: Path, raw_config: Mapping[str, Any]) -> DecoderConfig:
-    """What a config.json says. Raises CheckpointError with everything in it that is not supported."""
-    model_type = raw_config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise CheckpointError(
-            path, [f"model_type {model_type!r} is not supported. {paths.did_you_mean(str(model_type), FAMILIES)}"]
-        )
+def config_of(path: Path, raw_config: Mapping[str, Any]) -> tuple[DecoderConfig, Mapping[str, Any]]:
+    """What a config.json says, and that of the text model alone. Raises CheckpointError with everything that is not supported."""
     try:
-        return FAMILIES[model_type].read_config(raw_config)
+        return wrapping.read_config(raw_config)
     except ValueError as error:
         raise CheckpointError(path, str(error).split("; ")) from None
 
@@ -385,40 +402,18 @@ def location_faults(**names: str | Path) -> list[str]:
     faults = []
     for role, name in names.items():
         path = Path(name).expanduser()
-        is_hub_id = str(name).count("/") == 1 and path.suffix != ".gguf" and not str(name).startswith((".", "/", "~"))
         if path.is_file() and path.suffix != ".gguf":
             faults.append(f"{role} {name} is a file; wanted a model directory, an adapter directory, or a .gguf file")
-        elif not path.exists() and not is_hub_id:
-            faults.append(f"{role} {name}: no such directory or file, and not a hub id of the form owner/name")
+        elif not path.exists() and hub.id_of(str(name)) is None:
+            form = hub.form_for(str(name))
+            faults.append(f"{role} {name}: no such directory or file, and not a hub id of the form {form}")
     return faults
 
 
-WITHOUT_WEIGHTS = ("*.json", "*.model", "*.jinja")
-"""Files of a hub model that say what it is and how it reads text."""
-
-
 def local(name: str | Path, *, weights: bool = True) -> Path:
-    """A path as it stands; else a hub id, with ``@revision`` if need be, fetched without pickles.
-
-    Where the hub is and how it knows its user is huggingface_hub's to say: HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN.
-
-    Raises: FileNotFoundError where the hub has none.
-    """
+    """A path as it stands; else what `hub.fetch` fetches by that name. Raises FileNotFoundError where the hub has none."""
     path = Path(name).expanduser()
-    if path.exists():
-        return path
-    import huggingface_hub
-
-    owner_and_name, _, revision = str(name).partition("@")
-    try:
-        wanted = [*WITHOUT_WEIGHTS, "*.safetensors"] if weights else [*WITHOUT_WEIGHTS]
-        found = huggingface_hub.snapshot_download(owner_and_name, revision=revision or None, allow_patterns=wanted)
-        return Path(found)
-    except Exception as error:
-        raise FileNotFoundError(
-            f"{name}: no such directory here, and the hub did not give it ({type(error).__name__}: {error}). "
-            "Check the spelling, or download it and give its path."
-        ) from error
+    return path if path.exists() else hub.fetch(str(name), weights=weights)
 
 
 def _run_as(config: DecoderConfig, checkpoint: Checkpoint) -> Checkpoint:

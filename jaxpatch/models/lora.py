@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxpatch.models import convert, sources
 from jaxpatch.models.config import DecoderConfig
-from jaxpatch.models.families.family import Family
+from jaxpatch.models.families import Family, wrapping
 from jaxpatch.trees import compare, paths
 
 _PREFIX = "base_model.model."
@@ -78,8 +78,9 @@ def base_of(path: Path) -> str | None:
 
 def merge(
     params: Mapping[str, Any], path: Path, family: Family, config: DecoderConfig, place: Place
-) -> tuple[dict[str, Any], DecoderConfig]:
-    """The base with the adapter added in, and its config; leaves that the adapter does not touch are the base's own arrays.
+) -> tuple[dict[str, Any], DecoderConfig, tuple[str, ...]]:
+    """The base with the adapter added in, and its config; leaves that the adapter does not touch are the base's own arrays. Last, the
+    names of tensors that are none of the text model's: an adapter may have been trained on a whole that reads more than text.
 
     A table that the adapter brings whole may be longer than base's, and an unembedding may be new where base ties its own. place: puts
     each new leaf where it is to stay.
@@ -92,13 +93,17 @@ def merge(
     if not weights_file.exists():
         faults.append(f"no {weights_file.name} (pickled adapters are refused: they can run code when opened)")
         raise sources.CheckpointError(path, faults)
-    shapes, read, _ = sources.safetensors_of((weights_file,))
+    found, read, _ = sources.safetensors_of((weights_file,))
+    names = {name: name.removeprefix(_PREFIX) for name in found}
+    family = wrapping.inside(family, wrapping.whole_of(family, names.values()), names.values())
+    left_out = tuple(name for name in names.values() if name.startswith(family.others))
+    shapes = {name: shape for name, shape in found.items() if names[name] not in left_out}
     flat, known = paths.flatten(params), convert.places(family.rules(config), config)
     adapter, unknown = _adapter(shapes, settings, {*known, family.unembed})
     config, flat = _as_large(config, flat, family, adapter, shapes)
     rules = family.rules(config)
     places = convert.places(rules, config)
-    faults += unknown + _target_faults(adapter, settings, places) + _rank_faults(adapter, settings, shapes)
+    faults += unknown + _target_faults(adapter, settings, places, left_out) + _rank_faults(adapter, settings, shapes)
     faults += convert.faults(_weight_shapes(adapter, shapes, family), rules, config, is_partial=True)
     if faults:
         raise sources.CheckpointError(path, faults)
@@ -123,7 +128,7 @@ def merge(
 
     made = convert.to_leaves(merged, adapter.weights, rules, config, dtype, flat)
     flat |= {name: place(name, leaf) for name, leaf in made}
-    return paths.unflatten(flat), config
+    return paths.unflatten(flat), config, left_out
 
 
 MOST_RANK = 64
@@ -404,8 +409,13 @@ def _rank_faults(adapter: Adapter, settings: Mapping[str, Any], shapes: Mapping[
     return faults
 
 
-def _target_faults(adapter: Adapter, settings: Mapping[str, Any], places: Mapping[str, convert.Place]) -> list[str]:
-    """Where the adapter's list of target modules and its tensors disagree; a list given as a pattern says nothing."""
+def _target_faults(
+    adapter: Adapter, settings: Mapping[str, Any], places: Mapping[str, convert.Place], left_out: Sequence[str]
+) -> list[str]:
+    """Where the adapter's list of target modules and its tensors disagree; a list given as a pattern says nothing.
+
+    left_out: tensors that are none of the text model's, whose weights may be targets too.
+    """
     targets, excluded = settings.get("target_modules"), settings.get("exclude_modules") or []
     if not isinstance(targets, list) or not isinstance(excluded, list):
         return []
@@ -419,7 +429,10 @@ def _target_faults(adapter: Adapter, settings: Mapping[str, Any], places: Mappin
         for name in weights
         if _is_named(name, targets) and not _is_named(name, excluded) and (not layers or places[name].layer in layers)
     }
-    faults = [f"target module {t!r} names nothing" for t in targets if not any(_is_named(w, [t]) for w in weights)]
+    others = {name.partition(".lora_")[0] + ".weight" for name in left_out}
+    faults = [
+        f"target module {t!r} names nothing" for t in targets if not any(_is_named(w, [t]) for w in (*weights, *others))
+    ]
     faults += [
         f"{name} is a target, but has no tensors" for name in weights if name in named and name not in adapter.pairs
     ]

@@ -69,10 +69,10 @@ def _adapter(path: Path, is_base: bool) -> _Known:
 def _model(path: Path) -> _Known:
     if path.suffix == ".gguf":
         source = gguf_file.read(path)
-        return _Known(checkpoints.config_of(path, source.raw_config), source.tokenizer)
+        return _Known(checkpoints.config_of(path, source.raw_config)[0], source.tokenizer)
     config = path / "config.json"
     if not config.exists():
         raise checkpoints.CheckpointError(
             path, ["no config.json; wanted a model directory, an adapter, or a .gguf file"]
         )
-    return _Known(checkpoints.config_of(path, sources.read_json(config)), sources.tokenizer_fn(path))
+    return _Known(checkpoints.config_of(path, sources.read_json(config))[0], sources.tokenizer_fn(path))

@@ -11,7 +11,7 @@ import numpy as np
 from jaxpatch import atomic
 from jaxpatch.models import convert, lora, orbax_dir, tensor_file
 from jaxpatch.models.checkpoints import Pair
-from jaxpatch.models.families import FAMILIES
+from jaxpatch.models.families import FAMILIES, wrapping
 from jaxpatch.shapes import Params
 from jaxpatch.trees import compare, paths
 
@@ -26,6 +26,9 @@ def save_checkpoint(
     overwrite: bool = False,
 ) -> Path:
     """Write parameters of this pair as a Hugging Face directory that transformers loads, a tensor at a time.
+
+    Of a model that reads more than text (Gemma 3 with its vision tower) it is the text model alone, under a config of its own: that is
+    what was patched, it loads like any other text model, and tensors that were never read need not be there.
 
     Args:
         pair: where config and tokenizer come from.
@@ -161,6 +164,8 @@ def save_adapter(
 ) -> Path:
     """Write what sets parameters apart from base as a PEFT LoRA adapter, where that is exactly of low rank.
 
+    Its tensors are called as in the model that it names as its base: of one that reads more than text, as in the whole.
+
     Args:
         pair: whose base the adapter is for.
         params: a tree of the pair's structure: special, or what `patch` makes. Its matrices may differ from base's by any rank up to
@@ -177,8 +182,12 @@ def save_adapter(
         >>> saved = save_adapter(pair, jp.patch(pair.base, pair.special, gates), "adapters/patched")  # doctest: +SKIP
     """
     _refuse_strangers(pair, params)
-    tensors, settings = lora.split(pair.base, params, FAMILIES[pair.config.family], pair.config, most)
-    settings["base_model_name_or_path"] = _base_of(pair)
+    family, base = FAMILIES[pair.config.family], _base_of(pair)
+    if base is not None:
+        around = pair.left_out["base"]
+        family = wrapping.inside(family, wrapping.whole_of(family, around), around)
+    tensors, settings = lora.split(pair.base, params, family, pair.config, most)
+    settings["base_model_name_or_path"] = base
     with _directory(path, overwrite) as folder:
         settings_file, weights_file = lora.files(folder)
         settings_file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

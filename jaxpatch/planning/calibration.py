@@ -106,7 +106,8 @@ def _pace(long: cost.Work, short: cost.Work, long_seconds: float, short_seconds:
 def _random_pair(job: cost.Job, prompts: Inputs, dtype: str, seed: int) -> tuple[Pair, Inputs]:
     """A few blocks of the shapes and one above the anchor, with no more of a vocabulary than the prompts use."""
     ids, tokens = np.unique(np.asarray(prompts.tokens), return_inverse=True)
-    config = dataclasses.replace(job.config, layers=BLOCKS + 1, vocab=len(ids))
+    turns = job.config.local and tuple(job.config.local[number % job.config.layers] for number in range(BLOCKS + 1))
+    config = dataclasses.replace(job.config, layers=BLOCKS + 1, local=turns, vocab=len(ids))
     noise = STD * np.random.default_rng(seed).standard_normal(2**16).astype(np.float32)
 
     def drawn(change: float) -> Any:

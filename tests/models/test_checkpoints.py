@@ -218,6 +218,7 @@ BAD = pytest.mark.parametrize(
         ({"lm_head.weight": None}, ("missing tensor lm_head.weight",)),
         ({"model.layers.1.mlp.upproj.weight": torch.ones(20, 16)}, ("unexpected tensor", f"did you mean '{UP}'?")),
         ({"model.layers.2.mlp.up_proj.weight": torch.ones(20, 16)}, ("unexpected tensor", "layers.2")),
+        ({"norm.weight": torch.ones(16)}, ("unexpected tensor norm.weight",)),
         ({UP: torch.ones(16, 20)}, (UP, "(16, 20)", "asks for (20, 16)")),
         ({UP: torch.full((20, 16), torch.nan)}, (f"{UP} holds NaN or infinity",)),
         ({UP: torch.full((20, 16), -torch.inf)}, (f"{UP} holds NaN or infinity",)),

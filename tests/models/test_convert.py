@@ -8,7 +8,7 @@ import pytest
 from jaxpatch import testing
 from jaxpatch.models import convert, decoder
 from jaxpatch.models.convert import Rule
-from jaxpatch.models.families import FAMILIES
+from jaxpatch.models.families import FAMILIES, wrapping
 from jaxpatch.trees import paths
 
 SIZES = dict(N=2, H=3, D=4)
@@ -62,9 +62,8 @@ def test_a_layout_is_undone_bit_for_bit(layouts):
 @pytest.mark.parametrize("variant", hf.VARIANTS)
 def test_every_parameter_is_filled_once_and_comes_back(variant):
     theirs = hf.config(**hf.VARIANTS[variant])
-    family = FAMILIES[theirs.model_type]
-    config = family.read_config(theirs.to_dict())
-    rules = family.rules(config)
+    config, raw = wrapping.read_config(theirs.to_dict())
+    rules = FAMILIES[raw["model_type"]].rules(config)
     shapes = jax.eval_shape(lambda key: decoder.init(config, key), jax.random.key(0))
     wanted = {path: leaf.shape for path, leaf in paths.flatten(shapes).items()}
     assert sorted(rule.ours for rule in rules) == sorted(wanted), "the table and the decoder disagree"

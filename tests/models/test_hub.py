@@ -9,14 +9,21 @@ import shutil
 import subprocess
 import sys
 import threading
+import urllib.parse
 from pathlib import Path
 
+import gguf_cases
 import hf
 import pytest
+
+from jaxpatch.models import hub as hub_ids
 
 TOKEN = "hf_thisIsNobodysToken"
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 """Revision -> commit. Each has a model of its own."""
+QUANTISED = {"quantised": "c" * 40}
+"""The same for the GGUF files of a model, and nothing else but how it reads text."""
+REVISIONS = COMMITS | QUANTISED
 
 
 def _etag(content: bytes) -> str:
@@ -31,18 +38,19 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.asked.append(self.path)
-        parts = self.path.split("?")[0].strip("/").split("/")
+        parts = urllib.parse.unquote(self.path.split("?")[0]).strip("/").split("/")
         if parts[:3] == ["api", "models", "owner"] and parts[3] == "name":
-            commit = COMMITS.get(parts[5] if len(parts) > 5 else "main", parts[-1])
+            commit = REVISIONS.get(parts[5] if len(parts) > 5 else "main", parts[-1])
             folder = self.root / commit
-            files = sorted(folder.iterdir()) if folder.exists() else []
+            found = sorted(file for file in folder.rglob("*") if file.is_file())
+            files = {str(file.relative_to(folder)): file.read_bytes() for file in found}
             if files and "tree" in parts:
-                tree = [dict(type="file", path=f.name, size=f.stat().st_size, oid=_etag(f.read_bytes())) for f in files]
+                tree = [dict(type="file", path=n, size=len(text), oid=_etag(text)) for n, text in files.items()]
                 return self._send(json.dumps(tree).encode(), commit)
             if files:
-                names = [{"rfilename": file.name} for file in files]
+                names = [{"rfilename": name} for name in files]
                 return self._send(json.dumps({"id": "owner/name", "sha": commit, "siblings": names}).encode(), commit)
-        if parts[:3] == ["owner", "name", "resolve"] and (file := self.root / parts[3] / parts[4]).exists():
+        if parts[:3] == ["owner", "name", "resolve"] and (file := self.root.joinpath(*parts[3:])).exists():
             return self._send(file.read_bytes(), parts[3])
         self.send_response(401)
         self.send_header("X-Error-Code", "RepoNotFound")
@@ -74,6 +82,12 @@ def hub(tmp_path_factory):
     for seed, commit in enumerate(COMMITS.values()):
         folder = hf.save_tokenizer(hf.save(root / commit, seed=seed))
         (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    whole = hf.save_tokenizer(hf.save(root / "whole", vocab_size=len(gguf_cases.VOCAB)))
+    folder = root / QUANTISED["quantised"]
+    (folder / "more").mkdir(parents=True)
+    for name in ("[b].gguf", "more/a.gguf"):
+        gguf_cases.write(folder / name, whole)
+    shutil.copy(whole / "tokenizer.json", folder)
     handler = type("Handler", (Hub,), dict(root=root, asked=[]))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -84,15 +98,31 @@ def hub(tmp_path_factory):
     server.server_close()
 
 
-def load(hub, cache, *names, **changes):
+LOAD = (
+    "import sys; from jaxpatch.models import checkpoints\n"
+    "for name in sys.argv[1:]:\n"
+    "    path = checkpoints.local(name)\n"
+    "    print(path, *sorted(file.name for file in (path if path.is_dir() else path.parent).iterdir()))\n"
+    "    print(checkpoints.load(path, 'float32').config.vocab)\n"
+)
+OUTLINE = (
+    "import sys; from jaxpatch.models import checkpoints, outlines\n"
+    "for name in sys.argv[1:]:\n"
+    "    print(outlines._model(checkpoints.local(name, weights=False)).config.vocab)\n"
+)
+REFUSED = (
+    "import sys; from jaxpatch.models import checkpoints\n"
+    "for name in sys.argv[1:]:\n"
+    "    for weights in (True, False):\n"
+    "        try:\n"
+    "            checkpoints.local(name, weights=weights)\n"
+    "        except FileNotFoundError as error:\n"
+    "            print(str(error).splitlines()[0])\n"
+)
+
+
+def load(hub, cache, *names, code=LOAD, **changes):
     """What a process of its own says: huggingface_hub reads the environment as it is imported."""
-    code = (
-        "import sys; from jaxpatch.models import checkpoints, outlines\n"
-        "for name in sys.argv[1:]:\n"
-        "    path = checkpoints.local(name)\n"
-        "    print(path, *sorted(file.name for file in path.iterdir()))\n"
-        "    print(checkpoints.load(path, 'float32').config.vocab)\n"
-    )
     settings = {"HF_ENDPOINT": hub[0], "HF_HOME": str(cache), "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"} | changes
     environment = os.environ | settings | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1"}
     return subprocess.run([sys.executable, "-c", code, *names], env=environment, capture_output=True, text=True)
@@ -144,3 +174,76 @@ def test_nothing_but_weights_in_safetensors_can_come(hub, tmp_path):
             stack.callback(shutil.move, folder / "aside", folder / "model.safetensors")
         said = load(hub, tmp_path, "owner/name")
     assert said.returncode and "no weights; wanted model.safetensors" in said.stderr
+
+
+@pytest.fixture(scope="module")
+def quantised(hub, tmp_path_factory):
+    """A cache into which one GGUF file was fetched, and what the process that read it said."""
+    cache, number = tmp_path_factory.mktemp("cache"), len(hub[2])
+    return cache, load(hub, cache, "owner/name@quantised/[b].gguf"), hub[2][number:]
+
+
+def test_a_gguf_file_is_fetched_alone_with_the_tokenizer_beside_it(hub, quantised):
+    _, said, asked = quantised
+    assert said.returncode == 0, said.stderr
+    (path, *beside), [rows] = map(str.split, said.stdout.splitlines())
+    assert beside == ["[b].gguf", "tokenizer.json"] and rows == str(len(gguf_cases.VOCAB))
+    assert Path(path).read_bytes() == (hub[1] / QUANTISED["quantised"] / "[b].gguf").read_bytes()
+    assert not any("more/a" in path for path in asked)
+    assert TOKEN not in said.stdout + said.stderr
+
+
+def test_offline_a_gguf_file_that_is_there_serves_and_no_other_does(hub, quantised):
+    number = len(hub[2])
+    assert load(hub, quantised[0], "owner/name@quantised/[b].gguf", HF_HUB_OFFLINE="1").returncode == 0
+    said = load(hub, quantised[0], "owner/name@quantised/more/a.gguf", HF_HUB_OFFLINE="1")
+    assert said.returncode and "FileNotFoundError: owner/name@quantised/more/a.gguf: " in said.stderr
+    assert len(hub[2]) == number, "offline, and the hub was asked"
+
+
+def test_gguf_files_that_are_there_are_named_where_none_is_or_one_that_is_not(hub, tmp_path):
+    named = "owner/name@quantised", "owner/name@quantised/c.gguf", "owner/name/c.gguf"
+    said = load(hub, tmp_path, *named, code=REFUSED)
+    files = "owner/name@quantised/[b].gguf, owner/name@quantised/more/a.gguf"
+    lacking = f"owner/name@quantised/c.gguf: owner/name@quantised has no such file; it has {files}"
+    assert said.stdout.splitlines() == [
+        f"owner/name@quantised: it has no safetensors; name one of its GGUF files: {files}",
+        f"owner/name@quantised: it has no config.json; name one of its GGUF files: {files}",
+        *[lacking] * 2,
+        *["owner/name/c.gguf: owner/name has no such file"] * 2,
+    ], said.stderr
+    assert TOKEN not in said.stdout + said.stderr
+
+
+def test_what_is_known_before_weights_comes_without_them_but_for_a_gguf_file(hub, tmp_path):
+    number = len(hub[2])
+    said = load(hub, tmp_path, "owner/name", "owner/name@quantised/more/a.gguf", code=OUTLINE)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.split() == ["43", str(len(gguf_cases.VOCAB))]
+    assert not any("safetensors" in path for path in hub[2][number:])
+
+
+def test_a_name_is_a_path_where_there_is_a_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "models/owls/more/owl.gguf"
+    assert hub_ids.id_of(name) == ("models/owls", None, "more/owl.gguf")
+    (tmp_path / "models" / "owls").mkdir(parents=True)
+    assert hub_ids.id_of(name) is None and hub_ids.id_of("models/owls@v1/owl.gguf") is not None
+
+
+NO_IDS = """owner owner/name@ owner/name@v1/ owner/name/ a/b/c owner/name/../x.gguf /a/b/c.gguf ~/a/b.gguf ./a/b/c.gguf a/b.gguf
+a.gguf @v1/b/c.gguf owner/name@v1/config.json"""
+
+
+@pytest.mark.parametrize("name", NO_IDS.split())
+def test_what_is_no_hub_id(name):
+    assert hub_ids.id_of(name) is None
+
+
+def test_a_repository_of_many_gguf_files_names_some(monkeypatch):
+    class Api:
+        def list_repo_files(self, repo, revision):
+            return [f"{number:02}.gguf" for number in range(hub_ids.SHOWN + 3)]
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    assert hub_ids._listed(hub_ids.Id("a/b"), ": ").endswith("a/b/19.gguf, and 3 more")

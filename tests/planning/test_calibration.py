@@ -42,6 +42,15 @@ def test_noise_gives_no_endless_rate():
     assert pace.flops == pytest.approx(10 / calibration.NOISE) and pace.piece > 0
 
 
+def test_blocks_of_a_model_with_local_layers_take_turns_as_its_own_do():
+    prompts = testing.tiny_inputs(testing.tiny_config())
+    for local in ((True, False), ()):
+        config = testing.tiny_config(layers=2, window=2, local=local)
+        job = cost.Job(config, engine_cases.tree_of(prompts), 7, 2, 4)
+        pair, _ = calibration._random_pair(job, prompts, "float32", 0)
+        assert pair.config.local == (local * 3)[: pair.config.layers]
+
+
 def test_prompts_keep_what_they_share():
     prompts = engine_cases.inputs([[50, 60, 7], [50, 60, 8], [50, 9]])
     job = cost.Job(testing.tiny_config(), engine_cases.tree_of(prompts), 3, 2, 4)

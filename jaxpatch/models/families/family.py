@@ -9,6 +9,26 @@ from jaxpatch.models.convert import Rule
 from jaxpatch.models.rope import Linear, Llama3, LongRope, Rope, Yarn
 
 
+class Wrapping(NamedTuple):
+    """A family's models inside of a whole that reads more than text, as transformers writes it.
+
+    class_name: of the text model by itself, in transformers. tied: whether it is, where the whole does not say.
+    sizes: what fields without which no text model is read are there, where its config leaves them out.
+    unused: fields of the text model's config that the whole does not obey.
+    ignored: fields of the whole's own that change nothing about text.
+    starts: of a tensor's name -> what may stand there in the whole; first what the module itself is called.
+    others: starts of the names of tensors that are none of the text model's.
+    """
+
+    class_name: str
+    starts: Mapping[str, tuple[str, ...]]
+    others: tuple[str, ...]
+    tied: bool = False
+    sizes: Mapping[str, int] = {}
+    unused: tuple[str, ...] = ()
+    ignored: frozenset[str] = frozenset()
+
+
 class Family(NamedTuple):
     """A model family.
 
@@ -18,16 +38,20 @@ class Family(NamedTuple):
     inputs_first: whether matrices are stored with their inputs first.
     prefix: that some checkpoints leave away before the names of all tensors but the unembedding. unembed: the unembedding's name.
     ignored_tensors: ends of tensor names that hold nothing learnt (old checkpoints save rotary tables).
+    others: starts of tensor names that are none of the text model's; `wrapping.inside` says so of a family inside of a whole.
     gguf: how llama.cpp writes the family; None where its GGUF files are not read.
+    wrappings: model_type of a whole that holds one of the family beside parts that see or hear -> how.
     """
 
     read_config: Callable[[Mapping[str, Any]], DecoderConfig]
     rules: Callable[[DecoderConfig], tuple[Rule, ...]]
     ignored_tensors: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
     inputs_first: bool = False
     prefix: str = "model."
     unembed: str = "lm_head.weight"
     gguf: "Gguf | None" = None
+    wrappings: Mapping[str, Wrapping] = {}
 
 
 def _as_all_have_it(ledger: "Ledger", rope: dict[str, Any], head_width: int) -> dict[str, Any]:

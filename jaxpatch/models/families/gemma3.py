@@ -1,11 +1,14 @@
-"""Gemma 3, its text models: Gemma 2 with norms on queries and keys in place of caps; one layer in six is global. arXiv 2503.19786."""
+"""Gemma 3, its text models: Gemma 2 with norms on queries and keys in place of caps; one layer in six is global. arXiv 2503.19786.
+
+All but the smallest see too, and are kept so: the text model is read out of them.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.families import gemma, gemma2, llama
-from jaxpatch.models.families.family import Family, Gguf, Ledger, config_of, local_fields, rope_of
+from jaxpatch.models.families.family import Family, Gguf, Ledger, Wrapping, config_of, local_fields, rope_of
 from jaxpatch.models.rope import Rope
 
 
@@ -65,4 +68,32 @@ def _gguf(ledger: Ledger, rope: dict[str, Any], head_width: int) -> dict[str, An
     }
 
 
-FAMILY = Family(read_config, llama.rules, gguf=Gguf("gemma3", "Gemma3ForCausalLM", norm_offset=1.0, more=_gguf))
+_SEEING = Wrapping(
+    "Gemma3ForCausalLM",
+    starts={
+        "model.": ("model.language_model.", "language_model.model."),
+        "lm_head.": ("lm_head.", "language_model.lm_head."),
+    },
+    others=("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."),
+    tied=True,
+    sizes=dict(
+        vocab_size=262_208,
+        hidden_size=2304,
+        intermediate_size=9216,
+        num_hidden_layers=26,
+        num_attention_heads=8,
+    ),
+    unused=("final_logit_softcapping",),
+    ignored=frozenset(
+        """vision_config mm_tokens_per_image boi_token_index eoi_token_index image_token_index
+        boi_token_id eoi_token_id image_token_id""".split()
+    ),
+)
+"""google/gemma-3-4b-it, 12b and 27b. Files have the older names, also those that transformers 5 writes; PEFT's have either."""
+
+FAMILY = Family(
+    read_config,
+    llama.rules,
+    gguf=Gguf("gemma3", "Gemma3ForCausalLM", norm_offset=1.0, more=_gguf),
+    wrappings={"gemma3": _SEEING},
+)
