@@ -37,11 +37,26 @@ def merged_by_hand(base, adapter, folder, scale):
 
 
 def assert_is_peft(base, adapter, pair):
-    """Special answers as PEFT's own merge does."""
-    model = peft.PeftModel.from_pretrained(hf.load(base), adapter).merge_and_unload()
-    got = pair.apply(pair.special, hf.padded(PROMPTS))
-    for row, reference in zip(got, hf.logits(model, PROMPTS), strict=True):
-        np.testing.assert_allclose(row[: len(reference)], reference, atol=1e-5 * np.abs(reference).max())
+    """Special answers as PEFT does with the adapter beside its base."""
+    hf.assert_logits(pair, pair.special, hf.logits(peft.PeftModel.from_pretrained(hf.load(base), adapter), PROMPTS))
+
+
+def train(folder, base, rows=None, **options):
+    """An adapter that PEFT itself makes, every number of it drawn anew. rows: of a vocabulary that grows first.
+
+    Returns: the adapter, and the model that runs with it.
+    """
+    model = hf.load(base)
+    if rows is not None:
+        model.resize_token_embeddings(rows)
+    torch.manual_seed(0)
+    model = peft.get_peft_model(model, peft.LoraConfig(r=2, lora_alpha=3, **options))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn(parameter.shape))
+    model.save_pretrained(folder)
+    return folder, model.eval()
 
 
 @pytest.mark.parametrize(
@@ -81,6 +96,8 @@ BY_PEFT = {
         dict(target_modules=["q_proj"], modules_to_save=["lm_head", "embed_tokens", "input_layernorm"]),
         {},
     ),
+    "saved by the end of a name": (dict(target_modules=["q_proj"], modules_to_save=["norm"]), {}),
+    "saved with all within": (dict(target_modules=["q_proj"], modules_to_save=["mlp"]), {}),
     "biases": (dict(target_modules=["q_proj", "o_proj"], bias="all"), {}),
     "biases of targets": (dict(target_modules=["q_proj"], bias="lora_only"), {}),
     "fused": (dict(target_modules=["qkv_proj", "gate_up_proj"]), dict(model_type="phi3", attention_bias=...)),
@@ -103,21 +120,91 @@ BY_PEFT = {
 @pytest.mark.parametrize("name", BY_PEFT)
 @pytest.mark.filterwarnings("ignore")  # PEFT's own
 def test_logits_are_those_of_peft(tmp_path, name):
-    """Adapters that PEFT itself has made, every number of theirs then drawn anew, against PEFT's own merge."""
+    """Adapters that PEFT itself has made, against PEFT with the adapter as it made it, and as it reads it again."""
     options, changes = BY_PEFT[name]
     changes = {k: v for k, v in (dict(attention_bias=True) | changes).items() if v is not ...}
     if changes.get("model_type") in ("gpt2", "gpt_neox"):
         changes.pop("attention_bias")
     base = hf.save(tmp_path / "base", **changes)
-    torch.manual_seed(0)
-    model = peft.get_peft_model(hf.load(base), peft.LoraConfig(r=2, lora_alpha=3, **options))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.2 * torch.randn(parameter.shape))
-    model.save_pretrained(tmp_path / "adapter")
-    pair = checkpoints.load_pair(base, tmp_path / "adapter")
-    assert_is_peft(base, tmp_path / "adapter", pair)
+    adapter, model = train(tmp_path / "adapter", base, **options)
+    pair = checkpoints.load_pair(base, adapter)
+    hf.assert_logits(pair, pair.special, hf.logits(model, PROMPTS))
+    assert_is_peft(base, adapter, pair)
+
+
+EMBED = ["q_proj", "embed_tokens"]
+OF_TIED = {
+    "embedding": (dict(target_modules=EMBED), False),
+    "unembedding": (dict(target_modules=["q_proj", "lm_head"]), False),
+    "both": (dict(target_modules=["embed_tokens", "lm_head"]), False),
+    "embedding, by a pattern": (dict(target_modules=".*(q_proj|embed_tokens)"), False),
+    "embedding saved": (dict(target_modules=["q_proj"], modules_to_save=["embed_tokens"]), False),
+    "unembedding saved": (dict(target_modules=["q_proj"], modules_to_save=["lm_head"]), False),
+    "both saved": (dict(target_modules=["q_proj"], modules_to_save=["lm_head", "embed_tokens"]), False),
+    "one saved, one adapted": (dict(target_modules=["lm_head"], modules_to_save=["embed_tokens"]), False),
+    "neither": (dict(target_modules=["q_proj"]), True),
+    "embedding, tied anew": (dict(target_modules=EMBED, ensure_weight_tying=True), True),
+    "unembedding, tied anew": (dict(target_modules=["q_proj", "lm_head"], ensure_weight_tying=True), True),
+    "both, tied anew": (dict(target_modules=["lm_head", "embed_tokens"], ensure_weight_tying=True), True),
+    "saved, tied anew": (
+        dict(target_modules=["q_proj"], modules_to_save=["embed_tokens"], ensure_weight_tying=True),
+        True,
+    ),
+    "unembedding saved, tied anew": (
+        dict(target_modules=["q_proj"], modules_to_save=["lm_head"], ensure_weight_tying=True),
+        True,
+    ),
+}
+"""What is done to the two tables of a tied base -> whether they are one afterwards."""
+
+
+@pytest.mark.parametrize("rows", [None, 46], ids=["as many rows", "grown"])
+@pytest.mark.parametrize("name", OF_TIED)
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+def test_an_adapter_of_a_tied_base_is_what_peft_runs(tmp_path, name, rows):
+    """The end that it does not touch stays as it was, and base's own two are taken apart for it."""
+    options, is_tied = OF_TIED[name]
+    base = hf.save(tmp_path / "base", tie_word_embeddings=True)
+    adapter, model = train(tmp_path / "adapter", base, rows, **options)
+    pair = checkpoints.load_pair(base, adapter, vocabulary=rows and "shared")
+    wanted = [reference[:, :43] for reference in hf.logits(model, PROMPTS)]
+    hf.assert_logits(pair, pair.special, wanted)
+    hf.assert_logits(pair, pair.base, hf.logits(base, PROMPTS))
+    assert pair.config.tied == is_tied
+    assert ("tying" in [each.name for each in pair.differences]) == (not is_tied)
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+def test_what_peft_ties_anew_must_be_one(tmp_path):
+    base = hf.save(tmp_path / "base", tie_word_embeddings=True)
+    adapter, _ = train(tmp_path / "adapter", base, target_modules=EMBED, ensure_weight_tying=True)
+    half = "base_model.model.lm_head.lora_A.weight"
+    hf.resettle(adapter, alpha_pattern={"embed_tokens": 9})
+    refused(
+        base, adapter, "ensure_weight_tying", "model.embed_tokens.weight and lm_head.weight have other ranks or alphas"
+    )
+    hf.resettle(adapter, alpha_pattern={})
+    change(adapter, lambda t: t.update({half: t[half] + 1}))
+    refused(base, adapter, "model.embed_tokens.lora_embedding_B", f"{half} differ, but base ties them")
+    change(adapter, lambda t: [t.pop(name) for name in list(t) if "embed_tokens" in name])
+    refused(base, adapter, "lm_head.weight has tensors, and model.embed_tokens.weight has none")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [dict(model_type="gemma"), dict(model_type="gemma3_text"), dict(model_type="gpt2"), dict(model_type="opt")],
+)
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+def test_tied_bases_of_other_families_are_what_peft_runs(tmp_path, changes):
+    """Embeddings that are scaled, and adapters stored inputs first, among them."""
+    base = hf.save(tmp_path / "base", tie_word_embeddings=True, **changes)
+    table = "wte" if changes["model_type"] == "gpt2" else "embed_tokens"
+    for number, options in enumerate(
+        (dict(target_modules=[table]), dict(target_modules=[table], ensure_weight_tying=True))
+    ):
+        adapter, model = train(tmp_path / str(number), base, **options)
+        pair = checkpoints.load_pair(base, adapter)
+        hf.assert_logits(pair, pair.special, hf.logits(model, PROMPTS))
 
 
 def test_an_adapter_may_be_base(base, tmp_path):
@@ -210,6 +297,18 @@ def refused(base, adapter, *words):
         dict(r=0),
         dict(lora_alpha=None),
         dict(lora_alpha="16"),
+        dict(lora_alpha=10**400),
+        dict(lora_alpha=float("nan")),
+        dict(alpha_pattern={"q_proj": float("inf")}),
+        dict(target_modules=5),
+        dict(target_modules="("),
+        dict(target_modules=["q_proj", 5]),
+        dict(exclude_modules="(k_proj"),
+        dict(modules_to_save=[""]),
+        dict(use_rslora="false"),
+        dict(use_dora=1),
+        dict(ensure_weight_tying="no"),
+        dict(layers_to_transform=True),
     ],
     ids=str,
 )
@@ -217,6 +316,12 @@ def test_a_setting_that_is_not_understood_is_refused_by_name(base, tmp_path, set
     adapter = hf.resettle(hf.save_adapter(tmp_path, base), **settings)
     [name] = settings
     refused(base, adapter, name)
+
+
+def test_of_an_adapter_for_parameters_nothing_is_said_but_that(base, tmp_path):
+    """Its tensors are laid out by other rules, so that whatever else was said of them would be wrong."""
+    adapter = hf.save_adapter(tmp_path, base, r=8, rank=2, target_parameters=["mlp.experts.gate_up_proj"])
+    assert refused(base, adapter) == ["target_parameters = ['mlp.experts.gate_up_proj'] is not supported"]
 
 
 def change(adapter, change_fn):
@@ -239,6 +344,12 @@ def test_a_wrong_rank_is_refused(base, tmp_path):
     adapter = hf.resettle(hf.save_adapter(tmp_path, base, rank=2), r=3)
     faults = refused(base, adapter, f"{STEM}.lora_A.weight", "ranks 2 and 2, but r = 3")
     assert len(faults) == 4, "each of the four pairs is named"
+
+
+def test_two_tensors_for_one_are_refused(base, tmp_path):
+    twice = f"{STEM}.base_layer.lora_B.weight"
+    adapter = change(hf.save_adapter(tmp_path, base), lambda t: t.update({twice: torch.zeros(16, 2)}))
+    refused(base, adapter, f"{STEM}.lora_B.weight", twice, "stand for the same")
 
 
 def test_a_wrong_shape_is_refused(base, tmp_path):
