@@ -192,7 +192,7 @@ def split(
 
     A difference of two narrow numbers is itself rounded, so singular values below that rounding are none (`_smallest`).
 
-    Raises: ValueError naming every tensor whose difference is of a higher rank than `most`, or no matrix.
+    Raises: ValueError naming every tensor whose difference is of a higher rank than `most`, no matrix, or an expert's.
     """
     one, two = paths.flatten(base), paths.flatten(params)
     changed = set(compare.changed_leaves(base, params))
@@ -205,6 +205,9 @@ def split(
             continue
         if new.ndim != 2 or not name.endswith(".weight") or place.rules[0].ours in _LOOKED_UP:
             faults.append(f"{name} differs, and is no matrix that states are multiplied by")
+            continue
+        if len(place.at) > 1:
+            faults.append(f"{name} differs, and PEFT has no adapter for one expert: transformers stacks them")
             continue
         change = new.astype(np.float64) - old.astype(np.float64)
         left, sizes, right = np.linalg.svd(change.T if family.inputs_first else change, full_matrices=False)

@@ -498,3 +498,32 @@ def test_a_patched_head_is_an_adapter(tmp_path):
     again = checkpoints.load_pair(folders[0], saved).special
     for path, leaf in paths.flatten(patched).items():
         np.testing.assert_allclose(paths.flatten(again)[path], leaf, atol=1e-6, err_msg=path)
+
+
+@pytest.mark.parametrize("model_type", ["olmoe", "qwen3_moe", "mixtral"])
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+def test_of_experts_the_router_is_saved_and_they_themselves_are_refused(tmp_path, model_type):
+    """PEFT reads what is saved, and could not read the rest."""
+    count = "num_local_experts" if model_type == "mixtral" else "num_experts"
+    base, special = (
+        hf.save(tmp_path / name, model_type=model_type, num_experts_per_tok=2, **{count: 4})
+        for name in ("base", "special")
+    )
+    tensors = load_file(base / "model.safetensors")
+    router, *_ = (name for name in tensors if name.endswith((".mlp.gate.weight", ".block_sparse_moe.gate.weight")))
+    expert, *_ = (name for name in tensors if ".experts.2." in name)
+
+    def steps(name):
+        torch.manual_seed(0)
+        return 0.3 * torch.outer(*(torch.randn(size) for size in tensors[name].shape))
+
+    hf.retensor(special, {router: tensors[router] + steps(router)})
+    pair = checkpoints.load_pair(base, special)
+    saved = saving.save_adapter(pair, pair.special, tmp_path / "saved")
+    assert_is_peft(base, saved, pair)
+    hf.retensor(special, {expert: tensors[expert] + steps(expert)})
+    pair = checkpoints.load_pair(base, special)
+    with pytest.raises(ValueError, match="PEFT has no adapter for one expert") as error:
+        saving.save_adapter(pair, pair.special, tmp_path / "refused")
+    assert expert in str(error.value) and router not in str(error.value)
+    assert not (tmp_path / "refused").exists()
