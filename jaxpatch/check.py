@@ -73,10 +73,11 @@ def check(options: Check, *, console: Console | None = None) -> bool:
     if options.special is None:
         read = checkpoints.load_one(options.base, "float32")
         pair, sides = None, {"base": Side(options.base, read.config, read.params, read.files)}
+        trained_on = {"base": read.trained_on}
     else:
         pair = checkpoints.load_pair(options.base, options.special, **vars(options.choices))
-        sides = reference.sides_of(pair, options.base, options.special)
-    found: dict[str, Any] = {"read": {role: _facts(side) for role, side in sides.items()}}
+        sides, trained_on = reference.sides_of(pair, options.base, options.special), pair.trained_on
+    found: dict[str, Any] = {"read": {role: _facts(side, trained_on.get(role)) for role, side in sides.items()}}
     rows = [(fact, *(facts[fact] for facts in found["read"].values())) for fact in found["read"]["base"]]
     console.print(_grid("what was read", ("", *sides), rows))
     if pair is not None:
@@ -113,7 +114,7 @@ def tensors(pair: Pair) -> Iterator[Tensor]:
         yield Tensor(name, old.shape, moved / max(float(np.linalg.norm(old.astype(np.float32))), TINY), rank)
 
 
-def _facts(side: Side) -> dict[str, str]:
+def _facts(side: Side, trained_on: str | None) -> dict[str, str]:
     config, leaves = side.config, jax.tree.leaves(side.params)
     return {
         "family": config.family,
@@ -121,6 +122,7 @@ def _facts(side: Side) -> dict[str, str]:
         "blocks": f"{config.layers} of width {config.width}, {config.heads} heads ({config.kv_heads} for keys and values)",
         "vocabulary": f"{config.vocab:,} tokens, unembedding {'tied' if config.tied else 'of its own'}",
         "context": f"{config.context:,} tokens",
+        "adapter": "none" if trained_on is None else f"trained on {trained_on}",
         "files": "\n".join(f"{file.name} ({file.stat().st_size:,} bytes)" for file in side.files),
     }
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxpatch.models import convert, decoder, differences, gguf_file, layout, lora, orbax_dir, sources
+from jaxpatch.models import convert, decoder, differences, gguf_file, layout, lora, orbax_dir, origins, sources
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.differences import Choices, Difference, Side
 from jaxpatch.models.families import FAMILIES
@@ -34,7 +34,10 @@ def on_device(path: str, leaf: np.ndarray, mesh: Mesh | None = None) -> jax.Arra
 
 
 class Checkpoint(NamedTuple):
-    """One model in memory. files: what it was read from. beside: as `sources.Source` has it."""
+    """One model in memory.
+
+    files: what it was read from. beside: as `sources.Source` has it. trained_on: what its adapter says of that, or None.
+    """
 
     config: DecoderConfig
     params: Params
@@ -42,6 +45,7 @@ class Checkpoint(NamedTuple):
     tokenizer: Callable[[], Any] | None
     files: tuple[Path, ...]
     beside: Mapping[str, str]
+    trained_on: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +60,7 @@ class Pair:
         differences: in what the two checkpoints disagreed, and whose word counts.
         raw_config, beside: config.json, and files beside it (name -> text), to be written back by `save_checkpoint`.
         files: "base" and "special" -> the files each was read from.
+        trained_on: the same of those that are adapters -> the model that each says it was trained on.
     """
 
     base: Params = field(repr=False)
@@ -67,6 +72,7 @@ class Pair:
     raw_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     beside: Mapping[str, str] = field(default_factory=dict, repr=False)
     files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict, repr=False)
+    trained_on: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def apply(self, params: Params, tokens: Any) -> jax.Array:
         """Next-token logits. tokens: int [B, T], right-padded; returns [B, T, V]. Raises ValueError for bad tokens."""
@@ -110,6 +116,7 @@ def load_pair(
     settings: str | None = None,
     tokenizer: str | None = None,
     template: str | None = None,
+    adapter: str | None = None,
     mesh: Mesh | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Pair:
@@ -120,8 +127,8 @@ def load_pair(
             Or a PEFT LoRA adapter directory, which is merged into the model that it names as its own base. Or what `save_orbax` wrote.
         special: the same; an adapter is merged into `base`, or where that is an adapter, into the same model as it.
         dtype: "float32", "bfloat16", "float16" or "float64" (needs `jax_enable_x64`) in memory, whatever it is on disk.
-        vocabulary, settings, tokenizer, template: whose word counts where the two disagree (`differences.Choices`); what is left open
-            is refused.
+        vocabulary, settings, tokenizer, template, adapter: whose word counts where the two disagree (`differences.Choices`); what is
+            left open is refused.
         mesh: devices of this process among which heads and neurons are cut, as `layout` says: each gets its part, and none the whole.
         progress: called with (steps done, steps).
 
@@ -138,7 +145,7 @@ def load_pair(
         raise ValueError(f"dtype {dtype!r} is unknown; {paths.did_you_mean(dtype, DTYPES)}")
     if dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise ValueError("dtype='float64' needs jax.config.update('jax_enable_x64', True) before anything else runs.")
-    choices = Choices(vocabulary=vocabulary, settings=settings, tokenizer=tokenizer, template=template)
+    choices = Choices(vocabulary=vocabulary, settings=settings, tokenizer=tokenizer, template=template, adapter=adapter)
     if faults := choice_faults(choices):
         raise ValueError("\n".join(faults))
     if faults := location_faults(base=base, special=special):
@@ -146,8 +153,9 @@ def load_pair(
     mesh = None if mesh is None else _own(layout.checked(mesh))
     base_path, special_path = local(base), local(special)
     place = on_device if mesh is None else functools.partial(on_device, mesh=mesh)
-    one, two = _both(base_path, special_path, dtype, place, progress)
-    sides = sides_of(one.config, two.config, one.tokenizer, two.tokenizer)
+    strangers = strangers_of(base, base_path, special_path)
+    one, two = _both(base_path, special_path, dtype, place, progress, strangers)
+    sides = sides_of(one.config, two.config, one.tokenizer, two.tokenizer, strangers)
     if faults := differences.faults(*sides, choices):
         raise unlike(base_path, special_path, faults)
     config = differences.shared_config(one.config, two.config, choices)
@@ -170,6 +178,7 @@ def load_pair(
         raw_config=told.raw_config,
         beside=told.beside,
         files={"base": one.files, "special": two.files},
+        trained_on={role: each.trained_on for role, each in (("base", one), ("special", two)) if each.trained_on},
     )
 
 
@@ -185,11 +194,29 @@ def sides_of(
     two: DecoderConfig,
     make_one: Callable[[], Any] | None,
     make_two: Callable[[], Any] | None,
+    strangers: tuple[str, str] | None,
 ) -> tuple[Side, Side]:
-    """Both sides, their tokenizers made; where they are one and the same, once."""
+    """Both sides, their tokenizers made; where they are one and the same, once. strangers: as `strangers_of` has them."""
     own = make_one() if make_one else None
     other = own if make_two == make_one else make_two() if make_two else None
-    return Side(one, own), Side(two, other)
+    return Side(one, own), Side(two, other, strangers)
+
+
+def strangers_of(
+    base: str | Path, base_path: Path, special_path: Path, *, weights: bool = True
+) -> tuple[str, str] | None:
+    """The model that special's adapter goes into, and the one that it was trained on, where these are known to be two.
+
+    An adapter as base goes into what it names, and special's into the same.
+    """
+    try:
+        said = lora.base_of(special_path) if lora.is_adapter(special_path) else None
+        name, path = str(base), base_path
+        if lora.is_adapter(base_path):
+            name, path = lora.base_of(base_path), underlying(base_path, weights=weights)
+    except CheckpointError:  # raised again, and told, where the two are read
+        return None
+    return (name, said) if said and name and origins.are_two(name, path, said) else None
 
 
 def choice_faults(choices: Choices) -> list[str]:
@@ -226,7 +253,12 @@ def _own(mesh: Mesh) -> Mesh:
 
 
 def _both(
-    base: Path, special: Path, dtype: str, place: lora.Place, progress: Callable[[int, int], None]
+    base: Path,
+    special: Path,
+    dtype: str,
+    place: lora.Place,
+    progress: Callable[[int, int], None],
+    strangers: tuple[str, str] | None,
 ) -> tuple[Checkpoint, Checkpoint]:
     """Both models, adapters merged. Raises CheckpointError with the faults of both."""
     under, one, two, refused = None, None, None, []
@@ -242,11 +274,18 @@ def _both(
         elif under is not None:
             two = _merged(under, special, dtype, place)
     except CheckpointError as error:
-        refused.append(error)
+        refused.append(of_strangers(error, special, strangers))
     progress(2, 3)
     if one is None or two is None or refused:
         raise refused[0] if len(refused) == 1 else CheckpointError("both models", [str(error) for error in refused])
     return one, two
+
+
+def of_strangers(error: CheckpointError, adapter: Path, strangers: tuple[str, str] | None) -> CheckpointError:
+    """What is wrong with an adapter, and of what it may come."""
+    if strangers is None:
+        return error
+    return CheckpointError(adapter, [*error.faults, f"it was trained on {strangers[1]}, and {strangers[0]} is another"])
 
 
 def _sharing(params: Params, place: lora.Place) -> lora.Place:
@@ -260,7 +299,7 @@ def _sharing(params: Params, place: lora.Place) -> lora.Place:
     return place_new
 
 
-def underlying(adapter: Path) -> Path:
+def underlying(adapter: Path, *, weights: bool = True) -> Path:
     """Where the model is that an adapter says it was trained on. Raises CheckpointError where it says nothing, or nothing is there."""
     name = lora.base_of(adapter)
     if name is None:
@@ -269,7 +308,7 @@ def underlying(adapter: Path) -> Path:
             ["it does not say which model it was trained on (base_model_name_or_path); give that model as base"],
         )
     try:
-        return local(name)
+        return local(name, weights=weights)
     except FileNotFoundError as error:
         raise CheckpointError(adapter, [f"it was trained on {error}"]) from None
 
@@ -282,7 +321,14 @@ def _merged(under: Checkpoint, adapter: Path, dtype: str, place: lora.Place = on
     raw = {**under.raw_config, "tie_word_embeddings": config.tied, "vocab_size": config.vocab}
     files = under.files + lora.files(adapter) + sources.tokenizer_files(adapter)
     tokenizer = sources.tokenizer_fn(adapter) or under.tokenizer
-    return under._replace(params=params, config=config, raw_config=raw, files=files, tokenizer=tokenizer)
+    return under._replace(
+        params=params,
+        config=config,
+        raw_config=raw,
+        files=files,
+        tokenizer=tokenizer,
+        trained_on=lora.base_of(adapter),
+    )
 
 
 class Finite:
@@ -393,8 +439,8 @@ def location_faults(**names: str | Path) -> list[str]:
     return faults
 
 
-WITHOUT_WEIGHTS = ("*.json", "*.model", "*.jinja")
-"""Files of a hub model that say what it is and how it reads text."""
+WITHOUT_WEIGHTS = ("*.json", "*.model", "*.jinja", "adapter_model.safetensors")
+"""Files of a hub model that say what it is and how it reads text; an adapter's vocabulary stands among its weights, which are small."""
 
 
 def local(name: str | Path, *, weights: bool = True) -> Path:

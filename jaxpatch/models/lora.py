@@ -76,9 +76,13 @@ def files(path: Path) -> tuple[Path, Path]:
 
 
 def base_of(path: Path) -> str | None:
-    """What an adapter says that it was trained on: a path or a hub id."""
-    name = sources.read_json(files(path)[0]).get("base_model_name_or_path")
-    return name if isinstance(name, str) and name else None
+    """What an adapter says that it was trained on: a path, or a hub id, ``@revision`` behind it where it names one."""
+    settings = sources.read_json(files(path)[0])
+    name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    if not isinstance(name, str) or not name:
+        return None
+    is_at_one = isinstance(revision, str) and revision and "@" not in name and not Path(name).expanduser().exists()
+    return f"{name}@{revision}" if is_at_one else name
 
 
 def merge(
@@ -161,7 +165,7 @@ def _opened(path: Path, family: Family, config: DecoderConfig) -> _Opened:
     if not weights_file.exists():
         faults.append(f"no {weights_file.name} (pickled adapters are refused: they can run code when opened)")
         raise sources.CheckpointError(path, faults)
-    shapes, read, _ = sources.safetensors_of((weights_file,))
+    shapes, read, *_ = sources.safetensors_of((weights_file,))
     if settings.get("target_parameters"):  # tensors lie otherwise then, so that nothing else would be true of them
         raise sources.CheckpointError(path, faults)
     known = {*convert.places(family.rules(config), config), family.unembed}

@@ -231,6 +231,37 @@ def test_an_adapter_as_base_whose_model_is_not_there_is_refused(base, tmp_path, 
     assert words in str(error.value) and str(adapter) in str(error.value)
 
 
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+def test_an_adapter_of_another_model_is_refused_until_someone_says_so(base, tmp_path):
+    """And named in either case, beside whatever else is wrong."""
+    other = hf.save(tmp_path / "other", attention_bias=True, seed=7)
+    adapter = hf.save_adapter(tmp_path / "adapter", other, base_model_name_or_path=str(other))
+    with pytest.raises(ValueError, match="are not alike") as error:
+        checkpoints.load_pair(base, adapter)
+    assert f"adapter: base is {base}, special was trained on {other}; " in str(error.value)
+    pair = checkpoints.load_pair(base, adapter, adapter="merge")
+    assert [(each.name, each.chosen) for each in pair.differences] == [("adapter", "merge")]
+    assert_is_peft(base, adapter, pair)
+    assert checkpoints.load_pair(other, adapter).differences == ()
+    own = hf.save_adapter(tmp_path / "own", base, seed=5, base_model_name_or_path=str(base))
+    with pytest.raises(ValueError, match=f"base is {base}, special was trained on {other}"):
+        checkpoints.load_pair(own, adapter)
+    wide = hf.save(tmp_path / "wide", hidden_size=24)
+    misfit = hf.save_adapter(tmp_path / "misfit", wide, base_model_name_or_path=str(wide))
+    refused(base, misfit, "has shape", f"it was trained on {wide}, and {base} is another")
+
+
+def test_an_adapter_says_what_it_was_trained_on(base, tmp_path):
+    """Which is kept, even where nothing more can be known of it."""
+    settings = dict(base_model_name_or_path="unsloth/tiny-bnb-4bit", revision="v1.0")
+    adapter = hf.save_adapter(tmp_path / "adapter", base, **settings)
+    pair = checkpoints.load_pair(base, adapter)
+    assert pair.trained_on == {"special": "unsloth/tiny-bnb-4bit@v1.0"} and pair.differences == ()
+    assert checkpoints.load_pair(base, hf.resettle(adapter, base_model_name_or_path=None)).trained_on == {}
+    here = hf.resettle(adapter, base_model_name_or_path=str(base))
+    assert checkpoints.load_pair(base, here).trained_on == {"special": str(base)}, "a folder has no revisions"
+
+
 def test_leaves_it_does_not_touch_are_the_base_s_own(base, tmp_path):
     pair = checkpoints.load_pair(base, hf.save_adapter(tmp_path, base, modules=["q_proj", "down_proj"]))
     changed = {"layers/attn/q/kernel", "layers/mlp/down/kernel"}
