@@ -3,6 +3,7 @@
 import math
 
 import hf
+import huggingface_hub
 import numpy as np
 import peft
 import pytest
@@ -260,6 +261,23 @@ def test_an_adapter_says_what_it_was_trained_on(base, tmp_path):
     assert checkpoints.load_pair(base, hf.resettle(adapter, base_model_name_or_path=None)).trained_on == {}
     here = hf.resettle(adapter, base_model_name_or_path=str(base))
     assert checkpoints.load_pair(base, here).trained_on == {"special": str(base)}, "a folder has no revisions"
+
+
+def test_an_adapter_as_base_goes_into_the_revision_that_it_names(base, tmp_path, monkeypatch):
+    asked = []
+
+    def fetched(name, revision, allow_patterns):
+        asked.append((name, revision))
+        return str(base)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
+    settings = dict(base_model_name_or_path="owner/model", revision="v1.0")
+    adapter = hf.save_adapter(tmp_path / "adapter", base, **settings)
+    pair = checkpoints.load_pair(adapter, base)
+    assert set(asked) == {("owner/model", "v1.0")} and pair.trained_on == {"base": "owner/model@v1.0"}
+    moved = hf.save_adapter(tmp_path / "moved", base, seed=5, **(settings | dict(revision="v2.0")))
+    with pytest.raises(ValueError, match=r"base is owner/model@v1\.0, special was trained on owner/model@v2\.0"):
+        checkpoints.load_pair(adapter, moved)
 
 
 def test_leaves_it_does_not_touch_are_the_base_s_own(base, tmp_path):
