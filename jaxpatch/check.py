@@ -74,10 +74,11 @@ def check(options: Check, *, console: Console | None = None) -> bool:
     if options.special is None:
         read = checkpoints.load_one(options.base, "float32")
         pair, sides = None, {"base": Side(options.base, read.config, read.params, read.files, read.left_out)}
+        trained_on = {"base": read.trained_on}
     else:
         pair = checkpoints.load_pair(options.base, options.special, **vars(options.choices))
-        sides = reference.sides_of(pair, options.base, options.special)
-    found: dict[str, Any] = {"read": {role: _facts(side) for role, side in sides.items()}}
+        sides, trained_on = reference.sides_of(pair, options.base, options.special), pair.trained_on
+    found: dict[str, Any] = {"read": {role: _facts(side, trained_on.get(role)) for role, side in sides.items()}}
     rows = [(fact, *(facts[fact] for facts in found["read"].values())) for fact in found["read"]["base"]]
     console.print(_grid("what was read", ("", *sides), rows))
     if pair is not None:
@@ -114,7 +115,7 @@ def tensors(pair: Pair) -> Iterator[Tensor]:
         yield Tensor(name, old.shape, moved / max(float(np.linalg.norm(old.astype(np.float32))), TINY), rank)
 
 
-def _facts(side: Side) -> dict[str, str]:
+def _facts(side: Side, trained_on: str | None) -> dict[str, str]:
     config, leaves = side.config, jax.tree.leaves(side.params)
     return {
         "family": config.family,
@@ -123,6 +124,7 @@ def _facts(side: Side) -> dict[str, str]:
         "vocabulary": f"{config.vocab:,} tokens, unembedding {'tied' if config.tied else 'of its own'}",
         "context": f"{config.context:,} tokens",
         "left out": _left_out(side.left_out),
+        "adapter": "none" if trained_on is None else f"trained on {trained_on}",
         "files": "\n".join(f"{file.name} ({file.stat().st_size:,} bytes)" for file in side.files),
     }
 

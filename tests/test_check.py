@@ -52,7 +52,7 @@ def test_a_pair_is_read_compared_and_held_to_transformers(check, folders, tmp_pa
     ):
         assert words in said, said
     found = json.loads((tmp_path / "found.json").read_text())
-    assert set(found) == {"read", "differences", "template", "changes", "relative", "tensors", "parity"}
+    assert set(found) == {"read", "differences", "template", "trained_on", "changes", "relative", "tensors", "parity"}
     assert np.shape(found["relative"]["neuron"]) == (3, 24) and found["changes"]["head"]["changed"] == 12
     assert found["parity"]["special"]["apart"] < 1e-5 and len(found["tensors"]) == 30
     pair = checkpoints.load_pair(*folders)
@@ -105,6 +105,22 @@ def test_an_adapter_that_peft_would_go_on_without_is_not_compared(check, tmp_pat
     adapter = hf.save_adapter(tmp_path / "adapter", whole, modules=tensors, exclude_modules=".*vision.*")
     code, said = check(alone, adapter)
     assert code == 0 and "Logits of special: not compared (transformers cannot read it: UserWarning: Found mis" in said
+
+
+def test_what_an_adapter_was_trained_on_is_said_and_refused_where_it_is_another(check, tmp_path):
+    base, other = (hf.save(tmp_path / str(seed), seed=seed) for seed in (0, 1))
+    adapter = hf.save_adapter(tmp_path / "adapter", base, base_model_name_or_path="owner/model", revision="v1")
+    code, said = check(base, adapter, "--out", tmp_path / "found.json")
+    assert code == 0 and "adapter none trained on owner/model@v1" in said
+    assert json.loads((tmp_path / "found.json").read_text())["trained_on"] == {"special": "owner/model@v1"}
+    hf.resettle(adapter, base_model_name_or_path=str(other))
+    code, said = check(base, adapter)
+    assert code == 1 and "was trained on" in said and "Choose: --adapter merge" in said
+    code, said = check(base, adapter, "--adapter", "merge")
+    assert code == 0 and "Logits of special: as transformers" in said
+    hf.resettle(adapter, base_model_name_or_path=str(base))
+    code, said = check(adapter)
+    assert code == 0 and "adapter trained on" in said
 
 
 def test_what_was_chosen_is_said_and_the_other_side_is_not_compared(check, tmp_path):

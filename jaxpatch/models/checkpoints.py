@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxpatch.models import convert, decoder, differences, gguf_file, hub, layout, lora, orbax_dir, sources
+from jaxpatch.models import convert, decoder, differences, gguf_file, hub, layout, lora, orbax_dir, origins, sources
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.differences import Choices, Difference, Side
 from jaxpatch.models.families import FAMILIES, Family, wrapping
@@ -38,6 +38,7 @@ class Checkpoint(NamedTuple):
 
     raw_config: of the text model, where it lay inside of a whole. files: what it was read from. beside: as `sources.Source` has it.
     left_out: names of tensors that are none of the text model's.
+    trained_on: what its adapter says of that, or None.
     """
 
     config: DecoderConfig
@@ -47,6 +48,7 @@ class Checkpoint(NamedTuple):
     files: tuple[Path, ...]
     beside: Mapping[str, str]
     left_out: tuple[str, ...] = ()
+    trained_on: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,7 @@ class Pair:
             reads more than text, the text model's own.
         files: "base" and "special" -> the files each was read from.
         left_out: "base" and "special" -> names of tensors in them that are none of the text model's (those of a part that sees).
+        trained_on: the same of those that are adapters -> the model that each says it was trained on.
     """
 
     base: Params = field(repr=False)
@@ -75,6 +78,7 @@ class Pair:
     beside: Mapping[str, str] = field(default_factory=dict, repr=False)
     files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict, repr=False)
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    trained_on: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def apply(self, params: Params, tokens: Any) -> jax.Array:
         """Next-token logits. tokens: int [B, T], right-padded; returns [B, T, V]. Raises ValueError for bad tokens."""
@@ -118,6 +122,7 @@ def load_pair(
     settings: str | None = None,
     tokenizer: str | None = None,
     template: str | None = None,
+    adapter: str | None = None,
     mesh: Mesh | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Pair:
@@ -129,8 +134,8 @@ def load_pair(
             merged into the model that it names as its own base. Or what `save_orbax` wrote.
         special: the same; an adapter is merged into `base`, or where that is an adapter, into the same model as it.
         dtype: "float32", "bfloat16", "float16" or "float64" (needs `jax_enable_x64`) in memory, whatever it is on disk.
-        vocabulary, settings, tokenizer, template: whose word counts where the two disagree (`differences.Choices`); what is left open
-            is refused.
+        vocabulary, settings, tokenizer, template, adapter: whose word counts where the two disagree (`differences.Choices`); what is
+            left open is refused.
         mesh: devices of this process among which heads and neurons are cut, as `layout` says: each gets its part, and none the whole.
         progress: called with (steps done, steps).
 
@@ -147,7 +152,7 @@ def load_pair(
         raise ValueError(f"dtype {dtype!r} is unknown; {paths.did_you_mean(dtype, DTYPES)}")
     if dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise ValueError("dtype='float64' needs jax.config.update('jax_enable_x64', True) before anything else runs.")
-    choices = Choices(vocabulary=vocabulary, settings=settings, tokenizer=tokenizer, template=template)
+    choices = Choices(vocabulary=vocabulary, settings=settings, tokenizer=tokenizer, template=template, adapter=adapter)
     if faults := choice_faults(choices):
         raise ValueError("\n".join(faults))
     if faults := location_faults(base=base, special=special):
@@ -155,8 +160,9 @@ def load_pair(
     mesh = None if mesh is None else _own(layout.checked(mesh))
     base_path, special_path = local(base), local(special)
     place = on_device if mesh is None else functools.partial(on_device, mesh=mesh)
-    one, two = _both(base_path, special_path, dtype, place, progress)
-    sides = sides_of(one.config, two.config, one.tokenizer, two.tokenizer)
+    strangers = strangers_of(base, base_path, special_path)
+    one, two = _both(base_path, special_path, dtype, place, progress, strangers)
+    sides = sides_of(one.config, two.config, one.tokenizer, two.tokenizer, strangers)
     if faults := differences.faults(*sides, choices):
         raise unlike(base_path, special_path, faults)
     config = differences.shared_config(one.config, two.config, choices)
@@ -180,6 +186,7 @@ def load_pair(
         beside=told.beside,
         files={"base": one.files, "special": two.files},
         left_out={"base": one.left_out, "special": two.left_out},
+        trained_on={role: each.trained_on for role, each in (("base", one), ("special", two)) if each.trained_on},
     )
 
 
@@ -195,11 +202,29 @@ def sides_of(
     two: DecoderConfig,
     make_one: Callable[[], Any] | None,
     make_two: Callable[[], Any] | None,
+    strangers: tuple[str, str] | None,
 ) -> tuple[Side, Side]:
-    """Both sides, their tokenizers made; where they are one and the same, once."""
+    """Both sides, their tokenizers made; where they are one and the same, once. strangers: as `strangers_of` has them."""
     own = make_one() if make_one else None
     other = own if make_two == make_one else make_two() if make_two else None
-    return Side(one, own), Side(two, other)
+    return Side(one, own), Side(two, other, strangers)
+
+
+def strangers_of(
+    base: str | Path, base_path: Path, special_path: Path, *, weights: bool = True
+) -> tuple[str, str] | None:
+    """The model that special's adapter goes into, and the one that it was trained on, where these are known to be two.
+
+    An adapter as base goes into what it names, and special's into the same.
+    """
+    try:
+        said = lora.base_of(special_path) if lora.is_adapter(special_path) else None
+        name, path = str(base), base_path
+        if lora.is_adapter(base_path):
+            name, path = lora.base_of(base_path), underlying(base_path, weights=weights)
+    except CheckpointError:  # raised again, and told, where the two are read
+        return None
+    return (name, said) if said and name and origins.are_two(name, path, said) else None
 
 
 def choice_faults(choices: Choices) -> list[str]:
@@ -236,7 +261,12 @@ def _own(mesh: Mesh) -> Mesh:
 
 
 def _both(
-    base: Path, special: Path, dtype: str, place: lora.Place, progress: Callable[[int, int], None]
+    base: Path,
+    special: Path,
+    dtype: str,
+    place: lora.Place,
+    progress: Callable[[int, int], None],
+    strangers: tuple[str, str] | None,
 ) -> tuple[Checkpoint, Checkpoint]:
     """Both models, adapters merged. Raises CheckpointError with the faults of both."""
     under, one, two, refused = None, None, None, []
@@ -252,11 +282,18 @@ def _both(
         elif under is not None:
             two = _merged(under, special, dtype, place)
     except CheckpointError as error:
-        refused.append(error)
+        refused.append(of_strangers(error, special, strangers))
     progress(2, 3)
     if one is None or two is None or refused:
         raise refused[0] if len(refused) == 1 else CheckpointError("both models", [str(error) for error in refused])
     return one, two
+
+
+def of_strangers(error: CheckpointError, adapter: Path, strangers: tuple[str, str] | None) -> CheckpointError:
+    """What is wrong with an adapter, and of what it may come."""
+    if strangers is None:
+        return error
+    return CheckpointError(adapter, [*error.faults, f"it was trained on {strangers[1]}, and {strangers[0]} is another"])
 
 
 def _sharing(params: Params, place: lora.Place) -> lora.Place:
@@ -270,7 +307,7 @@ def _sharing(params: Params, place: lora.Place) -> lora.Place:
     return place_new
 
 
-def underlying(adapter: Path) -> Path:
+def underlying(adapter: Path, *, weights: bool = True) -> Path:
     """Where the model is that an adapter says it was trained on. Raises CheckpointError where it says nothing, or nothing is there."""
     name = lora.base_of(adapter)
     if name is None:
@@ -279,7 +316,7 @@ def underlying(adapter: Path) -> Path:
             ["it does not say which model it was trained on (base_model_name_or_path); give that model as base"],
         )
     try:
-        return local(name)
+        return local(name, weights=weights)
     except FileNotFoundError as error:
         raise CheckpointError(adapter, [f"it was trained on {error}"]) from None
 
@@ -300,6 +337,7 @@ def _merged(under: Checkpoint, adapter: Path, dtype: str, place: lora.Place = on
         files=files,
         tokenizer=tokenizer,
         left_out=(*under.left_out, *left_out),
+        trained_on=lora.base_of(adapter),
     )
 
 

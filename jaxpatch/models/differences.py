@@ -60,6 +60,11 @@ POLICIES = {
         "both models must read the same prompt; `none` gives requests as they are, a file a template of your own",
         (*SIDES, "none", "FILE"),
     ),
+    "adapter": Policy(
+        "an adapter was trained on another model than the one it goes into",
+        "its numbers are changes to that model's weights; `merge` adds them to these",
+        ("merge",),
+    ),
     "context": Policy("one reads longer texts", "prompts must fit both: the shorter context counts"),
     "tying": Policy(
         "one ties its unembedding to its embedding", "a patch of one must not move the other: the tied one gets a copy"
@@ -77,12 +82,14 @@ class Choices:
         settings: "base" or "special": under whose rotary positions, norm epsilon, windows, scales and caps both are run.
         tokenizer: "base" or "special": whose tokenizer reads the prompts.
         template: "base" or "special": whose chat template requests stand in; "none", or a file with a Jinja template.
+        adapter: "merge" adds an adapter to a model that is known to be another than the one it was trained on.
     """
 
     vocabulary: str | None = None
     settings: str | None = None
     tokenizer: str | None = None
     template: str | None = None
+    adapter: str | None = None
 
 
 def choice_faults(choices: Choices) -> list[str]:
@@ -99,10 +106,15 @@ def choice_faults(choices: Choices) -> list[str]:
 
 
 class Side(NamedTuple):
-    """What is known of one checkpoint without its weights. tokenizer: as transformers makes it, or None."""
+    """What is known of one checkpoint without its weights.
+
+    tokenizer: as transformers makes it, or None. adapter: the model that an adapter went into, and the one it was trained on, where
+    these are known to be two (`origins.are_two`).
+    """
 
     config: DecoderConfig
     tokenizer: Any | None
+    adapter: tuple[str, str] | None = None
 
 
 class Difference(NamedTuple):
@@ -165,6 +177,8 @@ def between(one: Side, two: Side, choices: Choices) -> tuple[Difference, ...]:
         if templates[0] != templates[1]:
             own, other = ("has none" if each is None else f"has one of {len(each)} characters" for each in templates)
             found.append(Difference("template", own, other, choices.template))
+    if two.adapter is not None:
+        found.append(Difference("adapter", f"is {two.adapter[0]}", f"was trained on {two.adapter[1]}", choices.adapter))
     if a.context != b.context:
         found.append(Difference("context", f"reads {a.context} tokens", f"reads {b.context}"))
     if a.tied != b.tied:

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 from jaxpatch.models import sources
 
-WITHOUT_WEIGHTS = ("*.json", "*.model", "*.jinja")
-"""Files of a model that say what it is and how it reads text."""
+WITHOUT_WEIGHTS = ("*.json", "*.model", "*.jinja", "adapter_model.safetensors")
+"""Files of a model that say what it is and how it reads text; an adapter's vocabulary stands among its weights, which are small."""
 CONFIGS = ("config.json", "adapter_config.json")
 """One of which every model or adapter has that is not a GGUF file."""
 SHOWN = 20
 """Files named in a message."""
-_FORM = re.compile(r"(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.+\.gguf))?")
+_FORM = re.compile(r"(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>refs/[^/]+/[^/]+|.+?))?(/(?P<file>.+\.gguf))?")
 
 
 class Id(NamedTuple):
@@ -36,8 +36,11 @@ class Id(NamedTuple):
 def id_of(name: str) -> Id | None:
     """What a name says: ``owner/name``, ``owner/name@revision``, or either and ``/file.gguf``; None for anything else.
 
-    A revision ends at the first slash. A file is looked for in a folder of that name where there is one here, and not on the hub.
+    Before a file a revision ends at the first slash, but for the hub's own ``refs/pr/1``. A file is looked for in a folder of that name
+    where there is one here, and not on the hub.
 
+    >>> id_of("owner/name@refs/pr/1"), id_of("owner/name@refs/pr/1/file.gguf").file
+    (Id(repo='owner/name', revision='refs/pr/1', file=None), 'file.gguf')
     >>> id_of("owner/name@v1/quantised/file.gguf")
     Id(repo='owner/name', revision='v1', file='quantised/file.gguf')
     >>> id_of("models/file.gguf"), id_of("./owner/name"), id_of("no/such/folder")

@@ -6,6 +6,7 @@ DoRA sets the length of each output's weights after that (Liu et al., arXiv 2402
 import dataclasses
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,11 +21,11 @@ from jaxpatch.trees import compare, paths
 _PREFIX = "base_model.model."
 _READ = frozenset(
     """r lora_alpha use_rslora use_dora target_modules layers_to_transform exclude_modules rank_pattern alpha_pattern
-    modules_to_save bias""".split()
+    modules_to_save bias ensure_weight_tying""".split()
 )
 _IGNORED = frozenset(
     """base_model_name_or_path revision inference_mode task_type peft_type peft_version auto_mapping lora_dropout
-    layers_pattern runtime_config loftq_config eva_config ensure_weight_tying megatron_core qalora_group_size
+    layers_pattern runtime_config loftq_config eva_config megatron_core qalora_group_size
     fan_in_fan_out""".split()
 )
 """Settings that say how an adapter was trained or found, not what it computes; PEFT sets fan_in_fan_out by the kind of module."""
@@ -32,6 +33,8 @@ _IGNORED = frozenset(
 _HARMLESS = {"init_lora_weights": (True, "gaussian", "eva", "orthogonal")}
 """Settings and the values under which they change nothing. Other starts (PiSSA, ...) alter the base itself."""
 _BIASES = ("none", "all", "lora_only")
+_SWITCHES = ("use_rslora", "use_dora", "ensure_weight_tying")
+_LARGEST = sys.float_info.max
 
 
 Place = Callable[[str, np.ndarray], Any]
@@ -42,12 +45,14 @@ class Adapter(NamedTuple):
     """Names of an adapter's tensors, by the checkpoint's name of the weight that they change.
 
     halves: A and B. tables: A and B of a table of embeddings. lengths: DoRA's. whole: what stands in the weight's place.
+    under: what modules_to_save stands before.
     """
 
     halves: dict[str, tuple[str, str]]
     tables: dict[str, tuple[str, str]]
     lengths: dict[str, str]
     whole: dict[str, str]
+    under: dict[str, str]
 
     @property
     def weights(self) -> list[str]:
@@ -71,9 +76,13 @@ def files(path: Path) -> tuple[Path, Path]:
 
 
 def base_of(path: Path) -> str | None:
-    """What an adapter says that it was trained on: a path or a hub id."""
-    name = sources.read_json(files(path)[0]).get("base_model_name_or_path")
-    return name if isinstance(name, str) and name else None
+    """What an adapter says that it was trained on: a path, or a hub id, ``@revision`` behind it where it names one."""
+    settings = sources.read_json(files(path)[0])
+    name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    if not isinstance(name, str) or not name:
+        return None
+    is_at_one = isinstance(revision, str) and revision and "@" not in name and not Path(name).expanduser().exists()
+    return f"{name}@{revision}" if is_at_one else name
 
 
 def merge(
@@ -82,31 +91,23 @@ def merge(
     """The base with the adapter added in, and its config; leaves that the adapter does not touch are the base's own arrays. Last, the
     names of tensors that are none of the text model's: an adapter may have been trained on a whole that reads more than text.
 
+    What is meant is the model that runs with the adapter beside its base: PEFT's forward. Where base ties its two tables and the
+    adapter changes one, the other stays what it was; PEFT's `merge_and_unload` writes into the one array of both: another model.
+
     A table that the adapter brings whole may be longer than base's, and an unembedding may be new where base ties its own. place: puts
     each new leaf where it is to stay.
 
     Raises: CheckpointError naming every setting and tensor that cannot be used.
     """
-    settings_file, weights_file = files(path)
-    settings = sources.read_json(settings_file)
-    faults = setting_faults(settings)
-    if not weights_file.exists():
-        faults.append(f"no {weights_file.name} (pickled adapters are refused: they can run code when opened)")
-        raise sources.CheckpointError(path, faults)
-    found, read, _ = sources.safetensors_of((weights_file,))
-    names = {name: name.removeprefix(_PREFIX) for name in found}
-    family = wrapping.inside(family, wrapping.whole_of(family, names.values()), names.values())
-    left_out = tuple(name for name in names.values() if name.startswith(family.others))
-    shapes = {name: shape for name, shape in found.items() if names[name] not in left_out}
-    flat, known = paths.flatten(params), convert.places(family.rules(config), config)
-    adapter, unknown = _adapter(shapes, settings, {*known, family.unembed})
-    config, flat = _as_large(config, flat, family, adapter, shapes)
-    rules = family.rules(config)
-    places = convert.places(rules, config)
-    faults += unknown + _target_faults(adapter, settings, places, left_out) + _rank_faults(adapter, settings, shapes)
-    faults += convert.faults(_weight_shapes(adapter, shapes, family), rules, config, is_partial=True)
+    settings, read, adapter, twins, wanted, family, left_out = _opened(path, family, config)
+    faults = [f"{one} and {two} differ, but base ties them" for one, two in twins if not _is_one(read(one), read(two))]
     if faults:
         raise sources.CheckpointError(path, faults)
+    flat = paths.flatten(params)
+    if config.tied and not wanted.tied:
+        flat["unembed/kernel"] = flat["embed/kernel"].T
+    config, rules = wanted, family.rules(wanted)
+    places = convert.places(rules, config)
     dtype = next(iter(flat.values())).dtype
     wide = np.promote_types(dtype, np.float32)
 
@@ -126,9 +127,71 @@ def merge(
             wanted = read(adapter.lengths[name]).astype(wide).reshape(-1)
             return weight * np.expand_dims(wanted / np.linalg.norm(weight, axis=inputs), inputs)
 
-    made = convert.to_leaves(merged, adapter.weights, rules, config, dtype, flat)
+    sizes = convert.leaf_shapes(rules, config)
+    start = {name: leaf for name, leaf in flat.items() if leaf.shape == sizes[name]}  # a longer table comes whole
+    made = convert.to_leaves(merged, adapter.weights, rules, config, dtype, start)
     flat |= {name: place(name, leaf) for name, leaf in made}
     return paths.unflatten(flat), config, left_out
+
+
+def config_with(path: Path, family: Family, config: DecoderConfig) -> DecoderConfig:
+    """The config of a base with this adapter in it, from settings and shapes alone; base's own where the weights are not there.
+
+    Raises: CheckpointError naming every setting and tensor that cannot be used, as far as that can be told without a number.
+    """
+    if files(path)[1].exists():
+        return _opened(path, family, config).config
+    if faults := setting_faults(sources.read_json(files(path)[0])):
+        raise sources.CheckpointError(path, faults)
+    return config
+
+
+class _Opened(NamedTuple):
+    """An adapter that fits its base, as far as settings and shapes tell.
+
+    twins: tensors of which each two must be one. config: base's, with the adapter in it. family: as its tensors are called there.
+    left_out: names of those that are none of the text model's.
+    """
+
+    settings: Mapping[str, Any]
+    read: Callable[[str], np.ndarray]
+    adapter: Adapter
+    twins: list[tuple[str, str]]
+    config: DecoderConfig
+    family: Family
+    left_out: tuple[str, ...]
+
+
+def _opened(path: Path, family: Family, config: DecoderConfig) -> _Opened:
+    settings_file, weights_file = files(path)
+    settings = sources.read_json(settings_file)
+    faults, twins = setting_faults(settings), []
+    if not weights_file.exists():
+        faults.append(f"no {weights_file.name} (pickled adapters are refused: they can run code when opened)")
+        raise sources.CheckpointError(path, faults)
+    found, read, *_ = sources.safetensors_of((weights_file,))
+    names = {name: name.removeprefix(_PREFIX) for name in found}
+    family = wrapping.inside(family, wrapping.whole_of(family, names.values()), names.values())
+    left_out = tuple(name for name in names.values() if name.startswith(family.others))
+    shapes = {name: shape for name, shape in found.items() if names[name] not in left_out}
+    if settings.get("target_parameters"):  # tensors lie otherwise then, so that nothing else would be true of them
+        raise sources.CheckpointError(path, faults)
+    known = {*convert.places(family.rules(config), config), family.unembed}
+    adapter, wrong = _adapter(shapes, settings, known)
+    faults += wrong
+    ends = _ends(family, config)
+    if config.tied:
+        tied = _tied_anew if _is_tied_anew(settings) else _taken_apart
+        adapter, twins, is_tied, wrong = tied(adapter, settings, ends)
+        config, faults = dataclasses.replace(config, tied=is_tied), faults + wrong
+    config = _as_large(config, [shapes[adapter.whole[name]] for name in ends if name in adapter.whole])
+    rules = family.rules(config)
+    faults += _target_faults(adapter, settings, convert.places(rules, config), left_out)
+    faults += _rank_faults(adapter, settings, shapes)
+    faults += convert.faults(_weight_shapes(adapter, shapes, family), rules, config, is_partial=True)
+    if faults:
+        raise sources.CheckpointError(path, faults)
+    return _Opened(settings, read, adapter, twins, config, family, left_out)
 
 
 MOST_RANK = 64
@@ -142,7 +205,7 @@ def split(
 
     A difference of two narrow numbers is itself rounded, so singular values below that rounding are none (`_smallest`).
 
-    Raises: ValueError naming every tensor whose difference is of a higher rank than `most`, or no matrix.
+    Raises: ValueError naming every tensor whose difference is of a higher rank than `most`, no matrix, or an expert's.
     """
     one, two = paths.flatten(base), paths.flatten(params)
     changed = set(compare.changed_leaves(base, params))
@@ -155,6 +218,9 @@ def split(
             continue
         if new.ndim != 2 or not name.endswith(".weight") or place.rules[0].ours in _LOOKED_UP:
             faults.append(f"{name} differs, and is no matrix that states are multiplied by")
+            continue
+        if len(place.at) > 1:
+            faults.append(f"{name} differs, and PEFT has no adapter for one expert: transformers stacks them")
             continue
         change = new.astype(np.float64) - old.astype(np.float64)
         left, sizes, right = np.linalg.svd(change.T if family.inputs_first else change, full_matrices=False)
@@ -188,6 +254,11 @@ def split(
         inference_mode=True,
     )
     return tensors, settings
+
+
+def _is_one(one: np.ndarray, two: np.ndarray) -> bool:
+    """Whether two tensors are the same, one of them turned perhaps: an embedding's halves are those of an unembedding, turned."""
+    return np.array_equal(one, two) or np.array_equal(one, two.T)
 
 
 SPARE = 10
@@ -247,15 +318,24 @@ def setting_faults(settings: Mapping[str, Any]) -> list[str]:
         )
     if (bias := settings.get("bias", "none")) not in _BIASES:
         faults.append(f"bias: wanted one of {', '.join(_BIASES)}, got {bias!r}")
-    saved = settings.get("modules_to_save")
-    if saved is not None and not (isinstance(saved, list) and all(isinstance(name, str) for name in saved)):
+    faults += [
+        f"{name}: wanted true or false, got {settings[name]!r}"
+        for name in _SWITCHES
+        if not isinstance(settings.get(name) or False, bool)
+    ]
+    if not _is_names(saved := settings.get("modules_to_save")):
         faults.append(f"modules_to_save: wanted a list of names, got {saved!r}")
+    faults += [
+        f"{name}: wanted a list of names, or a regular expression; got {value!r}"
+        for name in ("target_modules", "exclude_modules")
+        if not (_is_regex(value) if isinstance(value := settings.get(name), str) else _is_names(value))
+    ]
     ranks, alphas = (
         [(name, settings.get(name)), *((f"{where}[{key!r}]", v) for key, v in _pattern(settings, where).items())]
         for name, where in _PATTERNS.items()
     )
     faults += [f"{n}: wanted a positive integer, got {v!r}" for n, v in ranks if not _is(v, int) or v < 1]
-    faults += [f"{n}: wanted a number, got {v!r}" for n, v in alphas if not _is(v, int | float)]
+    faults += [f"{n}: wanted a number, got {v!r}" for n, v in alphas if not _is_number(v)]
     for name in _PATTERNS.values():
         if not isinstance(settings.get(name) or {}, dict):
             faults.append(f"{name}: wanted an object, got {settings[name]!r}")
@@ -278,6 +358,14 @@ def _is(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
+def _is_number(value: Any) -> bool:
+    return _is(value, int | float) and abs(value) <= _LARGEST
+
+
+def _is_names(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(isinstance(name, str) and name for name in value))
+
+
 def _is_regex(text: str) -> bool:
     try:
         re.compile(text)
@@ -287,7 +375,7 @@ def _is_regex(text: str) -> bool:
 
 
 def _is_layers(value: Any) -> bool:
-    return value is None or all(isinstance(n, int) for n in (value if isinstance(value, list) else [value]))
+    return value is None or all(_is(n, int) for n in (value if isinstance(value, list) else [value]))
 
 
 def _of_module(settings: Mapping[str, Any], name: str, weight: str) -> Any:
@@ -310,17 +398,21 @@ def _adapter(
     """What each tensor is for, and a sentence for each that is for nothing, or stands alone. known: names in the checkpoint."""
     halves: dict[str, dict[str, str]] = {}
     tables: dict[str, dict[str, str]] = {}
-    lengths, whole, faults = {}, {}, []
+    lengths, whole, under, inside, faults = {}, {}, {}, {}, []
     for name, shape in shapes.items():
         stem, _, rest = name.removeprefix(_PREFIX).replace(".base_layer.", ".").partition(".lora_")
+        outer = re.sub(r"\.(original_module|modules_to_save)\.(?=\w+$)", ".", stem)
         if rest in ("A.weight", "B.weight") and len(shape) == 2:
-            halves.setdefault(stem + ".weight", {})[rest[0]] = name
+            role, key = halves.setdefault(stem + ".weight", {}), rest[0]
         elif rest in ("embedding_A", "embedding_B") and len(shape) == 2:
-            tables.setdefault(stem + ".weight", {})[rest[-1]] = name
+            role, key = tables.setdefault(stem + ".weight", {}), rest[-1]
         elif rest in ("magnitude_vector", "magnitude_vector.weight") and settings.get("use_dora"):
-            lengths[stem + ".weight"] = name
-        elif not rest and stem in known and _is_saved_whole(stem, settings):
-            whole[stem] = name
+            role, key = lengths, stem + ".weight"
+        elif not rest and stem in known and _is_brought_whole(stem, settings):
+            role, key = whole, stem
+        elif not rest and outer != stem and _PREFIX + outer in shapes and _is_brought_whole(outer, settings):
+            # where the vocabulary has grown, PEFT writes a saved table thrice: as it is, and what is in its wrapper
+            role, key = (under if ".original_module." in stem else inside), outer
         else:
             why = (
                 "no setting speaks of it"
@@ -328,6 +420,10 @@ def _adapter(
                 else "wanted ....lora_A.weight and ....lora_B.weight"
             )
             faults.append(f"unexpected tensor {name} {shape}; {why}")
+            continue
+        if key in role:
+            faults.append(f"{role[key]} and {name} stand for the same; wanted one of them")
+        role[key] = name
     for weight, found in [*halves.items(), *tables.items()]:
         if len(found) == 1:
             faults.append(f"{weight} has {next(iter(found.values()))} but not its other half")
@@ -345,44 +441,93 @@ def _adapter(
             for weight in matrices
             if weight not in lengths
         ]
-    return Adapter(matrices, embeddings, lengths, whole), faults
+    return Adapter(matrices, embeddings, lengths, whole, under), faults
 
 
 _TABLES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
 """Modules that PEFT saves whole by itself when their rows are not those of its base."""
 
 
-def _is_saved_whole(name: str, settings: Mapping[str, Any]) -> bool:
-    """Whether the settings say so of a tensor."""
+def _is_brought_whole(name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a tensor may stand in its weight's place."""
     if name.endswith(".bias") and settings.get("bias", "none") in _BIASES[1:]:
         return True
-    return any(f".{module}." in f".{name}" for module in (*(settings.get("modules_to_save") or ()), *_TABLES))
+    return _is_saved(name, settings) or any(f".{module}." in f".{name}" for module in _TABLES)
 
 
-def _as_large(
-    config: DecoderConfig,
-    flat: Mapping[str, np.ndarray],
-    family: Family,
-    adapter: Adapter,
-    shapes: Mapping[str, tuple[int, ...]],
-) -> tuple[DecoderConfig, dict[str, np.ndarray]]:
-    """The config and leaves that an adapter's own tables ask for."""
-    ends = {
-        rule.ours: rule.theirs for rule in family.rules(dataclasses.replace(config, tied=False)) if rule.ours in _ENDS
-    }
-    brought = {ours: shapes[adapter.whole[theirs]] for ours, theirs in ends.items() if theirs in adapter.whole}
-    leaves = dict(flat)
-    if "unembed/kernel" in brought and config.tied:
-        config = dataclasses.replace(config, tied=False)
-        leaves["unembed/kernel"] = leaves["embed/kernel"].T
-    rows = {shape[0] for shape in brought.values()}
-    if len(rows) == 1 and len(brought) == (1 if config.tied else 2) and rows != {config.vocab}:
-        config = dataclasses.replace(config, vocab=rows.pop())
-        leaves = {path: leaf for path, leaf in leaves.items() if path not in brought}
-    return config, leaves
+def _is_saved(name: str, settings: Mapping[str, Any]) -> bool:
+    """PEFT's rule: modules_to_save means each module whose name ends so, at a dot or not ("norm": every norm), and all within."""
+    ends, parts = settings.get("modules_to_save"), name.split(".")
+    if not ends or not _is_names(ends):
+        return False
+    return any(".".join(parts[:number]).endswith(tuple(ends)) for number in range(1, len(parts)))
 
 
-_ENDS = ("embed/kernel", "unembed/kernel")
+def _ends(family: Family, config: DecoderConfig) -> tuple[str, str]:
+    """The names of the embedding and of the unembedding, which a tied base has not."""
+    theirs = {rule.ours: rule.theirs for rule in family.rules(dataclasses.replace(config, tied=False))}
+    return theirs["embed/kernel"], theirs["unembed/kernel"]
+
+
+def _taken_apart(
+    adapter: Adapter, settings: Mapping[str, Any], ends: tuple[str, str]
+) -> tuple[Adapter, list[tuple[str, str]], bool, list[str]]:
+    """An adapter for a base that ties its two tables, as PEFT runs it; tensors that must be one; whether it is still tied; faults.
+
+    modules_to_save runs a copy of one end, and A and B stand beside one end: the other keeps the table that both had. Where that table
+    itself is in the file (it grew, or PEFT saves what stands beneath A and B), it is what both had.
+    """
+    saved = {name for name in ends if name in adapter.whole and _is_saved(name, settings)}
+    shared = [adapter.whole[name] for name in ends if name in adapter.whole and name not in saved]
+    shared += [adapter.under[name] for name in ends if name in saved and name in adapter.under]
+    whole = {**(dict.fromkeys(ends, shared[0]) if shared else {}), **adapter.whole}
+    is_tied = not saved and adapter.pairs.keys().isdisjoint(ends)
+    if is_tied:
+        whole.pop(ends[1], None)
+    return adapter._replace(whole=whole), [(shared[0], other) for other in shared[1:]], is_tied, []
+
+
+_TIED_ANEW = ("embed_tokens", "lm_head")
+"""Modules that PEFT looks for where it is to tie what it adapts; tables by other names it leaves apart."""
+
+
+def _is_tied_anew(settings: Mapping[str, Any]) -> bool:
+    """Whether PEFT heeds ensure_weight_tying."""
+    if not settings.get("ensure_weight_tying") or setting_faults(settings):
+        return False
+    targets, named = settings.get("target_modules") or [], list(settings.get("modules_to_save") or [])
+    if isinstance(targets, str):
+        named += [name for name in _TIED_ANEW if re.fullmatch(targets, name)]
+    else:
+        named += targets
+    return any(name.split(".")[-1] in _TIED_ANEW for name in named)
+
+
+def _tied_anew(
+    adapter: Adapter, settings: Mapping[str, Any], ends: tuple[str, str]
+) -> tuple[Adapter, list[tuple[str, str]], bool, list[str]]:
+    """The same under ensure_weight_tying: PEFT does to the unembedding what it does to the embedding, and saves both. Still tied."""
+    embed, head = ends
+    whole, halves, twins, faults = dict(adapter.whole), dict(adapter.halves), [], []
+    if head in whole:
+        twins.append((whole.setdefault(embed, whole[head]), whole.pop(head)))
+    if head in halves and embed in adapter.tables:
+        twins += zip(adapter.tables[embed], reversed(halves.pop(head)), strict=True)
+        if _scale(settings, embed) != _scale(settings, head):
+            faults.append(f"ensure_weight_tying: {embed} and {head} have other ranks or alphas; wanted the same")
+    elif head in halves:
+        faults.append(f"ensure_weight_tying: {head} has tensors, and {embed} has none")
+    return adapter._replace(whole=whole, halves=halves), twins, True, faults
+
+
+def _as_large(config: DecoderConfig, tables: Sequence[tuple[int, ...]]) -> DecoderConfig:
+    """The config that whole tables of these shapes ask for."""
+    rows = {shape[0] if shape else 0 for shape in tables}
+    if len(rows) > 1 or len(tables) < (1 if config.tied else 2):
+        return config
+    return dataclasses.replace(config, vocab=rows.pop() or config.vocab)
+
+
 _LOOKED_UP = ("embed/kernel", "positions/kernel")
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from jaxpatch.models import checkpoints, differences, gguf_file, lora, sources
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.differences import Choices
+from jaxpatch.models.families import FAMILIES
 
 
 class Outline(NamedTuple):
@@ -18,52 +19,56 @@ class Outline(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """Of one model. config: None for an adapter, which has that of the other side. tokenizer: makes it, or None where it has none."""
+    """Of one model. tokenizer: makes it, or None where it has none."""
 
-    config: DecoderConfig | None
+    config: DecoderConfig
     tokenizer: Callable[[], Any] | None
 
 
 def read(base: str | Path, special: str | Path, choices: Choices) -> Outline:
-    """What `checkpoints.load_pair` would make of these two, from config.json, a GGUF file's header or an adapter's settings alone.
+    """What `checkpoints.load_pair` would make of these two, from config.json, a GGUF file's header, an adapter's settings and shapes.
 
-    The directories need not hold any weights. choices: whose word counts where they disagree.
+    The directories need not hold any weights; where they do, and an adapter names another folder than the one it goes into, some
+    numbers of both are held to each other. choices: whose word counts where they disagree.
 
     Raises: CheckpointError, FileNotFoundError, ValueError: everything that is wrong with both, at once.
     """
     if faults := checkpoints.location_faults(base=base, special=special):
         raise FileNotFoundError("\n".join(faults))
     base_path, special_path = (checkpoints.local(name, weights=False) for name in (base, special))
-    found, refused = [], []
-    for path in (base_path, special_path):
-        try:
-            found.append(_adapter(path, path == base_path) if lora.is_adapter(path) else _model(path))
-        except checkpoints.CheckpointError as error:
-            refused.append(error)
-    if refused:
+    strangers = checkpoints.strangers_of(base, base_path, special_path, weights=False)
+    under, one, two, refused = None, None, None, []
+    try:
+        is_adapter = lora.is_adapter(base_path)
+        under = _model(checkpoints.underlying(base_path, weights=False) if is_adapter else base_path)
+        one = _adapted(under, base_path)
+    except checkpoints.CheckpointError as error:
+        refused.append(error)
+    try:
+        if not lora.is_adapter(special_path):
+            two = _model(special_path)
+        elif under is not None:
+            two = _adapted(under, special_path)
+        elif faults := lora.setting_faults(sources.read_json(lora.files(special_path)[0])):
+            raise checkpoints.CheckpointError(special_path, faults)
+    except checkpoints.CheckpointError as error:
+        refused.append(checkpoints.of_strangers(error, special_path, strangers))
+    if one is None or two is None:
         raise refused[0] if len(refused) == 1 else checkpoints.CheckpointError("both models", list(map(str, refused)))
-    one, two = found
-    own, other = one.config, two.config or one.config
-    sides = checkpoints.sides_of(own, other, one.tokenizer, two.tokenizer or one.tokenizer)
+    sides = checkpoints.sides_of(one.config, two.config, one.tokenizer, two.tokenizer, strangers)
     if faults := differences.faults(*sides, choices):
         raise checkpoints.unlike(base_path, special_path, faults)
     template = checkpoints.template_of(*sides, choices)
     tokenizer = sides[choices.tokenizer == "special"].tokenizer
-    return Outline(differences.shared_config(own, other, choices), tokenizer, template)
+    return Outline(differences.shared_config(one.config, two.config, choices), tokenizer, template)
 
 
-def _adapter(path: Path, is_base: bool) -> _Known:
-    """An adapter has the architecture of the model it is merged into, which is another one only where it is the base itself.
-
-    Raises CheckpointError for settings that are not supported.
-    """
-    if faults := lora.setting_faults(sources.read_json(lora.files(path)[0])):
-        raise checkpoints.CheckpointError(path, faults)
-    own = sources.tokenizer_fn(path)
-    if not is_base:
-        return _Known(None, own)
-    under = _model(checkpoints.underlying(path))
-    return under._replace(tokenizer=own or under.tokenizer)
+def _adapted(under: _Known, path: Path) -> _Known:
+    """A model with the adapter that lies there in it, or as it is where none does. Raises CheckpointError for what cannot be used."""
+    if not lora.is_adapter(path):
+        return under
+    config = lora.config_with(path, FAMILIES[under.config.family], under.config)
+    return _Known(config, sources.tokenizer_fn(path) or under.tokenizer)
 
 
 def _model(path: Path) -> _Known:

@@ -169,14 +169,15 @@ def save_adapter(
     Args:
         pair: whose base the adapter is for.
         params: a tree of the pair's structure: special, or what `patch` makes. Its matrices may differ from base's by any rank up to
-            `most`, as far as the numbers' own precision tells; nothing else may differ.
+            `most`, as far as the numbers' own precision tells; nothing else may differ, and nothing in an expert.
         path: a directory that does not exist yet; it appears whole or not at all.
         most: largest rank of one matrix.
         overwrite: replace what is there, if that is a model or an adapter.
 
     Returns: the path.
 
-    Raises: FileExistsError; ValueError naming every tensor that differs by more, or is no matrix.
+    Raises: FileExistsError; ValueError naming every tensor that differs by more, is no matrix, or is an expert's, for whose matrices
+        PEFT has no adapters: transformers holds those of all experts in one stack.
 
     Example:
         >>> saved = save_adapter(pair, jp.patch(pair.base, pair.special, gates), "adapters/patched")  # doctest: +SKIP

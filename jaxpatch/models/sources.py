@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -60,11 +61,16 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class Tensors(NamedTuple):
-    """What several files hold. shapes: tensor name -> shape. read: name -> array, as on disk. home: name -> its file."""
+    """What several files hold.
+
+    shapes: tensor name -> shape. read: name -> array, as on disk. home: name -> its file. some: (name, number) -> about so many of its
+    entries, evenly spread.
+    """
 
     shapes: dict[str, tuple[int, ...]]
     read: Callable[[str], np.ndarray]
     home: dict[str, Path]
+    some: Callable[[str, int], np.ndarray]
 
 
 def safetensors_of(files: tuple[Path, ...]) -> Tensors:
@@ -104,7 +110,15 @@ def safetensors_of(files: tuple[Path, ...]) -> Tensors:
             stream.readinto(tensor.reshape(-1).view(np.uint8).data)
         return tensor if sys.byteorder == "little" else tensor.byteswap()
 
-    return Tensors(shapes, read, {name: stored.file for name, stored in home.items()})
+    def some(name: str, number: int) -> np.ndarray:
+        stored, size = home[name], math.prod(shapes[name])
+        if not size:
+            return np.empty(0, STORED_AS[stored.dtype])
+        entries = np.memmap(stored.file, STORED_AS[stored.dtype], "r", stored.start, (size,))
+        found = np.array(entries[:: max(size // number, 1)])
+        return found if sys.byteorder == "little" else found.byteswap()
+
+    return Tensors(shapes, read, {name: stored.file for name, stored in home.items()}, some)
 
 
 class _Stored(NamedTuple):
@@ -161,7 +175,7 @@ def directory(path: Path) -> Source:
         pickles = sorted(p.name for p in path.glob("*.bin")) + sorted(p.name for p in path.glob("*.pt*"))
         why = f"only pickle files ({', '.join(pickles)}), which can run code when opened" if pickles else "no weights"
         raise CheckpointError(path, [f"{why}; wanted model.safetensors: save the model with safe_serialization=True"])
-    shapes, read, home = safetensors_of(files)
+    shapes, read, home, _ = safetensors_of(files)
     faults = [f"{index.name} lists {name}, which no shard holds" for name in listed if name not in shapes]
     faults += [
         f"{index.name} says that {name} is in {file}, and it is in {home[name].name}"

@@ -119,6 +119,16 @@ def test_templates():
     assert found(one, named) == {}
 
 
+def test_an_adapter_of_another_model():
+    one, two = Side(CONFIG, None), Side(CONFIG, None, ("owner/one", "owner/two"))
+    [fault] = differences.faults(one, two, Choices())
+    assert fault.startswith("adapter: base is owner/one, special was trained on owner/two; ")
+    assert fault.endswith("Choose: --adapter merge (in Python adapter=)")
+    assert differences.faults(one, two, Choices(adapter="merge")) == []
+    assert found(one, two, adapter="merge")["adapter"].chosen == "merge"
+    assert differences.choice_faults(Choices(adapter="base"))
+
+
 def test_context_and_tying_are_noted():
     one, two = Side(CONFIG, None), Side(dataclasses.replace(CONFIG, context=32, tied=True), None)
     assert [each.is_open for each in found(one, two).values()] == [False, False]

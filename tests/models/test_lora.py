@@ -3,6 +3,7 @@
 import math
 
 import hf
+import huggingface_hub
 import numpy as np
 import peft
 import pytest
@@ -37,11 +38,26 @@ def merged_by_hand(base, adapter, folder, scale):
 
 
 def assert_is_peft(base, adapter, pair):
-    """Special answers as PEFT's own merge does."""
-    model = peft.PeftModel.from_pretrained(hf.load(base), adapter).merge_and_unload()
-    got = pair.apply(pair.special, hf.padded(PROMPTS))
-    for row, reference in zip(got, hf.logits(model, PROMPTS), strict=True):
-        np.testing.assert_allclose(row[: len(reference)], reference, atol=1e-5 * np.abs(reference).max())
+    """Special answers as PEFT does with the adapter beside its base."""
+    hf.assert_logits(pair, pair.special, hf.logits(peft.PeftModel.from_pretrained(hf.load(base), adapter), PROMPTS))
+
+
+def train(folder, base, rows=None, **options):
+    """An adapter that PEFT itself makes, every number of it drawn anew. rows: of a vocabulary that grows first.
+
+    Returns: the adapter, and the model that runs with it.
+    """
+    model = hf.load(base)
+    if rows is not None:
+        model.resize_token_embeddings(rows)
+    torch.manual_seed(0)
+    model = peft.get_peft_model(model, peft.LoraConfig(r=2, lora_alpha=3, **options))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn(parameter.shape))
+    model.save_pretrained(folder)
+    return folder, model.eval()
 
 
 @pytest.mark.parametrize(
@@ -81,6 +97,8 @@ BY_PEFT = {
         dict(target_modules=["q_proj"], modules_to_save=["lm_head", "embed_tokens", "input_layernorm"]),
         {},
     ),
+    "saved by the end of a name": (dict(target_modules=["q_proj"], modules_to_save=["norm"]), {}),
+    "saved with all within": (dict(target_modules=["q_proj"], modules_to_save=["mlp"]), {}),
     "biases": (dict(target_modules=["q_proj", "o_proj"], bias="all"), {}),
     "biases of targets": (dict(target_modules=["q_proj"], bias="lora_only"), {}),
     "fused": (dict(target_modules=["qkv_proj", "gate_up_proj"]), dict(model_type="phi3", attention_bias=...)),
@@ -103,21 +121,91 @@ BY_PEFT = {
 @pytest.mark.parametrize("name", BY_PEFT)
 @pytest.mark.filterwarnings("ignore")  # PEFT's own
 def test_logits_are_those_of_peft(tmp_path, name):
-    """Adapters that PEFT itself has made, every number of theirs then drawn anew, against PEFT's own merge."""
+    """Adapters that PEFT itself has made, against PEFT with the adapter as it made it, and as it reads it again."""
     options, changes = BY_PEFT[name]
     changes = {k: v for k, v in (dict(attention_bias=True) | changes).items() if v is not ...}
     if changes.get("model_type") in ("gpt2", "gpt_neox"):
         changes.pop("attention_bias")
     base = hf.save(tmp_path / "base", **changes)
-    torch.manual_seed(0)
-    model = peft.get_peft_model(hf.load(base), peft.LoraConfig(r=2, lora_alpha=3, **options))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.2 * torch.randn(parameter.shape))
-    model.save_pretrained(tmp_path / "adapter")
-    pair = checkpoints.load_pair(base, tmp_path / "adapter")
-    assert_is_peft(base, tmp_path / "adapter", pair)
+    adapter, model = train(tmp_path / "adapter", base, **options)
+    pair = checkpoints.load_pair(base, adapter)
+    hf.assert_logits(pair, pair.special, hf.logits(model, PROMPTS))
+    assert_is_peft(base, adapter, pair)
+
+
+EMBED = ["q_proj", "embed_tokens"]
+OF_TIED = {
+    "embedding": (dict(target_modules=EMBED), False),
+    "unembedding": (dict(target_modules=["q_proj", "lm_head"]), False),
+    "both": (dict(target_modules=["embed_tokens", "lm_head"]), False),
+    "embedding, by a pattern": (dict(target_modules=".*(q_proj|embed_tokens)"), False),
+    "embedding saved": (dict(target_modules=["q_proj"], modules_to_save=["embed_tokens"]), False),
+    "unembedding saved": (dict(target_modules=["q_proj"], modules_to_save=["lm_head"]), False),
+    "both saved": (dict(target_modules=["q_proj"], modules_to_save=["lm_head", "embed_tokens"]), False),
+    "one saved, one adapted": (dict(target_modules=["lm_head"], modules_to_save=["embed_tokens"]), False),
+    "neither": (dict(target_modules=["q_proj"]), True),
+    "embedding, tied anew": (dict(target_modules=EMBED, ensure_weight_tying=True), True),
+    "unembedding, tied anew": (dict(target_modules=["q_proj", "lm_head"], ensure_weight_tying=True), True),
+    "both, tied anew": (dict(target_modules=["lm_head", "embed_tokens"], ensure_weight_tying=True), True),
+    "saved, tied anew": (
+        dict(target_modules=["q_proj"], modules_to_save=["embed_tokens"], ensure_weight_tying=True),
+        True,
+    ),
+    "unembedding saved, tied anew": (
+        dict(target_modules=["q_proj"], modules_to_save=["lm_head"], ensure_weight_tying=True),
+        True,
+    ),
+}
+"""What is done to the two tables of a tied base -> whether they are one afterwards."""
+
+
+@pytest.mark.parametrize("rows", [None, 46], ids=["as many rows", "grown"])
+@pytest.mark.parametrize("name", OF_TIED)
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+def test_an_adapter_of_a_tied_base_is_what_peft_runs(tmp_path, name, rows):
+    """The end that it does not touch stays as it was, and base's own two are taken apart for it."""
+    options, is_tied = OF_TIED[name]
+    base = hf.save(tmp_path / "base", tie_word_embeddings=True)
+    adapter, model = train(tmp_path / "adapter", base, rows, **options)
+    pair = checkpoints.load_pair(base, adapter, vocabulary=rows and "shared")
+    wanted = [reference[:, :43] for reference in hf.logits(model, PROMPTS)]
+    hf.assert_logits(pair, pair.special, wanted)
+    hf.assert_logits(pair, pair.base, hf.logits(base, PROMPTS))
+    assert pair.config.tied == is_tied
+    assert ("tying" in [each.name for each in pair.differences]) == (not is_tied)
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+def test_what_peft_ties_anew_must_be_one(tmp_path):
+    base = hf.save(tmp_path / "base", tie_word_embeddings=True)
+    adapter, _ = train(tmp_path / "adapter", base, target_modules=EMBED, ensure_weight_tying=True)
+    half = "base_model.model.lm_head.lora_A.weight"
+    hf.resettle(adapter, alpha_pattern={"embed_tokens": 9})
+    refused(
+        base, adapter, "ensure_weight_tying", "model.embed_tokens.weight and lm_head.weight have other ranks or alphas"
+    )
+    hf.resettle(adapter, alpha_pattern={})
+    change(adapter, lambda t: t.update({half: t[half] + 1}))
+    refused(base, adapter, "model.embed_tokens.lora_embedding_B", f"{half} differ, but base ties them")
+    change(adapter, lambda t: [t.pop(name) for name in list(t) if "embed_tokens" in name])
+    refused(base, adapter, "lm_head.weight has tensors, and model.embed_tokens.weight has none")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [dict(model_type="gemma"), dict(model_type="gemma3_text"), dict(model_type="gpt2"), dict(model_type="opt")],
+)
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+def test_tied_bases_of_other_families_are_what_peft_runs(tmp_path, changes):
+    """Embeddings that are scaled, and adapters stored inputs first, among them."""
+    base = hf.save(tmp_path / "base", tie_word_embeddings=True, **changes)
+    table = "wte" if changes["model_type"] == "gpt2" else "embed_tokens"
+    for number, options in enumerate(
+        (dict(target_modules=[table]), dict(target_modules=[table], ensure_weight_tying=True))
+    ):
+        adapter, model = train(tmp_path / str(number), base, **options)
+        pair = checkpoints.load_pair(base, adapter)
+        hf.assert_logits(pair, pair.special, hf.logits(model, PROMPTS))
 
 
 def test_an_adapter_may_be_base(base, tmp_path):
@@ -142,6 +230,54 @@ def test_an_adapter_as_base_whose_model_is_not_there_is_refused(base, tmp_path, 
     with pytest.raises(checkpoints.CheckpointError) as error:
         checkpoints.load_pair(adapter, base)
     assert words in str(error.value) and str(adapter) in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+def test_an_adapter_of_another_model_is_refused_until_someone_says_so(base, tmp_path):
+    """And named in either case, beside whatever else is wrong."""
+    other = hf.save(tmp_path / "other", attention_bias=True, seed=7)
+    adapter = hf.save_adapter(tmp_path / "adapter", other, base_model_name_or_path=str(other))
+    with pytest.raises(ValueError, match="are not alike") as error:
+        checkpoints.load_pair(base, adapter)
+    assert f"adapter: base is {base}, special was trained on {other}; " in str(error.value)
+    pair = checkpoints.load_pair(base, adapter, adapter="merge")
+    assert [(each.name, each.chosen) for each in pair.differences] == [("adapter", "merge")]
+    assert_is_peft(base, adapter, pair)
+    assert checkpoints.load_pair(other, adapter).differences == ()
+    own = hf.save_adapter(tmp_path / "own", base, seed=5, base_model_name_or_path=str(base))
+    with pytest.raises(ValueError, match=f"base is {base}, special was trained on {other}"):
+        checkpoints.load_pair(own, adapter)
+    wide = hf.save(tmp_path / "wide", hidden_size=24)
+    misfit = hf.save_adapter(tmp_path / "misfit", wide, base_model_name_or_path=str(wide))
+    refused(base, misfit, "has shape", f"it was trained on {wide}, and {base} is another")
+
+
+def test_an_adapter_says_what_it_was_trained_on(base, tmp_path):
+    """Which is kept, even where nothing more can be known of it."""
+    settings = dict(base_model_name_or_path="unsloth/tiny-bnb-4bit", revision="v1.0")
+    adapter = hf.save_adapter(tmp_path / "adapter", base, **settings)
+    pair = checkpoints.load_pair(base, adapter)
+    assert pair.trained_on == {"special": "unsloth/tiny-bnb-4bit@v1.0"} and pair.differences == ()
+    assert checkpoints.load_pair(base, hf.resettle(adapter, base_model_name_or_path=None)).trained_on == {}
+    here = hf.resettle(adapter, base_model_name_or_path=str(base))
+    assert checkpoints.load_pair(base, here).trained_on == {"special": str(base)}, "a folder has no revisions"
+
+
+def test_an_adapter_as_base_goes_into_the_revision_that_it_names(base, tmp_path, monkeypatch):
+    asked = []
+
+    def fetched(name, revision, allow_patterns):
+        asked.append((name, revision))
+        return str(base)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
+    settings = dict(base_model_name_or_path="owner/model", revision="v1.0")
+    adapter = hf.save_adapter(tmp_path / "adapter", base, **settings)
+    pair = checkpoints.load_pair(adapter, base)
+    assert set(asked) == {("owner/model", "v1.0")} and pair.trained_on == {"base": "owner/model@v1.0"}
+    moved = hf.save_adapter(tmp_path / "moved", base, seed=5, **(settings | dict(revision="v2.0")))
+    with pytest.raises(ValueError, match=r"base is owner/model@v1\.0, special was trained on owner/model@v2\.0"):
+        checkpoints.load_pair(adapter, moved)
 
 
 def test_leaves_it_does_not_touch_are_the_base_s_own(base, tmp_path):
@@ -210,6 +346,18 @@ def refused(base, adapter, *words):
         dict(r=0),
         dict(lora_alpha=None),
         dict(lora_alpha="16"),
+        dict(lora_alpha=10**400),
+        dict(lora_alpha=float("nan")),
+        dict(alpha_pattern={"q_proj": float("inf")}),
+        dict(target_modules=5),
+        dict(target_modules="("),
+        dict(target_modules=["q_proj", 5]),
+        dict(exclude_modules="(k_proj"),
+        dict(modules_to_save=[""]),
+        dict(use_rslora="false"),
+        dict(use_dora=1),
+        dict(ensure_weight_tying="no"),
+        dict(layers_to_transform=True),
     ],
     ids=str,
 )
@@ -217,6 +365,12 @@ def test_a_setting_that_is_not_understood_is_refused_by_name(base, tmp_path, set
     adapter = hf.resettle(hf.save_adapter(tmp_path, base), **settings)
     [name] = settings
     refused(base, adapter, name)
+
+
+def test_of_an_adapter_for_parameters_nothing_is_said_but_that(base, tmp_path):
+    """Its tensors are laid out by other rules, so that whatever else was said of them would be wrong."""
+    adapter = hf.save_adapter(tmp_path, base, r=8, rank=2, target_parameters=["mlp.experts.gate_up_proj"])
+    assert refused(base, adapter) == ["target_parameters = ['mlp.experts.gate_up_proj'] is not supported"]
 
 
 def change(adapter, change_fn):
@@ -239,6 +393,12 @@ def test_a_wrong_rank_is_refused(base, tmp_path):
     adapter = hf.resettle(hf.save_adapter(tmp_path, base, rank=2), r=3)
     faults = refused(base, adapter, f"{STEM}.lora_A.weight", "ranks 2 and 2, but r = 3")
     assert len(faults) == 4, "each of the four pairs is named"
+
+
+def test_two_tensors_for_one_are_refused(base, tmp_path):
+    twice = f"{STEM}.base_layer.lora_B.weight"
+    adapter = change(hf.save_adapter(tmp_path, base), lambda t: t.update({twice: torch.zeros(16, 2)}))
+    refused(base, adapter, f"{STEM}.lora_B.weight", twice, "stand for the same")
 
 
 def test_a_wrong_shape_is_refused(base, tmp_path):
@@ -387,3 +547,32 @@ def test_a_patched_head_is_an_adapter(tmp_path):
     again = checkpoints.load_pair(folders[0], saved).special
     for path, leaf in paths.flatten(patched).items():
         np.testing.assert_allclose(paths.flatten(again)[path], leaf, atol=1e-6, err_msg=path)
+
+
+@pytest.mark.parametrize("model_type", ["olmoe", "qwen3_moe", "mixtral"])
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+def test_of_experts_the_router_is_saved_and_they_themselves_are_refused(tmp_path, model_type):
+    """PEFT reads what is saved, and could not read the rest."""
+    count = "num_local_experts" if model_type == "mixtral" else "num_experts"
+    base, special = (
+        hf.save(tmp_path / name, model_type=model_type, num_experts_per_tok=2, **{count: 4})
+        for name in ("base", "special")
+    )
+    tensors = load_file(base / "model.safetensors")
+    router, *_ = (name for name in tensors if name.endswith((".mlp.gate.weight", ".block_sparse_moe.gate.weight")))
+    expert, *_ = (name for name in tensors if ".experts.2." in name)
+
+    def steps(name):
+        torch.manual_seed(0)
+        return 0.3 * torch.outer(*(torch.randn(size) for size in tensors[name].shape))
+
+    hf.retensor(special, {router: tensors[router] + steps(router)})
+    pair = checkpoints.load_pair(base, special)
+    saved = saving.save_adapter(pair, pair.special, tmp_path / "saved")
+    assert_is_peft(base, saved, pair)
+    hf.retensor(special, {expert: tensors[expert] + steps(expert)})
+    pair = checkpoints.load_pair(base, special)
+    with pytest.raises(ValueError, match="PEFT has no adapter for one expert") as error:
+        saving.save_adapter(pair, pair.special, tmp_path / "refused")
+    assert expert in str(error.value) and router not in str(error.value)
+    assert not (tmp_path / "refused").exists()

@@ -2,6 +2,8 @@
 
 import json
 
+import hf
+import peft
 import pytest
 
 from jaxpatch import testing
@@ -49,6 +51,37 @@ def test_without_a_tokenizer(folders):
 
 def test_an_adapter_has_the_architecture_of_its_base(folders, tmp_path):
     assert read(folders[0], adapter(tmp_path / "adapter")).config == read(*folders).config
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+def test_an_adapter_s_own_tables_are_seen_in_its_shapes(tmp_path):
+    """What is refused, and how, is what loading refuses."""
+    base = hf.save(tmp_path / "base", tie_word_embeddings=True)
+    model = hf.load(base)
+    model.resize_token_embeddings(46)
+    options = dict(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"], init_lora_weights=False)
+    peft.get_peft_model(model, peft.LoraConfig(**options)).save_pretrained(tmp_path / "adapter")
+    both = base, tmp_path / "adapter"
+    for reading in (read, checkpoints.load_pair):
+        with pytest.raises(ValueError, match="vocabulary: base has 43 rows, special has 46 rows"):
+            reading(*both)
+    config = read(*both, vocabulary="shared").config
+    assert config == checkpoints.load_pair(*both, vocabulary="shared").config and not config.tied
+    assert read(both[1], base, vocabulary="shared").config == config
+    hf.resettle(both[1], r=3)
+    with pytest.raises(checkpoints.CheckpointError, match="ranks 2 and 2, but r = 3"):
+        read(*both)
+
+
+def test_an_adapter_of_another_model_is_seen(tmp_path):
+    base, other = (hf.save(tmp_path / str(seed), seed=seed) for seed in (0, 1))
+    made = hf.save_adapter(tmp_path / "adapter", other, base_model_name_or_path=str(other))
+    with pytest.raises(ValueError, match=f"adapter: base is {base}, special was trained on {other}"):
+        read(base, made)
+    assert read(base, made, adapter="merge") == read(other, made)
+    named = hf.save_adapter(tmp_path / "named", other, base_model_name_or_path=str(base))
+    with pytest.raises(ValueError, match=f"adapter: base is {base}, special was trained on {other}"):
+        read(named, made)
 
 
 def test_where_one_model_is_tied_the_pair_is_not(folders):
