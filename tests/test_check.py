@@ -51,7 +51,7 @@ def test_a_pair_is_read_compared_and_held_to_transformers(check, folders, tmp_pa
     ):
         assert words in said, said
     found = json.loads((tmp_path / "found.json").read_text())
-    assert set(found) == {"read", "differences", "template", "changes", "relative", "tensors", "parity"}
+    assert set(found) == {"read", "differences", "template", "ends", "changes", "relative", "tensors", "parity"}
     assert np.shape(found["relative"]["neuron"]) == (3, 24) and found["changes"]["head"]["changed"] == 12
     assert found["parity"]["special"]["apart"] < 1e-5 and len(found["tensors"]) == 30
     pair = checkpoints.load_pair(*folders)

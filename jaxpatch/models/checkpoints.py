@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxpatch.models import convert, decoder, differences, gguf_file, layout, lora, orbax_dir, sources
+from jaxpatch.models import convert, decoder, differences, gguf_file, layout, lora, orbax_dir, sources, templates
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.differences import Choices, Difference, Side
 from jaxpatch.models.families import FAMILIES
@@ -34,7 +34,8 @@ def on_device(path: str, leaf: np.ndarray, mesh: Mesh | None = None) -> jax.Arra
 
 
 class Checkpoint(NamedTuple):
-    """One model in memory. files: what it was read from. beside: as `sources.Source` has it."""
+    """One model in memory. files: what it was read from. beside: as `sources.Source` has it. ends: ids that its configs say end an
+    answer."""
 
     config: DecoderConfig
     params: Params
@@ -42,6 +43,7 @@ class Checkpoint(NamedTuple):
     tokenizer: Callable[[], Any] | None
     files: tuple[Path, ...]
     beside: Mapping[str, str]
+    ends: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,7 @@ class Pair:
         config: what the decoder is made of.
         tokenizer: base's where nothing else was chosen, as transformers makes it, or None.
         template: the chat template that requests stand in, or None.
+        ends: ids that end an answer, any of them; that of the tokenizer where there are none.
         differences: in what the two checkpoints disagreed, and whose word counts.
         raw_config, beside: config.json, and files beside it (name -> text), to be written back by `save_checkpoint`.
         files: "base" and "special" -> the files each was read from.
@@ -63,6 +66,7 @@ class Pair:
     config: DecoderConfig
     tokenizer: Any = field(default=None, repr=False)
     template: str | None = field(default=None, repr=False)
+    ends: tuple[int, ...] = ()
     differences: tuple[Difference, ...] = ()
     raw_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     beside: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -110,6 +114,7 @@ def load_pair(
     settings: str | None = None,
     tokenizer: str | None = None,
     template: str | None = None,
+    ending: str | None = None,
     mesh: Mesh | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Pair:
@@ -120,8 +125,8 @@ def load_pair(
             Or a PEFT LoRA adapter directory, which is merged into the model that it names as its own base. Or what `save_orbax` wrote.
         special: the same; an adapter is merged into `base`, or where that is an adapter, into the same model as it.
         dtype: "float32", "bfloat16", "float16" or "float64" (needs `jax_enable_x64`) in memory, whatever it is on disk.
-        vocabulary, settings, tokenizer, template: whose word counts where the two disagree (`differences.Choices`); what is left open
-            is refused.
+        vocabulary, settings, tokenizer, template, ending: whose word counts where the two disagree (`differences.Choices`); what is
+            left open is refused.
         mesh: devices of this process among which heads and neurons are cut, as `layout` says: each gets its part, and none the whole.
         progress: called with (steps done, steps).
 
@@ -138,7 +143,7 @@ def load_pair(
         raise ValueError(f"dtype {dtype!r} is unknown; {paths.did_you_mean(dtype, DTYPES)}")
     if dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise ValueError("dtype='float64' needs jax.config.update('jax_enable_x64', True) before anything else runs.")
-    choices = Choices(vocabulary=vocabulary, settings=settings, tokenizer=tokenizer, template=template)
+    choices = Choices(vocabulary=vocabulary, settings=settings, tokenizer=tokenizer, template=template, ending=ending)
     if faults := choice_faults(choices):
         raise ValueError("\n".join(faults))
     if faults := location_faults(base=base, special=special):
@@ -147,7 +152,7 @@ def load_pair(
     base_path, special_path = local(base), local(special)
     place = on_device if mesh is None else functools.partial(on_device, mesh=mesh)
     one, two = _both(base_path, special_path, dtype, place, progress)
-    sides = sides_of(one.config, two.config, one.tokenizer, two.tokenizer)
+    sides = sides_of((one.config, one.tokenizer, one.ends), (two.config, two.tokenizer, two.ends))
     if faults := differences.faults(*sides, choices):
         raise unlike(base_path, special_path, faults)
     config = differences.shared_config(one.config, two.config, choices)
@@ -159,6 +164,7 @@ def load_pair(
         raise ValueError(f"base {base_path} and special {special_path} are identical: there is nothing to score.")
     own, other = paths.flatten(one.params), paths.flatten(two.params)
     told = two if choices.settings == "special" else one
+    ended = {"base": one, "special": two}.get(choices.ending or "", told)
     progress(3, 3)
     return Pair(
         base=one.params,
@@ -166,9 +172,10 @@ def load_pair(
         config=config,
         tokenizer=sides[choices.tokenizer == "special"].tokenizer,
         template=template_of(*sides, choices),
+        ends=differences.shared_ends(*sides, choices),
         differences=differences.between(*sides, choices),
-        raw_config=told.raw_config,
-        beside=told.beside,
+        raw_config=told.raw_config if ended is told else _ending_as(ended.raw_config, told.raw_config),
+        beside=ended.beside,
         files={"base": one.files, "special": two.files},
     )
 
@@ -180,20 +187,28 @@ def unlike(base: Path, special: Path, faults: list[str]) -> ValueError:
     )
 
 
-def sides_of(
-    one: DecoderConfig,
-    two: DecoderConfig,
-    make_one: Callable[[], Any] | None,
-    make_two: Callable[[], Any] | None,
-) -> tuple[Side, Side]:
+Unmade = tuple[DecoderConfig, Callable[[], Any] | None, tuple[int, ...]]
+"""A side whose tokenizer is not made yet: its config, what makes the tokenizer, and the ids that its configs say end an answer."""
+
+
+def sides_of(one: Unmade, two: Unmade) -> tuple[Side, Side]:
     """Both sides, their tokenizers made; where they are one and the same, once."""
-    own = make_one() if make_one else None
-    other = own if make_two == make_one else make_two() if make_two else None
-    return Side(one, own), Side(two, other)
+    (config, make, ends), (other_config, make_other, other_ends) = one, two
+    own = make() if make else None
+    other = own if make_other == make else make_other() if make_other else None
+    return (
+        Side(config, own, differences.ends_of(ends, own)),
+        Side(other_config, other, differences.ends_of(other_ends, other)),
+    )
+
+
+def _ending_as(one: Mapping[str, Any], raw_config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config.json whose answers end as those of another one."""
+    return {**raw_config, "eos_token_id": one.get("eos_token_id")}
 
 
 def choice_faults(choices: Choices) -> list[str]:
-    """Choices that there are not, or a template's file that cannot be read; a sentence each."""
+    """Choices that there are not, or a template's file that cannot be read or does not work; a sentence each."""
     faults = differences.choice_faults(choices)
     try:
         _template_file(choices)
@@ -201,6 +216,8 @@ def choice_faults(choices: Choices) -> list[str]:
         faults.append(
             f"template {choices.template!r} is none of base, special and none, and no file that can be read ({error})"
         )
+    except ValueError as error:
+        faults.append(f"template {choices.template}, {error}; mend it, or name another file")
     return faults
 
 
@@ -213,7 +230,7 @@ def template_of(one: Side, two: Side, choices: Choices) -> str | None:
 def _template_file(choices: Choices) -> str | None:
     if choices.template in (None, "none", *differences.SIDES):
         return None
-    return Path(choices.template).expanduser().read_text(encoding="utf-8")
+    return templates.read(Path(choices.template).expanduser())
 
 
 def _own(mesh: Mesh) -> Mesh:
@@ -322,7 +339,9 @@ def load(path: Path, dtype: str, place: lora.Place = on_device) -> Checkpoint:
     checking = Finite(place)
     leaves = {name: checking(name, leaf) for name, leaf in leaves_of(path, source, config, jnp.dtype(dtype))}
     checking.refuse(path, config, dtype)
-    return Checkpoint(config, paths.unflatten(leaves), source.raw_config, source.tokenizer, source.files, source.beside)
+    raw, beside = source.raw_config, source.beside
+    ends = sources.ends(path, raw, beside)
+    return Checkpoint(config, paths.unflatten(leaves), raw, source.tokenizer, source.files, beside, ends)
 
 
 def _leaves(path: Path, source: Source, config: DecoderConfig, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:

@@ -18,10 +18,12 @@ class Outline(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """Of one model. config: None for an adapter, which has that of the other side. tokenizer: makes it, or None where it has none."""
+    """Of one model. config, ends: None and none for an adapter, which has those of the other side. tokenizer: makes it, or None where
+    it has none."""
 
     config: DecoderConfig | None
     tokenizer: Callable[[], Any] | None
+    ends: tuple[int, ...] = ()
 
 
 def read(base: str | Path, special: str | Path, choices: Choices) -> Outline:
@@ -44,7 +46,10 @@ def read(base: str | Path, special: str | Path, choices: Choices) -> Outline:
         raise refused[0] if len(refused) == 1 else checkpoints.CheckpointError("both models", list(map(str, refused)))
     one, two = found
     own, other = one.config, two.config or one.config
-    sides = checkpoints.sides_of(own, other, one.tokenizer, two.tokenizer or one.tokenizer)
+    sides = checkpoints.sides_of(
+        (own, one.tokenizer, one.ends),
+        (other, two.tokenizer or one.tokenizer, two.ends if two.config else one.ends),
+    )
     if faults := differences.faults(*sides, choices):
         raise checkpoints.unlike(base_path, special_path, faults)
     template = checkpoints.template_of(*sides, choices)
@@ -69,10 +74,13 @@ def _adapter(path: Path, is_base: bool) -> _Known:
 def _model(path: Path) -> _Known:
     if path.suffix == ".gguf":
         source = gguf_file.read(path)
-        return _Known(checkpoints.config_of(path, source.raw_config), source.tokenizer)
+        ends = sources.ends(path, source.raw_config, source.beside)
+        return _Known(checkpoints.config_of(path, source.raw_config), source.tokenizer, ends)
     config = path / "config.json"
     if not config.exists():
         raise checkpoints.CheckpointError(
             path, ["no config.json; wanted a model directory, an adapter, or a .gguf file"]
         )
-    return _Known(checkpoints.config_of(path, sources.read_json(config)), sources.tokenizer_fn(path))
+    raw = sources.read_json(config)
+    ends = sources.ends(path, raw, sources.beside(path))
+    return _Known(checkpoints.config_of(path, raw), sources.tokenizer_fn(path), ends)

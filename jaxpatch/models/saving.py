@@ -1,11 +1,12 @@
 """Shell: a patched model out again: a Hugging Face directory, an Orbax tree, or an adapter."""
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from jaxpatch import atomic
-from jaxpatch.models import convert, lora, orbax_dir, tensor_file
+from jaxpatch.models import convert, differences, lora, orbax_dir, tensor_file
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.models.families import FAMILIES
 from jaxpatch.shapes import Params
@@ -18,7 +19,7 @@ def save_checkpoint(
     """Write parameters of this pair as a Hugging Face directory that transformers loads, a tensor at a time.
 
     Args:
-        pair: where config and tokenizer come from.
+        pair: where config, tokenizer and chat template come from, as they were chosen.
         params: a tree of the pair's structure, such as `patch` makes.
         path: a directory that does not exist yet; it appears whole or not at all.
         max_shard_size: largest file of weights, such as "200MB".
@@ -69,7 +70,10 @@ def _write_beside(pair: Pair, beside: Mapping[str, str], folder: Path) -> None:
     for name, text in beside.items():
         (folder / name).write_text(text, encoding="utf-8")
     if pair.tokenizer is not None:
-        pair.tokenizer.save_pretrained(folder)
+        tokenizer = copy.deepcopy(pair.tokenizer)
+        if differences.template_of(tokenizer) != pair.template:
+            tokenizer.chat_template = pair.template
+        tokenizer.save_pretrained(folder)
 
 
 def save_orbax(pair: Pair, params: Params, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -78,7 +82,7 @@ def save_orbax(pair: Pair, params: Params, path: str | Path, *, overwrite: bool 
     Of parameters that are cut over a mesh each device writes its own part.
 
     Args:
-        pair: where config and tokenizer come from.
+        pair: where config, tokenizer and chat template come from, as they were chosen.
         params: a tree of the pair's structure, such as `patch` makes.
         path: a directory that does not exist yet; it appears whole or not at all.
         overwrite: replace what is there.

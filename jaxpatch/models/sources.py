@@ -21,6 +21,8 @@ TOKENIZER_FILES = (
 )
 """What decides which tokens a text becomes."""
 BESIDE = ("generation_config.json",)
+MOST_TOKENS = 2**31
+"""No id is as large as this."""
 
 
 class CheckpointError(ValueError):
@@ -37,7 +39,7 @@ class Source(NamedTuple):
 
     raw_config: config.json. shapes: tensor name -> shape. read: tensor name -> array, as on disk.
     files: what is to be hashed. tokenizer: makes the tokenizer, or None where the checkpoint has none.
-    beside: files that belong to the model and change no number here, name -> text.
+    beside: files that belong to the model and change no logits, name -> text.
     """
 
     raw_config: Mapping[str, Any]
@@ -52,7 +54,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object. Raises CheckpointError where it is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (
+        ValueError,
+        RecursionError,
+        OSError,
+    ) as error:  # a ValueError is also a number of more digits than Python reads
         raise CheckpointError(path, [f"not readable as JSON: {error}; download it again"]) from None
     if not isinstance(content, dict):
         raise CheckpointError(path, [f"wanted a JSON object, got a {type(content).__name__}"])
@@ -175,13 +181,34 @@ def directory(path: Path) -> Source:
 
 
 def beside(path: Path) -> dict[str, str]:
-    """Files of a model directory that change no number here: name -> text."""
-    return {name: (path / name).read_text(encoding="utf-8") for name in BESIDE if (path / name).exists()}
+    """Files of a model directory that change no logits: name -> text. Raises CheckpointError for one that is no JSON."""
+    found = [path / name for name in BESIDE if (path / name).exists()]
+    for file in found:
+        read_json(file)
+    return {file.name: file.read_text(encoding="utf-8") for file in found}
+
+
+def ends(path: Path, raw_config: Mapping[str, Any], beside: Mapping[str, str]) -> tuple[int, ...]:
+    """The ids that end an answer: eos_token_id of generation_config.json or, where that names none, of config.json.
+
+    Returns: in order; none where neither names any. Raises CheckpointError where they are no ids.
+    """
+    told = {name: json.loads(text) for name, text in beside.items()} | {"config.json": raw_config}
+    for file, settings in told.items():
+        named = settings.get("eos_token_id")
+        ids = named if isinstance(named, list) else [] if named is None else [named]
+        if not all(isinstance(each, int) and not isinstance(each, bool) and each < MOST_TOKENS for each in ids):
+            raise CheckpointError(
+                path, [f"{file}: eos_token_id: wanted an id or a list of them, got {named!r}; download the file again"]
+            )
+        if known := sorted({each for each in ids if each >= 0}):  # -1 stands for none
+            return tuple(known)
+    return ()
 
 
 def tokenizer_files(path: Path) -> tuple[Path, ...]:
     """Those that are there."""
-    return tuple(filter(Path.exists, (path / name for name in TOKENIZER_FILES)))
+    return tuple(filter(Path.is_file, (path / name for name in TOKENIZER_FILES)))
 
 
 @dataclass(frozen=True)

@@ -50,5 +50,6 @@ def of_pair(pair: Pair, found: Mapping[str, Change], partition: Partition) -> di
     return {
         "differences": of_differences(pair.differences),
         "template": pair.template,
+        "ends": list(pair.ends),
         "changes": of_changes(found, partition),
     }
