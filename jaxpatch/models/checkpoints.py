@@ -197,8 +197,8 @@ def sides_of(one: Unmade, two: Unmade) -> tuple[Side, Side]:
     own = make() if make else None
     other = own if make_other == make else make_other() if make_other else None
     return (
-        Side(config, own, differences.ends_of(ends, own)),
-        Side(other_config, other, differences.ends_of(other_ends, other)),
+        Side(config, own, ends=differences.ends_of(ends, own)),
+        Side(other_config, other, ends=differences.ends_of(other_ends, other)),
     )
 
 

@@ -54,11 +54,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object. Raises CheckpointError where it is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (
-        ValueError,
-        RecursionError,
-        OSError,
-    ) as error:  # a ValueError is also a number of more digits than Python reads
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(path, [f"not readable as JSON: {error}; download it again"]) from None
     if not isinstance(content, dict):
         raise CheckpointError(path, [f"wanted a JSON object, got a {type(content).__name__}"])

@@ -96,7 +96,7 @@ def test_what_is_no_id_is_refused(folders, named):
 
 def test_a_generation_config_that_cannot_be_read_is_named(folders):
     (folders[0] / "generation_config.json").write_bytes(b"\xff\xfe{")
-    with pytest.raises(checkpoints.CheckpointError, match=r"generation_config.json:\n.*not readable as JSON"):
+    with pytest.raises(checkpoints.CheckpointError, match=r"generation_config.json:\n.*not readable as"):
         checkpoints.load(folders[0], "float32")
 
 

@@ -140,7 +140,7 @@ def test_a_token_that_pads_changes_nothing():
 
 
 def test_what_ends_an_answer():
-    one, two = Side(CONFIG, tokenizer(), (2,)), Side(CONFIG, tokenizer(), (2, 9))
+    one, two = Side(CONFIG, tokenizer(), ends=(2,)), Side(CONFIG, tokenizer(), ends=(2, 9))
     difference = found(one, two)["ending"]
     assert difference.is_open and found(one, two._replace(ends=(2,))) == {}
     assert (difference.base, difference.special) == ("ends answers with 2 ('c')", "ends answers with 2 ('c'), 9")
