@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from jaxpatch import atomic
 from jaxpatch.models import buffers
 
 STORED_AS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -77,7 +79,8 @@ def safetensors_of(files: tuple[Path, ...]) -> Tensors:
     faults: list[str] = []
     for file in files:
         if not file.is_file():
-            faults.append(f"{file.name} is missing, but the index names it; download it")
+            what = "is no file" if file.exists() else "is missing, but the index names it"
+            faults.append(f"{file.name} {what}; download it")
             continue
         try:
             opened, starts = safe_open(file, "np"), _starts(file)
@@ -157,6 +160,14 @@ def directory(path: Path) -> Source:
             raise CheckpointError(
                 index,
                 [f"{name!r} is no file beside the index; shards are read from its own folder only" for name in outside],
+            )
+        if too_long := [name for name in set(listed.values()) if len(os.fsencode(name)) > atomic.LONGEST_NAME]:
+            raise CheckpointError(
+                index,
+                [
+                    f"{name[:40]!r}... has {len(name):,} characters, as no file has; download it again"
+                    for name in too_long
+                ],
             )
         files = tuple(path / name for name in sorted(set(listed.values())))
     else:
