@@ -244,7 +244,8 @@ def _read_otherwise(one: Any, two: Any, rows: int) -> tuple[str, str] | None:
     if one is two:
         return None
     said = ([], [])
-    vocabularies, added, rules, special = ([f(each) for each in (one, two)] for f in (_ids, _added, _rules, _special))
+    vocabularies = [_ids(each) for each in (one, two)]
+    added, rules, special = ([f(each) for each in (one, two)] for f in (_added, _rules, _special))
     for words, here, there in zip(said, vocabularies, vocabularies[::-1], strict=True):
         own = sorted(
             (t for t, number in here.items() if number < rows and there.get(t) != number), key=here.__getitem__

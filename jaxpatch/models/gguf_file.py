@@ -306,7 +306,7 @@ def _byte_level_bpe(path: Path, metadata: Mapping[str, Any]) -> Any:
     return made
 
 
-def _parts(metadata: Mapping[str, Any], faults: list[str]) -> tuple[list[str], list[int], list[tuple[str, ...]]]:
+def _parts(metadata: Mapping[str, Any], faults: list[str]) -> tuple[list[str], list[int], list[tuple[str, str]]]:
     """Tokens, what kind each is, and the merges."""
     tokens = _texts(metadata, "tokenizer.ggml.tokens", faults)
     kinds, merges = metadata.get("tokenizer.ggml.token_type"), _texts(metadata, "tokenizer.ggml.merges", faults)
@@ -314,12 +314,13 @@ def _parts(metadata: Mapping[str, Any], faults: list[str]) -> tuple[list[str], l
         faults.append(
             f"{_what(metadata, 'tokenizer.ggml.token_type')}; wanted a number for each of the {len(tokens):,} tokens; {_BESIDE_IT}"
         )
-    known, pairs = set(tokens), [tuple(merge.split(" ")) for merge in merges]
-    wrong = [each for each in pairs if len(each) != 2 or not {*each, "".join(each)} <= known]
+    known, cut = set(tokens), [merge.partition(" ") for merge in merges]
+    pairs = [(left, right) for left, _, right in cut]
+    wrong = [" ".join(pair) for pair in pairs if not {*pair, "".join(pair)} <= known]
     if wrong:
         faults.append(
             f"metadata tokenizer.ggml.merges: {len(wrong):,} of {len(pairs):,} do not make one token of two "
-            f"({' '.join(wrong[0])[:60]!r}); download the file again"
+            f"({wrong[0][:60]!r}); download the file again"
         )
     return tokens, kinds or [], pairs
 

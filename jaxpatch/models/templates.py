@@ -20,7 +20,7 @@ def read(file: Path) -> str:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     template = file.read_text(encoding="utf-8")
-    named = {name: f"<{name}>" for name in SPECIAL}
+    named: dict[str, Any] = {name: f"<{name}>" for name in SPECIAL}
     try:
         render_jinja_template([_conversation(TRIED)], chat_template=template, add_generation_prompt=True, **named)
     except Exception as error:  # a template raises what the code in it raises

@@ -319,7 +319,7 @@ def test_metadata_of_another_kind_is_refused_by_name(folder, tmp_path, metadata,
     ("metadata", "words"),
     [
         ({"tokenizer.ggml.merges": None}, ("no metadata tokenizer.ggml.merges; wanted a list of texts",)),
-        ({"tokenizer.ggml.merges": ["a"]}, ("merges: 1 of 1 do not make one token of two ('a')",)),
+        ({"tokenizer.ggml.merges": ["a"]}, ("merges: 1 of 1 do not make one token of two ('a ')",)),
         ({"tokenizer.ggml.merges": ["t h", "q \u20ac"]}, ("merges: 1 of 2 do not make one token",)),
         ({"tokenizer.ggml.token_type": None}, ("no metadata tokenizer.ggml.token_type; wanted a number for each",)),
         ({"tokenizer.ggml.token_type": [1, 1]}, ("token_type is [1, 1]; wanted a number for each", "tokenizer.json")),
