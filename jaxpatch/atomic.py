@@ -84,6 +84,7 @@ def text(path: str | Path, content: str, *, overwrite: bool = False) -> Path:
     Raises: FileExistsError where `path` exists and not `overwrite`; OSError where a write fails.
     """
     path = refuse_existing(path, overwrite=overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
     try:
         partial.write_text(content, encoding="utf-8")

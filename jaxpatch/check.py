@@ -98,7 +98,9 @@ def refuse(options: Check) -> None:
     faults = checkpoints.location_faults(**names)
     faults += [f"--{fault}" for fault in checkpoints.choice_faults(options.choices)]
     if options.out is not None:
-        if options.out.expanduser().exists() and not options.overwrite:
+        if options.out.expanduser().is_dir():
+            faults.append(f"--out {options.out}: it is a directory; name a file")
+        elif options.out.expanduser().exists() and not options.overwrite:
             faults.append(f"--out {options.out}: it exists and is not overwritten; name another, or say --overwrite")
         faults += [f"--out {options.out}: {fault}" for fault in atomic.place_faults(options.out, ROOM_NEEDED)]
     if faults:

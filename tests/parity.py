@@ -157,7 +157,7 @@ def greedy(folder: Path, max_new: int) -> tuple[list[list[int]], list[list[int]]
     made, model = checkpoints.load(folder, "float32"), hf.load(folder)
     lengths = jnp.asarray([len(prompt) for prompt in PROMPTS])
     params = jax.tree.map(jnp.asarray, made.params)
-    run = jax.jit(functools.partial(generate.greedy, made.config, max_new=max_new, stop=NEVER))
+    run = jax.jit(functools.partial(generate.greedy, made.config, max_new=max_new, stops=(NEVER,)))
     got = run(params, jnp.asarray(hf.padded(PROMPTS)), lengths).tolist()
     return got, [hf.continuation(model, prompt, max_new=max_new, stop=NEVER) for prompt in PROMPTS]
 

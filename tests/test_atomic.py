@@ -94,6 +94,11 @@ def test_an_old_result_comes_back_when_the_new_one_cannot_be_put_in_its_place(tm
     assert os.listdir(tmp_path) == ["result"] and (tmp_path / "result" / "result").read_text() == "old"
 
 
+def test_folders_above_a_text_are_made(tmp_path):
+    assert atomic.text(tmp_path / "a" / "b" / "text", "words").read_text() == "words"
+    assert os.listdir(tmp_path / "a" / "b") == ["text"]
+
+
 def test_a_full_disk_says_what_to_do(tmp_path):
     with pytest.raises(OSError) as error, atomic.directory(tmp_path / "result"):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -52,7 +52,8 @@ def test_a_pair_is_read_compared_and_held_to_transformers(check, folders, tmp_pa
     ):
         assert words in said, said
     found = json.loads((tmp_path / "found.json").read_text())
-    assert set(found) == {"read", "differences", "template", "trained_on", "changes", "relative", "tensors", "parity"}
+    known = {"read", "differences", "template", "ends", "trained_on", "changes", "relative", "tensors", "parity"}
+    assert set(found) == known
     assert np.shape(found["relative"]["neuron"]) == (3, 24) and found["changes"]["head"]["changed"] == 12
     assert found["parity"]["special"]["apart"] < 1e-5 and len(found["tensors"]) == 30
     pair = checkpoints.load_pair(*folders)
@@ -159,6 +160,24 @@ def test_all_bad_options_are_named_at_once(check, tmp_path):
     ):
         assert words in said, said
     assert check("no/such/base", "--template", "no/such.jinja")[1].count("no file that can be read") == 1
+
+
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
+def test_a_directory_is_not_replaced_by_a_file(check, tmp_path, overwrite):
+    """Before anything is computed."""
+    code, said = check("no/such/base", "--out", tmp_path, *overwrite)
+    assert code == 1 and "no/such/base" in said and "it is a directory; name a file" in said
+
+
+def test_folders_above_the_file_are_made(check, folders, tmp_path):
+    code, _ = check(folders[0], "--no-parity", "--out", tmp_path / "new" / "folder" / "found.json")
+    assert code == 0 and set(json.loads((tmp_path / "new" / "folder" / "found.json").read_text())) == {"read", "parity"}
+
+
+def test_a_template_that_fails_is_refused_in_one_line(check, tmp_path):
+    (tmp_path / "own.jinja").write_text("{% if %}")
+    code, said = check("no/such/base", "no/such/special", "--template", tmp_path / "own.jinja")
+    assert code == 1 and "own.jinja, line 1: Expected an expression" in said and "Traceback" not in said
 
 
 def test_models_that_are_the_same_are_refused(check, folders):

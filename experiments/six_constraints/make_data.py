@@ -16,7 +16,7 @@ import rewrite
 
 from jaxpatch import fetch
 from jaxpatch.measuring import prompts, tasks
-from jaxpatch.models import checkpoints, generate
+from jaxpatch.models import checkpoints, differences, generate
 
 NUM_PROMPTS = 1500
 MAX_NEW = 110
@@ -44,7 +44,9 @@ def answers(checkpoint, texts: list[str]) -> list[str]:
     tokenizer = checkpoint.tokenizer()
     params = jax.tree.map(jnp.asarray, checkpoint.params)
     greedy = jax.jit(
-        functools.partial(generate.greedy, checkpoint.config, max_new=MAX_NEW, stop=tokenizer.eos_token_id)
+        functools.partial(
+            generate.greedy, checkpoint.config, max_new=MAX_NEW, stops=differences.ends_of(checkpoint.ends, tokenizer)
+        )
     )
     encoded = [tokenizer(chat(tokenizer, text))["input_ids"] for text in texts]
     width = max(map(len, encoded))

@@ -1,6 +1,5 @@
 """Prompts as arrays: tokens, and how long each prompt is."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from jaxpatch.models import checkpoints
+from jaxpatch.models import checkpoints, templates
 from jaxpatch.models.config import DecoderConfig
 
 
@@ -49,7 +48,7 @@ def encode(pair: checkpoints.Pair, texts: Sequence[str], *, chat: bool = True) -
     Returns: `Inputs` of [B, T], T the longest.
 
     Raises: ValueError for no tokenizer, an empty text, a prompt longer than the context, or tokens that the models do not both have;
-        all such prompts or tokens at once.
+        all such prompts or tokens at once. And for a template that fails.
 
     Example:
         >>> inputs = encode(pair, ["Describe owls."])  # doctest: +SKIP
@@ -67,10 +66,7 @@ def encode(pair: checkpoints.Pair, texts: Sequence[str], *, chat: bool = True) -
     if empty:
         raise ValueError(f"empty prompts: number {', '.join(empty)}.")
     if chat and pair.template:
-        in_template = functools.partial(
-            tokenizer.apply_chat_template, chat_template=pair.template, tokenize=False, add_generation_prompt=True
-        )
-        texts = [in_template([{"role": "user", "content": text}]) for text in texts]
+        texts = [templates.filled(tokenizer, pair.template, text) for text in texts]
         encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     else:
         encoded = [tokenizer(text)["input_ids"] for text in texts]

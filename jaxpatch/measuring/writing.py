@@ -7,11 +7,11 @@ import jax
 import numpy as np
 
 from jaxpatch.measuring.inputs import Inputs, checked
-from jaxpatch.models import generate
+from jaxpatch.models import differences, generate
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.shapes import Params
 
-_greedy = functools.partial(jax.jit, static_argnums=0, static_argnames=("max_new", "stop"))(generate.greedy)
+_greedy = functools.partial(jax.jit, static_argnums=0, static_argnames=("max_new", "stops"))(generate.greedy)
 
 
 def write(
@@ -27,7 +27,7 @@ def write(
     Args:
         params: pair.base, pair.special, or a patched tree.
         inputs: [B, T] prompts.
-        max_new: tokens to add at most; a text ends earlier where the model says so.
+        max_new: tokens to add at most; a text ends earlier where the model writes one of `pair.ends`.
         steer: (layer, vector [D]) added to the residual stream after that block from the last prompt token on.
 
     Returns: B texts, without the prompts and without special tokens.
@@ -44,8 +44,8 @@ def write(
         raise ValueError(f"max_new must be at least 1; got {max_new}.")
     if inputs.tokens.shape[1] + max_new > pair.config.context:
         raise ValueError(f"prompt and {max_new} new tokens exceed the context of {pair.config.context}; lower max_new.")
-    stop = pair.tokenizer.eos_token_id
-    stop = -1 if stop is None else stop
-    tokens = np.asarray(_greedy(pair.config, params, *inputs, max_new=max_new, stop=stop, steer=steer))
-    ended = [row[: np.argmax(row == stop)] if (row == stop).any() else row for row in tokens]
+    stops = tuple(each for each in differences.ends_of(pair.ends, pair.tokenizer) if each < pair.config.vocab)
+    tokens = np.asarray(_greedy(pair.config, params, *inputs, max_new=max_new, stops=stops, steer=steer))
+    is_end = np.isin(tokens, stops)
+    ended = [row[: end.argmax()] if end.any() else row for row, end in zip(tokens, is_end, strict=True)]
     return pair.tokenizer.batch_decode(ended, skip_special_tokens=True)

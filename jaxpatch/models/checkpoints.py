@@ -12,7 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxpatch.models import convert, decoder, differences, gguf_file, hub, layout, lora, orbax_dir, origins, sources
+from jaxpatch.models import (
+    convert,
+    decoder,
+    differences,
+    gguf_file,
+    hub,
+    layout,
+    lora,
+    orbax_dir,
+    origins,
+    sources,
+    templates,
+)
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.differences import Choices, Difference, Side
 from jaxpatch.models.families import FAMILIES, Family, wrapping
@@ -38,7 +50,7 @@ class Checkpoint(NamedTuple):
 
     raw_config: of the text model, where it lay inside of a whole. files: what it was read from. beside: as `sources.Source` has it.
     left_out: names of tensors that are none of the text model's.
-    trained_on: what its adapter says of that, or None.
+    ends: ids that its configs say end an answer. trained_on: what its adapter says of that, or None.
     """
 
     config: DecoderConfig
@@ -47,6 +59,7 @@ class Checkpoint(NamedTuple):
     tokenizer: Callable[[], Any] | None
     files: tuple[Path, ...]
     beside: Mapping[str, str]
+    ends: tuple[int, ...]
     left_out: tuple[str, ...] = ()
     trained_on: str | None = None
 
@@ -60,6 +73,7 @@ class Pair:
         config: what the decoder is made of.
         tokenizer: base's where nothing else was chosen, as transformers makes it, or None.
         template: the chat template that requests stand in, or None.
+        ends: ids that end an answer, any of them; that of the tokenizer where there are none.
         differences: in what the two checkpoints disagreed, and whose word counts.
         raw_config, beside: config.json, and files beside it (name -> text), to be written back by `save_checkpoint`. Of a model that
             reads more than text, the text model's own.
@@ -73,6 +87,7 @@ class Pair:
     config: DecoderConfig
     tokenizer: Any = field(default=None, repr=False)
     template: str | None = field(default=None, repr=False)
+    ends: tuple[int, ...] = ()
     differences: tuple[Difference, ...] = ()
     raw_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     beside: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -123,6 +138,7 @@ def load_pair(
     tokenizer: str | None = None,
     template: str | None = None,
     adapter: str | None = None,
+    ending: str | None = None,
     mesh: Mesh | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Pair:
@@ -134,8 +150,8 @@ def load_pair(
             merged into the model that it names as its own base. Or what `save_orbax` wrote.
         special: the same; an adapter is merged into `base`, or where that is an adapter, into the same model as it.
         dtype: "float32", "bfloat16", "float16" or "float64" (needs `jax_enable_x64`) in memory, whatever it is on disk.
-        vocabulary, settings, tokenizer, template, adapter: whose word counts where the two disagree (`differences.Choices`); what is
-            left open is refused.
+        vocabulary, settings, tokenizer, template, adapter, ending: whose word counts where the two disagree
+            (`differences.Choices`); what is left open is refused.
         mesh: devices of this process among which heads and neurons are cut, as `layout` says: each gets its part, and none the whole.
         progress: called with (steps done, steps).
 
@@ -152,7 +168,9 @@ def load_pair(
         raise ValueError(f"dtype {dtype!r} is unknown; {paths.did_you_mean(dtype, DTYPES)}")
     if dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise ValueError("dtype='float64' needs jax.config.update('jax_enable_x64', True) before anything else runs.")
-    choices = Choices(vocabulary=vocabulary, settings=settings, tokenizer=tokenizer, template=template, adapter=adapter)
+    choices = Choices(
+        vocabulary=vocabulary, settings=settings, tokenizer=tokenizer, template=template, adapter=adapter, ending=ending
+    )
     if faults := choice_faults(choices):
         raise ValueError("\n".join(faults))
     if faults := location_faults(base=base, special=special):
@@ -162,7 +180,7 @@ def load_pair(
     place = on_device if mesh is None else functools.partial(on_device, mesh=mesh)
     strangers = strangers_of(base, base_path, special_path)
     one, two = _both(base_path, special_path, dtype, place, progress, strangers)
-    sides = sides_of(one.config, two.config, one.tokenizer, two.tokenizer, strangers)
+    sides = sides_of((one.config, one.tokenizer, one.ends), (two.config, two.tokenizer, two.ends), strangers)
     if faults := differences.faults(*sides, choices):
         raise unlike(base_path, special_path, faults)
     config = differences.shared_config(one.config, two.config, choices)
@@ -174,6 +192,7 @@ def load_pair(
         raise ValueError(f"base {base_path} and special {special_path} are identical: there is nothing to score.")
     own, other = paths.flatten(one.params), paths.flatten(two.params)
     told = two if choices.settings == "special" else one
+    ended = {"base": one, "special": two}.get(choices.ending or "", told)
     progress(3, 3)
     return Pair(
         base=one.params,
@@ -181,9 +200,10 @@ def load_pair(
         config=config,
         tokenizer=sides[choices.tokenizer == "special"].tokenizer,
         template=template_of(*sides, choices),
+        ends=differences.shared_ends(*sides, choices),
         differences=differences.between(*sides, choices),
-        raw_config=told.raw_config,
-        beside=told.beside,
+        raw_config=told.raw_config if ended is told else _ending_as(ended.raw_config, told.raw_config),
+        beside=ended.beside,
         files={"base": one.files, "special": two.files},
         left_out={"base": one.left_out, "special": two.left_out},
         trained_on={role: each.trained_on for role, each in (("base", one), ("special", two)) if each.trained_on},
@@ -197,17 +217,24 @@ def unlike(base: Path, special: Path, faults: list[str]) -> ValueError:
     )
 
 
-def sides_of(
-    one: DecoderConfig,
-    two: DecoderConfig,
-    make_one: Callable[[], Any] | None,
-    make_two: Callable[[], Any] | None,
-    strangers: tuple[str, str] | None,
-) -> tuple[Side, Side]:
+Unmade = tuple[DecoderConfig, Callable[[], Any] | None, tuple[int, ...]]
+"""A side whose tokenizer is not made yet: its config, what makes the tokenizer, and the ids that its configs say end an answer."""
+
+
+def sides_of(one: Unmade, two: Unmade, strangers: tuple[str, str] | None) -> tuple[Side, Side]:
     """Both sides, their tokenizers made; where they are one and the same, once. strangers: as `strangers_of` has them."""
-    own = make_one() if make_one else None
-    other = own if make_two == make_one else make_two() if make_two else None
-    return Side(one, own), Side(two, other, strangers)
+    (config, make, ends), (other_config, make_other, other_ends) = one, two
+    own = make() if make else None
+    other = own if make_other == make else make_other() if make_other else None
+    return (
+        Side(config, own, ends=differences.ends_of(ends, own)),
+        Side(other_config, other, strangers, ends=differences.ends_of(other_ends, other)),
+    )
+
+
+def _ending_as(one: Mapping[str, Any], raw_config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config.json whose answers end as those of another one."""
+    return {**raw_config, "eos_token_id": one.get("eos_token_id")}
 
 
 def strangers_of(
@@ -228,7 +255,7 @@ def strangers_of(
 
 
 def choice_faults(choices: Choices) -> list[str]:
-    """Choices that there are not, or a template's file that cannot be read; a sentence each."""
+    """Choices that there are not, or a template's file that cannot be read or does not work; a sentence each."""
     faults = differences.choice_faults(choices)
     try:
         _template_file(choices)
@@ -236,6 +263,8 @@ def choice_faults(choices: Choices) -> list[str]:
         faults.append(
             f"template {choices.template!r} is none of base, special and none, and no file that can be read ({error})"
         )
+    except ValueError as error:
+        faults.append(f"template {choices.template}, {error}; mend it, or name another file")
     return faults
 
 
@@ -248,7 +277,7 @@ def template_of(one: Side, two: Side, choices: Choices) -> str | None:
 def _template_file(choices: Choices) -> str | None:
     if choices.template in (None, "none", *differences.SIDES):
         return None
-    return Path(choices.template).expanduser().read_text(encoding="utf-8")
+    return templates.read(Path(choices.template).expanduser())
 
 
 def _own(mesh: Mesh) -> Mesh:
@@ -379,8 +408,9 @@ def load(path: Path, dtype: str, place: lora.Place = on_device) -> Checkpoint:
     checking = Finite(place)
     leaves = {name: checking(name, leaf) for name, leaf in leaves_of(path, source, family, config, jnp.dtype(dtype))}
     checking.refuse(path, family, config, dtype)
+    beside, ends = source.beside, sources.ends(path, source.raw_config, source.beside)
     left_out = tuple(name for name in source.shapes if name.startswith(family.others))
-    return Checkpoint(config, paths.unflatten(leaves), raw, source.tokenizer, source.files, source.beside, left_out)
+    return Checkpoint(config, paths.unflatten(leaves), raw, source.tokenizer, source.files, beside, ends, left_out)
 
 
 def _leaves(

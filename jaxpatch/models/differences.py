@@ -53,7 +53,9 @@ POLICIES = {
         SIDES,
     ),
     "tokenizer": Policy(
-        "a text becomes other ids, or another token ends an answer", "both models must read the same tokens", SIDES
+        "a text becomes other ids, ids become another text, or special tokens are others",
+        "both models must read the same tokens",
+        SIDES,
     ),
     "template": Policy(
         "their chat templates differ, or one has none",
@@ -65,9 +67,17 @@ POLICIES = {
         "its numbers are changes to that model's weights; `merge` adds them to these",
         ("merge",),
     ),
+    "ending": Policy(
+        "other ids end an answer (eos_token_id of generation_config.json or config.json)",
+        "answers of both models and of all between them must end alike",
+        SIDES,
+    ),
     "context": Policy("one reads longer texts", "prompts must fit both: the shorter context counts"),
     "tying": Policy(
         "one ties its unembedding to its embedding", "a patch of one must not move the other: the tied one gets a copy"
+    ),
+    "padding": Policy(
+        "another token pads", "prompts are padded on the right, where no model looks: it changes nothing"
     ),
 }
 """Name of a difference -> what is done about it. docs/your_own_pair.md has the same table."""
@@ -83,6 +93,7 @@ class Choices:
         tokenizer: "base" or "special": whose tokenizer reads the prompts.
         template: "base" or "special": whose chat template requests stand in; "none", or a file with a Jinja template.
         adapter: "merge" adds an adapter to a model that is known to be another than the one it was trained on.
+        ending: "base" or "special": whose ids end an answer.
     """
 
     vocabulary: str | None = None
@@ -90,6 +101,7 @@ class Choices:
     tokenizer: str | None = None
     template: str | None = None
     adapter: str | None = None
+    ending: str | None = None
 
 
 def choice_faults(choices: Choices) -> list[str]:
@@ -109,12 +121,13 @@ class Side(NamedTuple):
     """What is known of one checkpoint without its weights.
 
     tokenizer: as transformers makes it, or None. adapter: the model that an adapter went into, and the one it was trained on, where
-    these are known to be two (`origins.are_two`).
+    these are known to be two (`origins.are_two`). ends: ids that end an answer; none where nobody says.
     """
 
     config: DecoderConfig
     tokenizer: Any | None
     adapter: tuple[str, str] | None = None
+    ends: tuple[int, ...] = ()
 
 
 class Difference(NamedTuple):
@@ -179,11 +192,19 @@ def between(one: Side, two: Side, choices: Choices) -> tuple[Difference, ...]:
             found.append(Difference("template", own, other, choices.template))
     if two.adapter is not None:
         found.append(Difference("adapter", f"is {two.adapter[0]}", f"was trained on {two.adapter[1]}", choices.adapter))
+    if one.ends and two.ends and one.ends != two.ends:
+        own, other = (f"ends answers with {_named(each)}" for each in (one, two))
+        found.append(Difference("ending", own, other, choices.ending))
     if a.context != b.context:
         found.append(Difference("context", f"reads {a.context} tokens", f"reads {b.context}"))
     if a.tied != b.tied:
         own, other = ("ties them" if each.tied else "has two tables" for each in (a, b))
         found.append(Difference("tying", own, other))
+    if one.tokenizer is not None and two.tokenizer is not None:
+        pads = one.tokenizer.pad_token, two.tokenizer.pad_token
+        if pads[0] != pads[1]:
+            own, other = ("has none" if pad is None else f"pads with {pad!r}" for pad in pads)
+            found.append(Difference("padding", own, other))
     return tuple(found)
 
 
@@ -212,6 +233,18 @@ def shared_template(one: Side, two: Side, choices: Choices) -> str | None:
     return None if tokenizer is None or choices.template == "none" else template_of(tokenizer)
 
 
+def shared_ends(one: Side, two: Side, choices: Choices) -> tuple[int, ...]:
+    """The ids that end an answer: of the side that was chosen, or of base; of the other where that one names none."""
+    own, other = (two, one) if choices.ending == "special" else (one, two)
+    return own.ends or other.ends
+
+
+def ends_of(named: tuple[int, ...], tokenizer: Any | None) -> tuple[int, ...]:
+    """The ids that end an answer, where a checkpoint's configs name these: the tokenizer's own where they name none."""
+    known = None if tokenizer is None else tokenizer.eos_token_id
+    return named or (() if known is None else (known,))
+
+
 def template_of(tokenizer: Any) -> str | None:
     """A tokenizer's chat template, or None. Of several by name, the default one."""
     template = tokenizer.chat_template
@@ -219,33 +252,66 @@ def template_of(tokenizer: Any) -> str | None:
 
 
 def _read_otherwise(one: Any, two: Any, rows: int) -> tuple[str, str] | None:
-    """In what two tokenizers read texts otherwise, in words for each; None where they do not. Tokens beyond the rows that both models
-    have are the vocabulary's affair."""
+    """In what two tokenizers read or write texts otherwise, in words for each; None where they do not. Tokens beyond the rows that both
+    models have are the vocabulary's affair, and a token that pads is nobody's."""
     if one is two:
         return None
-    vocabularies, rules = [each.get_vocab() for each in (one, two)], [_rules(each) for each in (one, two)]
-    own = [
-        sorted((t for t, number in here.items() if number < rows and there.get(t) != number), key=here.__getitem__)
-        for here, there in (vocabularies, vocabularies[::-1])
-    ]
-    said = [f"has {len(each)} ids of its own ({_some(each)})" if each else "" for each in own]
-    if parts := [name for name in rules[0] | rules[1] if rules[0].get(name) != rules[1].get(name)]:
-        said[1] = f"{said[1]}, and " * bool(said[1]) + f"cuts texts by another {' and '.join(sorted(parts))}"
-    ends = [each.eos_token for each in (one, two)]
-    if ends[0] != ends[1]:
-        said = [", ".join(filter(None, (part, f"ends with {end!r}"))) for part, end in zip(said, ends, strict=True)]
-    return (said[0] or "has nothing of its own", said[1] or "has nothing of its own") if any(said) else None
+    said = ([], [])
+    vocabularies = [_ids(each) for each in (one, two)]
+    added, rules, special = ([f(each) for each in (one, two)] for f in (_added, _rules, _special))
+    for words, here, there in zip(said, vocabularies, vocabularies[::-1], strict=True):
+        own = sorted(
+            (t for t, number in here.items() if number < rows and there.get(t) != number), key=here.__getitem__
+        )
+        words += [f"has {len(own)} ids of its own ({_some(list(map(repr, own)))})"] if own else []
+    shared = {token for token, number in vocabularies[0].items() if vocabularies[1].get(token) == number < rows}
+    for words, here, there in zip(said, added, added[::-1], strict=True):
+        own = [f"{t!r}: {flags}" for t, flags in here.items() if t in shared and there.get(t) != flags]
+        words += [f"has {len(own)} added tokens of its own ({_some(own)})"] if own else []
+    if parts := sorted(name for name in rules[0] | rules[1] if rules[0].get(name) != rules[1].get(name)):
+        said[1].append(f"has another {' and '.join(parts)}")
+    for name in sorted(name for name in special[0] | special[1] if special[0].get(name) != special[1].get(name)):
+        for words, here in zip(said, special, strict=True):
+            words.append(f"has {name} {here[name]!r}" if name in here else f"has no {name}")
+    own, other = (", ".join(words) or "has nothing of its own" for words in said)
+    return (own, other) if any(said) else None
 
 
 def _some(tokens: list[str]) -> str:
-    return ", ".join(map(repr, tokens[:SHOWN])) + ", ..." * (len(tokens) > SHOWN)
+    return ", ".join(tokens[:SHOWN]) + ", ..." * (len(tokens) > SHOWN)
+
+
+def _named(side: Side) -> str:
+    """The ids that end a side's answers, with the tokens that they are where that is known."""
+    tokens = {} if side.tokenizer is None else {number: token for token, number in _ids(side.tokenizer).items()}
+    return _some([f"{each} ({tokens[each]!r})" if each in tokens else str(each) for each in side.ends])
+
+
+def _ids(tokenizer: Any) -> dict[str, int]:
+    return tokenizer.get_vocab()
+
+
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+"""What there is to say of a token that is cut out of a text before anything else."""
+
+
+def _added(tokenizer: Any) -> dict[str, str]:
+    """Tokens that are cut out of a text before anything else, and how."""
+    found = tokenizer.added_tokens_decoder.values()
+    return {str(token): " ".join(flag for flag in FLAGS if getattr(token, flag)) or "plain" for token in found}
+
+
+def _special(tokenizer: Any) -> dict[str, str]:
+    """Tokens that have a name, by which a template may put them into a prompt; but the one that pads."""
+    return {name: token for name, token in tokenizer.special_tokens_map.items() if name != "pad_token"}
 
 
 def _rules(tokenizer: Any) -> dict[str, Any]:
-    """How a tokenizer cuts texts, without the table of its ids: part -> what the tokenizers library writes of it."""
+    """How a tokenizer cuts texts and joins tokens, without the tables of its ids: part -> what the tokenizers library writes of it."""
     inner = getattr(tokenizer, "backend_tokenizer", None)
     if inner is None:
         return {"class": type(tokenizer).__name__}
     parts = json.loads(inner.to_str())
     model = {name: value for name, value in parts["model"].items() if name != "vocab"}
-    return {**{name: parts[name] for name in ("normalizer", "pre_tokenizer", "post_processor")}, "model": model}
+    own = {name: parts[name] for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder")}
+    return {**own, "model": model, "split_special_tokens": tokenizer.split_special_tokens}

@@ -21,7 +21,7 @@ def greedy(
     lengths: Int[Array, " B"],
     *,
     max_new: int,
-    stop: int,
+    stops: tuple[int, ...],
     steer: tuple[Int[Array, ""] | int, Float[Array, " D"]] | None = None,
 ) -> Int[Array, "B max_new"]:
     """The most likely next token, again and again.
@@ -29,7 +29,7 @@ def greedy(
     Args:
         tokens: right-padded prompts. lengths: of each.
         max_new: how many tokens to add at most.
-        stop: token id that ends a sequence; what follows it is `stop` too.
+        stops: ids that end a sequence, any of them; what follows is the first of these.
         steer: (layer, vector): the vector is added to the residual stream after that block at every position
             from the last prompt token on.
 
@@ -41,6 +41,7 @@ def greedy(
     steering = jnp.zeros((config.layers, config.width), np.promote_types(dtype, np.float32))
     if steer is not None:
         steering = steering.at[steer[0]].set(steer[1].astype(steering.dtype))
+    ending, filling = jnp.asarray(stops, jnp.int32), jnp.int32(stops[0] if stops else 0)
     empty = jnp.zeros((config.layers, batch, slots, config.kv_heads, config.head_width), dtype)
 
     slot_numbers = jnp.arange(slots)
@@ -82,10 +83,10 @@ def greedy(
         mask = (is_prompt | is_new[None, :])[:, None, :]
         positions = (lengths + step - 1)[:, None]
         x, cache = run(last[:, None], positions, mask, width + step - 1, cache, jnp.ones((batch, 1), bool))
-        token = jnp.where(is_done, stop, best(x[:, 0]))
+        token = jnp.where(is_done, filling, best(x[:, 0]))
         out = out.at[:, step].set(token)
-        return step + 1, token, cache, is_done | (token == stop), out
+        return step + 1, token, cache, is_done | jnp.isin(token, ending), out
 
-    out = jnp.full((batch, max_new), stop, jnp.int32).at[:, 0].set(first)
-    state = (jnp.int32(1), first, cache, first == stop, out)
+    out = jnp.full((batch, max_new), filling).at[:, 0].set(first)
+    state = (jnp.int32(1), first, cache, jnp.isin(first, ending), out)
     return jax.lax.while_loop(not_done, grow, state)[4]

@@ -66,7 +66,10 @@ def faults(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
 def _outlines(path: Path) -> Mapping[str, Any]:
     with ocp.PyTreeCheckpointer() as checkpointer:
         try:
-            return paths.flatten(checkpointer.metadata(path.absolute() / PARAMS).item_metadata.tree)
+            found = checkpointer.metadata(path.absolute() / PARAMS).item_metadata
+            if found is None:  # it logs why, and goes on
+                raise ValueError("no tree is in it; _METADATA or manifest.ocdbt is cut short")
+            return paths.flatten(found.tree)
         except Exception as error:  # Orbax raises what its file formats raise
             raise _unreadable(path, error) from error
 

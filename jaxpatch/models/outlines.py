@@ -23,6 +23,7 @@ class _Known(NamedTuple):
 
     config: DecoderConfig
     tokenizer: Callable[[], Any] | None
+    ends: tuple[int, ...] = ()
 
 
 def read(base: str | Path, special: str | Path, choices: Choices) -> Outline:
@@ -55,7 +56,9 @@ def read(base: str | Path, special: str | Path, choices: Choices) -> Outline:
         refused.append(checkpoints.of_strangers(error, special_path, strangers))
     if one is None or two is None:
         raise refused[0] if len(refused) == 1 else checkpoints.CheckpointError("both models", list(map(str, refused)))
-    sides = checkpoints.sides_of(one.config, two.config, one.tokenizer, two.tokenizer, strangers)
+    sides = checkpoints.sides_of(
+        (one.config, one.tokenizer, one.ends), (two.config, two.tokenizer, two.ends), strangers
+    )
     if faults := differences.faults(*sides, choices):
         raise checkpoints.unlike(base_path, special_path, faults)
     template = checkpoints.template_of(*sides, choices)
@@ -68,16 +71,19 @@ def _adapted(under: _Known, path: Path) -> _Known:
     if not lora.is_adapter(path):
         return under
     config = lora.config_with(path, FAMILIES[under.config.family], under.config)
-    return _Known(config, sources.tokenizer_fn(path) or under.tokenizer)
+    return _Known(config, sources.tokenizer_fn(path) or under.tokenizer, under.ends)
 
 
 def _model(path: Path) -> _Known:
     if path.suffix == ".gguf":
         source = gguf_file.read(path)
-        return _Known(checkpoints.config_of(path, source.raw_config)[0], source.tokenizer)
+        ends = sources.ends(path, source.raw_config, source.beside)
+        return _Known(checkpoints.config_of(path, source.raw_config)[0], source.tokenizer, ends)
     config = path / "config.json"
     if not config.exists():
         raise checkpoints.CheckpointError(
             path, ["no config.json; wanted a model directory, an adapter, or a .gguf file"]
         )
-    return _Known(checkpoints.config_of(path, sources.read_json(config))[0], sources.tokenizer_fn(path))
+    raw = sources.read_json(config)
+    ends = sources.ends(path, raw, sources.beside(path))
+    return _Known(checkpoints.config_of(path, raw)[0], sources.tokenizer_fn(path), ends)

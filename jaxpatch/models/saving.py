@@ -1,6 +1,7 @@
 """Shell: a patched model out again: a Hugging Face directory, an Orbax tree, or an adapter."""
 
 import contextlib
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpatch import atomic
-from jaxpatch.models import convert, lora, orbax_dir, tensor_file
+from jaxpatch.models import convert, differences, lora, orbax_dir, tensor_file
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.models.families import FAMILIES, wrapping
 from jaxpatch.shapes import Params
@@ -31,7 +32,7 @@ def save_checkpoint(
     what was patched, it loads like any other text model, and tensors that were never read need not be there.
 
     Args:
-        pair: where config and tokenizer come from.
+        pair: where config, tokenizer and chat template come from, as they were chosen.
         params: a tree of the pair's structure, such as `patch` makes.
         path: a directory that does not exist yet; it appears whole or not at all.
         dtype: of the weights on disk. None: as the pair's checkpoint has it, whatever it is in memory. Rounding to it loses nothing of
@@ -132,7 +133,10 @@ def _write_beside(pair: Pair, beside: Mapping[str, str], folder: Path) -> None:
     for name, text in beside.items():
         (folder / name).write_text(text, encoding="utf-8")
     if pair.tokenizer is not None:
-        pair.tokenizer.save_pretrained(folder)
+        tokenizer = copy.deepcopy(pair.tokenizer)
+        if differences.template_of(tokenizer) != pair.template:
+            tokenizer.chat_template = pair.template
+        tokenizer.save_pretrained(folder)
 
 
 def save_orbax(pair: Pair, params: Params, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -141,7 +145,7 @@ def save_orbax(pair: Pair, params: Params, path: str | Path, *, overwrite: bool 
     Of parameters that are cut over a mesh each device writes its own part.
 
     Args:
-        pair: where config and tokenizer come from.
+        pair: where config, tokenizer and chat template come from, as they were chosen.
         params: a tree of the pair's structure, such as `patch` makes.
         path: a directory that does not exist yet; it appears whole or not at all.
         overwrite: replace what is there, if that is a model or an adapter.

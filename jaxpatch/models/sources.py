@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from jaxpatch import atomic
 from jaxpatch.models import buffers
 
 STORED_AS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -22,6 +24,8 @@ TOKENIZER_FILES = (
 )
 """What decides which tokens a text becomes."""
 BESIDE = ("generation_config.json",)
+MOST_TOKENS = 2**31
+"""No id is as large as this."""
 
 
 class CheckpointError(ValueError):
@@ -38,7 +42,7 @@ class Source(NamedTuple):
 
     raw_config: config.json. shapes: tensor name -> shape. read: tensor name -> array, as on disk.
     files: what is to be hashed. tokenizer: makes the tokenizer, or None where the checkpoint has none.
-    beside: files that belong to the model and change no number here, name -> text.
+    beside: files that belong to the model and change no logits, name -> text.
     """
 
     raw_config: Mapping[str, Any]
@@ -81,7 +85,8 @@ def safetensors_of(files: tuple[Path, ...]) -> Tensors:
     faults: list[str] = []
     for file in files:
         if not file.is_file():
-            faults.append(f"{file.name} is missing, but the index names it; download it")
+            what = "is no file" if file.exists() else "is missing, but the index names it"
+            faults.append(f"{file.name} {what}; download it")
             continue
         try:
             opened, starts = safe_open(file, "np"), _starts(file)
@@ -170,6 +175,14 @@ def directory(path: Path) -> Source:
                 index,
                 [f"{name!r} is no file beside the index; shards are read from its own folder only" for name in outside],
             )
+        if too_long := [name for name in set(listed.values()) if len(os.fsencode(name)) > atomic.LONGEST_NAME]:
+            raise CheckpointError(
+                index,
+                [
+                    f"{name[:40]!r}... has {len(name):,} characters, as no file has; download it again"
+                    for name in too_long
+                ],
+            )
         files = tuple(path / name for name in sorted(set(listed.values())))
     else:
         pickles = sorted(p.name for p in path.glob("*.bin")) + sorted(p.name for p in path.glob("*.pt*"))
@@ -189,13 +202,34 @@ def directory(path: Path) -> Source:
 
 
 def beside(path: Path) -> dict[str, str]:
-    """Files of a model directory that change no number here: name -> text."""
-    return {name: (path / name).read_text(encoding="utf-8") for name in BESIDE if (path / name).exists()}
+    """Files of a model directory that change no logits: name -> text. Raises CheckpointError for one that is no JSON."""
+    found = [path / name for name in BESIDE if (path / name).exists()]
+    for file in found:
+        read_json(file)
+    return {file.name: file.read_text(encoding="utf-8") for file in found}
+
+
+def ends(path: Path, raw_config: Mapping[str, Any], beside: Mapping[str, str]) -> tuple[int, ...]:
+    """The ids that end an answer: eos_token_id of generation_config.json or, where that names none, of config.json.
+
+    Returns: in order; none where neither names any. Raises CheckpointError where they are no ids.
+    """
+    told = {name: json.loads(text) for name, text in beside.items()} | {"config.json": raw_config}
+    for file, settings in told.items():
+        named = settings.get("eos_token_id")
+        ids = named if isinstance(named, list) else [] if named is None else [named]
+        if not all(isinstance(each, int) and not isinstance(each, bool) and each < MOST_TOKENS for each in ids):
+            raise CheckpointError(
+                path, [f"{file}: eos_token_id: wanted an id or a list of them, got {named!r}; download the file again"]
+            )
+        if known := sorted({each for each in ids if each >= 0}):  # -1 stands for none
+            return tuple(known)
+    return ()
 
 
 def tokenizer_files(path: Path) -> tuple[Path, ...]:
     """Those that are there."""
-    return tuple(filter(Path.exists, (path / name for name in TOKENIZER_FILES)))
+    return tuple(filter(Path.is_file, (path / name for name in TOKENIZER_FILES)))
 
 
 @dataclass(frozen=True)

@@ -51,5 +51,6 @@ def of_pair(pair: Pair, found: Mapping[str, Change], partition: Partition) -> di
         "differences": of_differences(pair.differences),
         "template": pair.template,
         "trained_on": dict(pair.trained_on),
+        "ends": list(pair.ends),
         "changes": of_changes(found, partition),
     }

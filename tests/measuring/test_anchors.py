@@ -1,13 +1,11 @@
 """Anchors: the direction by hand, the checks, and the refusal."""
 
-import dataclasses
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxpatch import testing
-from jaxpatch.measuring import anchors, effect, writing
+from jaxpatch.measuring import anchors, effect
 
 
 @pytest.fixture(scope="module")
@@ -136,16 +134,3 @@ def test_too_few_prompts_and_no_difference(pair, asked):
         anchors.fit_anchor(pair, asked.rows(slice(0, 3)), asked)
     with pytest.raises(ValueError, match="no direction"):
         anchors.fit_anchor(pair, asked, asked, layer=1)
-
-
-def test_writing_stops_at_the_end_and_refuses_what_is_too_long(tmp_path):
-    base, special = testing.tiny_checkpoints(tmp_path)
-    from jaxpatch.models import checkpoints
-
-    pair = checkpoints.load_pair(base, special)
-    inputs = testing.tiny_inputs(pair.config, batch=2)
-    assert len(writing.write(pair, pair.base, inputs, max_new=3)) == 2
-    with pytest.raises(ValueError, match="exceed the context"):
-        writing.write(pair, pair.base, inputs, max_new=600)
-    with pytest.raises(ValueError, match="no tokenizer"):
-        writing.write(dataclasses.replace(pair, tokenizer=None), pair.base, inputs)

@@ -1,15 +1,17 @@
 """In what two checkpoints can disagree: each sort is found, named, and refused until somebody chooses; nothing else is."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
+import hf
 import pytest
 import tokenizers
 import transformers
 
 from jaxpatch import testing
-from jaxpatch.models import differences
+from jaxpatch.models import differences, sources
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.differences import POLICIES, Choices, Side
 from jaxpatch.models.rope import Rope
@@ -30,7 +32,9 @@ CHANGES = dict(
 )
 
 
-def tokenizer(*more: str, words: str = "a b c d", end: str = "c", template: str | None = None, lower: bool = False):
+def tokenizer(
+    *more, words="a b c d", end="c", bos=None, pad=None, template=None, lower=False, decoder=None, **settings
+):
     """One token a word."""
     made = tokenizers.Tokenizer(
         tokenizers.models.WordLevel({word: number for number, word in enumerate([*words.split(), *more])}, "a")
@@ -38,7 +42,10 @@ def tokenizer(*more: str, words: str = "a b c d", end: str = "c", template: str 
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     if lower:
         made.normalizer = tokenizers.normalizers.Lowercase()
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, eos_token=end, chat_template=template)
+    if decoder:
+        made.decoder = decoder
+    named = dict(eos_token=end, bos_token=bos, pad_token=pad)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, chat_template=template, **named, **settings)
 
 
 def found(one: Side, two: Side, **choices) -> dict[str, differences.Difference]:
@@ -85,11 +92,23 @@ def test_all_that_is_open_is_said_at_once():
     ("changes", "base", "special"),
     [
         (dict(words="a b d c"), "has 2 ids of its own ('c', 'd')", "has 2 ids of its own ('d', 'c')"),
-        (dict(end="d"), "ends with 'c'", "ends with 'd'"),
-        (dict(lower=True), "has nothing of its own", "cuts texts by another normalizer"),
+        (
+            dict(end="d"),
+            "has 1 added tokens of its own ('c': special), has eos_token 'c'",
+            "has 1 added tokens of its own ('d': special), has eos_token 'd'",
+        ),
+        (dict(lower=True), "has nothing of its own", "has another normalizer"),
         (dict(more=["e"]), "has nothing of its own", "has 1 ids of its own ('e')"),
+        (dict(bos="b"), "has no bos_token", "has 1 added tokens of its own ('b': special), has bos_token 'b'"),
+        (
+            dict(end=tokenizers.AddedToken("c", special=True, rstrip=True)),
+            "has 1 added tokens of its own ('c': special)",
+            "has 1 added tokens of its own ('c': rstrip special)",
+        ),
+        (dict(decoder=tokenizers.decoders.Fuse()), "has nothing of its own", "has another decoder"),
+        (dict(split_special_tokens=True), "has nothing of its own", "has another split_special_tokens"),
     ],
-    ids=["ids", "end", "rules", "added"],
+    ids=["ids", "end", "rules", "added", "named", "flags", "decoder", "split"],
 )
 def test_tokenizers_that_read_otherwise(changes, base, special):
     two = tokenizer(*changes.pop("more", ()), **changes)
@@ -97,6 +116,38 @@ def test_tokenizers_that_read_otherwise(changes, base, special):
     difference = found(one, two)["tokenizer"]
     assert (difference.base, difference.special, difference.is_open) == (base, special, True)
     assert not found(one, two, tokenizer="special")["tokenizer"].is_open
+
+
+def test_texts_that_become_other_ids_by_an_added_token_alone(tmp_path):
+    """One vocabulary, one set of rules; but one of the two takes a token out of a text before it is cut."""
+    one, two = (hf.save_tokenizer(tmp_path / name) for name in ("one", "two"))
+    parts = json.loads((two / "tokenizer.json").read_text())
+    taken = next(token for token, number in parts["model"]["vocab"].items() if number == 261)
+    parts["added_tokens"].append(parts["added_tokens"][0] | {"id": 261, "content": taken})
+    (two / "tokenizer.json").write_text(json.dumps(parts))
+    one, two = (Side(dataclasses.replace(CONFIG, vocab=300), sources.tokenizer_of(folder)) for folder in (one, two))
+    assert one.tokenizer("the owl").input_ids != two.tokenizer("the owl").input_ids
+    difference = found(one, two)["tokenizer"]
+    assert (difference.base, difference.is_open) == ("has nothing of its own", True)
+    assert difference.special == f"has 1 added tokens of its own ({taken!r}: special)"
+
+
+def test_a_token_that_pads_changes_nothing():
+    one, two = Side(CONFIG, tokenizer()), Side(CONFIG, tokenizer(pad="c"))
+    [noted] = found(one, two).values()
+    assert (noted.name, noted.base, noted.special, noted.is_open) == ("padding", "has none", "pads with 'c'", False)
+    assert differences.faults(one, two, Choices()) == []
+
+
+def test_what_ends_an_answer():
+    one, two = Side(CONFIG, tokenizer(), ends=(2,)), Side(CONFIG, tokenizer(), ends=(2, 9))
+    difference = found(one, two)["ending"]
+    assert difference.is_open and found(one, two._replace(ends=(2,))) == {}
+    assert (difference.base, difference.special) == ("ends answers with 2 ('c')", "ends answers with 2 ('c'), 9")
+    for choice, wanted in ((None, (2,)), ("base", (2,)), ("special", (2, 9))):
+        assert differences.shared_ends(one, two, Choices(ending=choice)) == wanted
+    silent = one._replace(ends=())
+    assert found(silent, two) == {} and differences.shared_ends(silent, two, Choices()) == (2, 9)
 
 
 def test_a_token_beyond_the_shared_rows_is_the_vocabularys_affair():

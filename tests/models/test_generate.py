@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from jaxpatch.models import checkpoints, generate
 
@@ -20,9 +21,9 @@ def folder(request, tmp_path_factory):
     return hf.save(tmp_path_factory.mktemp("model"), **hf.VARIANTS[request.param])
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("max_new", "stop"))
-def greedy(config, params, tokens, lengths, *, max_new, stop, steer=None):
-    return generate.greedy(config, params, tokens, lengths, max_new=max_new, stop=stop, steer=steer)
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("max_new", "stop", "others"))
+def greedy(config, params, tokens, lengths, *, max_new, stop, others=(), steer=None):
+    return generate.greedy(config, params, tokens, lengths, max_new=max_new, stops=(stop, *others), steer=steer)
 
 
 def ours(folder, *, prompts=PROMPTS, fill=0, dtype="float32", **options):
@@ -61,6 +62,25 @@ def test_a_stop_token_ends_each_sequence_by_itself(folder):
         assert (row[length:] == stop).all()
     for row, reference in zip(got.tolist(), theirs(folder, max_new=64, stop=stop), strict=True):
         assert row[: len(reference)] == reference
+
+
+def test_any_of_several_stop_tokens_ends_a_sequence(folder):
+    free = ours(folder, max_new=64, stop=NEVER)
+    stop, other = int(free[0, 5]), int(free[1, 3])
+    got = ours(folder, max_new=64, stop=stop, others=(other,))
+    model = hf.load(folder)
+    for row, prompt in zip(got.tolist(), PROMPTS, strict=True):
+        ids = torch.tensor([prompt])
+        written = model.generate(ids, max_new_tokens=64, do_sample=False, eos_token_id=[stop, other], pad_token_id=stop)
+        wanted = written[0, len(prompt) :].tolist()
+        assert row == wanted + [stop] * (64 - len(wanted))
+
+
+def test_where_nothing_stops_all_is_written(folder):
+    made = checkpoints.load(folder, "float32")
+    tokens, lengths = jnp.asarray(hf.padded(PROMPTS)), jnp.asarray([len(prompt) for prompt in PROMPTS])
+    got = generate.greedy(made.config, made.params, tokens, lengths, max_new=9, stops=())
+    np.testing.assert_array_equal(got, ours(folder, max_new=9, stop=NEVER))
 
 
 def test_a_first_token_may_be_the_stop_token(folder):

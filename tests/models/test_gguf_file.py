@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import random
 import shutil
 
 import gguf
@@ -189,6 +190,88 @@ def test_without_the_gguf_package_it_says_what_to_install(folder, tmp_path, monk
 )
 def test_metadata_that_matters_is_refused_by_name(folder, tmp_path, metadata, words):
     refused(write(tmp_path / "model.gguf", folder, metadata=metadata), *words)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({"tokenizer.ggml.tokens": 7}, ("metadata tokenizer.ggml.tokens is 7; wanted a list of texts",)),
+        (
+            {"tokenizer.ggml.eos_token_id": 99999},
+            ("eos_token_id is 99999; wanted the number of one of the 266 tokens",),
+        ),
+        ({"tokenizer.ggml.eot_token_id": "x"}, ("eot_token_id is 'x'; wanted the number",)),
+        ({"llama.rope.scaling.type": [1, 2]}, ("rope type '[1, 2]'",)),
+        ({"llama.attention.head_count": [4, 4]}, ("attention.head_count: wanted a positive integer, got [4, 4]",)),
+        ({"llama.attention.layer_norm_rms_epsilon": "x"}, ("rms_norm_eps", "'x'")),
+    ],
+    ids=str,
+)
+def test_metadata_of_another_kind_is_refused_by_name(folder, tmp_path, metadata, words):
+    refused(write(tmp_path / "model.gguf", folder, metadata=metadata), *words)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({"tokenizer.ggml.merges": None}, ("no metadata tokenizer.ggml.merges; wanted a list of texts",)),
+        ({"tokenizer.ggml.merges": ["a"]}, ("merges: 1 of 1 do not make one token of two ('a ')",)),
+        ({"tokenizer.ggml.merges": ["t h", "q \u20ac"]}, ("merges: 1 of 2 do not make one token",)),
+        ({"tokenizer.ggml.token_type": None}, ("no metadata tokenizer.ggml.token_type; wanted a number for each",)),
+        ({"tokenizer.ggml.token_type": [1, 1]}, ("token_type is [1, 1]; wanted a number for each", "tokenizer.json")),
+        ({"tokenizer.ggml.bos_token_id": 99999}, ("bos_token_id is 99999; wanted the number of one of the",)),
+        ({"tokenizer.ggml.pre": 7}, ("metadata tokenizer.ggml.pre is 7; wanted a text",)),
+        ({"tokenizer.ggml.merges": 1, "tokenizer.ggml.token_type": 2}, ("merges is 1", "token_type is 2")),
+    ],
+    ids=str,
+)
+def test_a_tokenizer_inside_that_is_broken_is_refused_by_name(folder, tmp_path, metadata, words):
+    file = write(tmp_path / "model.gguf", folder, metadata=metadata)
+    refused(file, *words, read=lambda file: checkpoints.load(file, "float32").tokenizer())
+
+
+def test_text_that_is_none_is_named(folder, tmp_path):
+    file = write(tmp_path / "model.gguf", folder)
+    content = file.read_bytes()
+    at = content.index(b"{{ messages[0]")
+    file.write_bytes(content[:at] + b"\xff" + content[at + 1 :])
+    refused(file, "metadata tokenizer.chat_template cannot be read (UnicodeDecodeError", "download it again")
+
+
+def test_a_list_that_says_it_is_endless_is_refused_at_once(folder, tmp_path):
+    file = write(tmp_path / "model.gguf", folder)
+    content = file.read_bytes()
+    at = content.index(b"tokenizer.ggml.token_type") + len(b"tokenizer.ggml.token_type") + 8
+    file.write_bytes(content[:at] + (2**60).to_bytes(8, "little") + content[at + 8 :])
+    refused(file, "not a readable GGUF file", "it ends at byte")
+
+
+def test_whatever_byte_of_the_header_is_another_it_is_read_or_refused(folder, tmp_path):
+    """Nothing but a CheckpointError comes of it, tokenizer included; and soon."""
+    whole = write(tmp_path / "whole.gguf", folder).read_bytes()
+    end, draw = min(tensor.data_offset for tensor in gguf.GGUFReader(tmp_path / "whole.gguf").tensors), random.Random(0)
+    for number in range(60):
+        broken = bytearray(whole)
+        broken[draw.randrange(end)] = draw.choice([0, 255, draw.randrange(256)])
+        file = tmp_path / f"{number}.gguf"
+        file.write_bytes(broken)
+        try:
+            checkpoints.load(file, "float32").tokenizer()
+        except checkpoints.CheckpointError as error:
+            assert str(file) in str(error)
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "ends"),
+    [({}, (1,)), ({"tokenizer.ggml.eot_token_id": 5}, (1, 5)), ({"tokenizer.ggml.eos_token_id": None}, ())],
+    ids=str,
+)
+def test_what_a_file_says_ends_an_answer(folder, tmp_path, metadata, ends):
+    file = write(tmp_path / "model.gguf", folder, metadata=metadata)
+    assert checkpoints.load(file, "float32").ends == ends
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [7, 3]}')
+    assert checkpoints.load(file, "float32").ends == (3, 7), "as its tokenizer.json, where one lies beside it"
 
 
 def test_a_tensor_that_has_no_place_is_refused(folder, tmp_path):

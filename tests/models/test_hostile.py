@@ -104,6 +104,25 @@ def test_an_index_that_points_elsewhere(tmp_path, name):
     refused(folder, "index.json", repr(name), "its own folder only")
 
 
+def test_an_index_that_names_what_can_be_no_file(tmp_path):
+    folder = hf.save(tmp_path / "model", shard="3KB")
+    file = folder / "model.safetensors.index.json"
+    index = json.loads(file.read_text())
+    index["weight_map"][next(iter(index["weight_map"]))] = "x" * 5000
+    file.write_text(json.dumps(index))
+    refused(folder, "index.json", "'xxx", "has 5,000 characters, as no file has", "download it again")
+
+
+def test_a_directory_where_a_file_should_be(folder, tmp_path):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").mkdir()
+    refused(folder, "model.safetensors is no file; download it")
+    sharded = hf.save(tmp_path / "sharded", shard="3KB")
+    first = sorted(sharded.glob("*.safetensors"))[0]
+    first.unlink()
+    refused(sharded, f"{first.name} is missing, but the index names it; download it")
+
+
 def test_a_tensor_in_another_shard_than_the_index_says(tmp_path):
     folder = hf.save(tmp_path / "model", shard="3KB")
     file = folder / "model.safetensors.index.json"

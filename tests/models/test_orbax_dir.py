@@ -40,6 +40,7 @@ def refused(folder, *words):
     with pytest.raises(checkpoints.CheckpointError) as caught:
         checkpoints.load(folder, "float32")
     assert all(word in str(caught.value) for word in (str(folder), *words)), caught.value
+    return str(caught.value)
 
 
 def assert_same(one, two):
@@ -121,7 +122,8 @@ def test_a_missing_config_is_refused(broken):
 def test_a_file_cut_short_is_refused(broken, name):
     file = broken / orbax_dir.PARAMS / name
     file.write_bytes(file.read_bytes()[:20])
-    refused(broken, "params is truncated or corrupt", "copy or save it again")
+    said = refused(broken, "params is truncated or corrupt", "copy or save it again")
+    assert "NoneType" not in said, said
 
 
 def test_missing_contents_are_refused(broken):

@@ -97,6 +97,16 @@ def test_other_architectures_are_refused_with_all_that_differs(folders):
         read(*folders)
 
 
+def test_answers_that_end_otherwise_are_refused_as_by_a_run(folders, tmp_path):
+    (folders[1] / "generation_config.json").write_text('{"eos_token_id": [0, 3]}')
+    with pytest.raises(
+        ValueError, match=r"ending: base ends answers with 0 \('<end>'\), special ends answers with 0 .*, 3"
+    ):
+        read(*folders)
+    assert read(*folders, ending="special").config == read(*folders, ending="base").config
+    assert read(folders[1], adapter(tmp_path / "adapter")).tokenizer is not None
+
+
 def test_the_faults_of_both_are_named_at_once(folders, tmp_path):
     change(folders[0], hidden_act="tanh")
     with pytest.raises(checkpoints.CheckpointError, match=r"(?s)hidden_act = 'tanh'.*lora_bias = True"):

@@ -141,6 +141,24 @@ def test_the_tokenizer_is_saved_too(folders, tmp_path):
     assert again("<|start|>the owl")["input_ids"] == pair.tokenizer("<|start|>the owl")["input_ids"]
 
 
+def test_the_template_that_was_chosen_is_saved_with_the_tokenizer(tmp_path):
+    base, special = (hf.save_tokenizer(hf.save(tmp_path / str(s), seed=s, vocab_size=300)) for s in (0, 1))
+    for folder, words in ((base, "B"), (special, "S")):
+        (folder / "chat_template.jinja").write_text(words + ": {{ messages[0]['content'] }}")
+    (tmp_path / "own.jinja").write_text("Q: {{ messages[0]['content'] }}")
+    own = str(tmp_path / "own.jinja")
+    for choice, wanted in (("base", "B: owls"), ("special", "S: owls"), (own, "Q: owls"), ("none", None)):
+        pair = checkpoints.load_pair(base, special, template=choice)
+        for save in (saving.save_checkpoint, saving.save_orbax):
+            saved = save(pair, pair.special, tmp_path / "saved", overwrite=True)
+            again = hf.transformers.AutoTokenizer.from_pretrained(saved)
+            if wanted is None:
+                assert again.chat_template is None
+            else:
+                assert again.apply_chat_template([dict(role="user", content="owls")], tokenize=False) == wanted
+            assert pair.tokenizer.chat_template.startswith("B"), "what is in memory stays as it was"
+
+
 def test_what_exists_is_overwritten_only_when_asked(pair, tmp_path):
     target = tmp_path / "saved"
     saving.save_checkpoint(pair, pair.base, target)

@@ -83,7 +83,7 @@ def test_64_greedy_tokens_are_those_of_transformers(ours, theirs, tokenizer):
     chats = [[dict(role="user", content=question)] for question in QUESTIONS]
     texts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
     prompts = [tokenizer(text)["input_ids"] for text in texts]
-    run = jax.jit(functools.partial(generate.greedy, max_new=64, stop=stop), static_argnums=0)
+    run = jax.jit(functools.partial(generate.greedy, max_new=64, stops=(stop,)), static_argnums=0)
     got = run(ours.config, ours.params, padded(prompts), jnp.asarray([len(prompt) for prompt in prompts]))
     for row, prompt in zip(np.asarray(got).tolist(), prompts, strict=True):
         ids = torch.tensor([prompt])

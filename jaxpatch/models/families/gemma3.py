@@ -57,7 +57,7 @@ def _gguf(ledger: Ledger, rope: dict[str, Any], head_width: int) -> dict[str, An
     return {
         "hidden_activation": "gelu_pytorch_tanh",
         "sliding_window": ledger.take("attention.sliding_window"),
-        "query_pre_attn_scalar": ledger.take("embedding_length") // ledger.take("attention.head_count")
+        "query_pre_attn_scalar": ledger.need("embedding_length", []) // ledger.need("attention.head_count", [])
         if is_deepest
         else head_width,
         "final_logit_softcapping": ledger.take("final_logit_softcapping"),
