@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxpatch.models import convert, decoder, differences, gguf_file, layout, lora, orbax_dir, sources
-from jaxpatch.models.config import DecoderConfig
+from jaxpatch.models.config import ConfigError, DecoderConfig
 from jaxpatch.models.differences import Choices, Difference, Side
 from jaxpatch.models.families import FAMILIES
 from jaxpatch.models.sources import Source
@@ -372,8 +372,8 @@ def config_of(path: Path, raw_config: Mapping[str, Any]) -> DecoderConfig:
         )
     try:
         return FAMILIES[model_type].read_config(raw_config)
-    except ValueError as error:
-        raise CheckpointError(path, str(error).split("; ")) from None
+    except ConfigError as error:
+        raise CheckpointError(path, error.faults) from None
 
 
 def location_faults(**names: str | Path) -> list[str]:
