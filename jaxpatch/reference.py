@@ -6,6 +6,7 @@ Nothing else in the library imports torch, and this does only when it is asked t
 import contextlib
 import importlib.util
 import io
+import math
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -62,7 +63,8 @@ class NoReferenceError(RuntimeError):
 
 
 class Parity(NamedTuple):
-    """How far logits are from a reference. apart: over the largest logit. agree: the most likely next tokens are the same."""
+    """How far logits are from a reference. apart: over the largest logit; NaN where not all are finite. agree: the most likely next
+    tokens are the same."""
 
     reference: str
     apart: float
@@ -97,7 +99,7 @@ def of_transformers(path: Path, under: Path | None, config: DecoderConfig, param
     except Exception as error:  # transformers raises what its parsers raise
         said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise NoReferenceError(f"transformers cannot read it: {said}") from error
-    return _apart("transformers", logits.float().numpy()[:, : config.vocab], _own(config, params, tokens))
+    return apart("transformers", logits.float().numpy()[:, : config.vocab], _own(config, params, tokens))
 
 
 @contextlib.contextmanager
@@ -179,6 +181,9 @@ def _of_side(role: str, sides: Mapping[str, Side], runs_as: str, is_quick: bool)
         found = of_golden(side.files, side.config, side.params)
         if found is None:
             return {"is_passed": None, "said": f"not compared ({error}), and no golden logits are known"}
+    if math.isnan(found.apart):
+        said = f"NOT as {found.reference}: some are NaN or infinite, so nothing that is made of them means anything"
+        return {**found._asdict(), "is_passed": False, "said": said}
     verdict, tokens = "as" if found.is_passed else "NOT as", "the same" if found.agree else "other"
     said = f"{verdict} {found.reference}: at most {found.apart:.1e} of the largest logit apart, {tokens} next tokens"
     return {**found._asdict(), "is_passed": found.is_passed, "said": said}
@@ -199,7 +204,7 @@ def of_golden(files: Iterable[Path], config: DecoderConfig, params: Params) -> P
     if known is None:
         return None
     own = _own(config, params, list(known.tokens))[-1]
-    return _apart(f"golden logits of {known.name}", np.array(known.logits), own[list(known.at)])
+    return apart(f"golden logits of {known.name}", np.array(known.logits), own[list(known.at)])
 
 
 def _own(config: DecoderConfig, params: Params, tokens: list[int]) -> np.ndarray:
@@ -207,7 +212,10 @@ def _own(config: DecoderConfig, params: Params, tokens: list[int]) -> np.ndarray
         return np.asarray(jax.jit(decoder.logits, static_argnums=0)(config, params, jnp.asarray([tokens]))[0])
 
 
-def _apart(name: str, wanted: np.ndarray, got: np.ndarray) -> Parity:
+def apart(name: str, wanted: np.ndarray, got: np.ndarray) -> Parity:
+    """Of logits [T, V] from those of a reference."""
+    if not (np.isfinite(wanted).all() and np.isfinite(got).all()):
+        return Parity(name, math.nan, False)
     agree = bool((wanted.argmax(-1) == got.argmax(-1)).all())
     return Parity(name, float(np.abs(wanted - got).max() / np.abs(wanted).max()), agree)
 

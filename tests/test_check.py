@@ -32,6 +32,23 @@ def check(monkeypatch, capsys):
     return call
 
 
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_is_never_parity(side, value):
+    pair = [np.ones((3, 4), np.float32), np.ones((3, 4), np.float32)]
+    pair[side][1, 2] = value
+    for both in (pair, [pair[side], pair[side]]):
+        found = reference.apart("it", *both)
+        assert np.isnan(found.apart) and not found.agree and not found.is_passed
+
+
+def test_logits_that_are_no_numbers_are_said_to_be_none(check, folders, monkeypatch):
+    """Weights and settings are finite; what is made of them need not be."""
+    monkeypatch.setattr(reference, "_own", lambda config, params, tokens: np.full((len(tokens), config.vocab), np.nan))
+    code, said = check(folders[0])
+    assert code == 1 and "Logits of base: NOT as transformers: some are NaN or infinite" in said, said
+
+
 @pytest.fixture
 def without_torch(monkeypatch):
     found = importlib.util.find_spec

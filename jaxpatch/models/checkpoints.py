@@ -25,7 +25,7 @@ from jaxpatch.models import (
     sources,
     templates,
 )
-from jaxpatch.models.config import DecoderConfig
+from jaxpatch.models.config import ConfigError, DecoderConfig
 from jaxpatch.models.differences import Choices, Difference, Side
 from jaxpatch.models.families import FAMILIES, Family, wrapping
 from jaxpatch.models.sources import Source
@@ -457,8 +457,8 @@ def config_of(path: Path, raw_config: Mapping[str, Any]) -> tuple[DecoderConfig,
     """What a config.json says, and that of the text model alone. Raises CheckpointError with everything that is not supported."""
     try:
         return wrapping.read_config(raw_config)
-    except ValueError as error:
-        raise CheckpointError(path, str(error).split("; ")) from None
+    except ConfigError as error:
+        raise CheckpointError(path, error.faults) from None
 
 
 def location_faults(**names: str | Path) -> list[str]:

@@ -1,5 +1,7 @@
 """What a decoder is made of."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from jaxpatch.models.rope import Rope
@@ -9,6 +11,14 @@ CHOICES = {
     "qk_norm": (None, "head", "whole"),
     "activation": ("silu", "gelu", "gelu_tanh", "relu"),
 }
+
+
+class ConfigError(ValueError):
+    """A config that no model can have. faults: a sentence each."""
+
+    def __init__(self, faults: Sequence[str]):
+        super().__init__("; ".join(faults))
+        self.faults = list(faults)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +105,11 @@ class DecoderConfig:
         if not faults and self.heads % self.kv_heads:
             faults.append(f"kv_heads must divide heads; got heads={self.heads}, kv_heads={self.kv_heads}")
         for name in ("norm_eps", "embed_scale", "residual_scale", "logit_scale"):
-            if getattr(self, name) <= 0:
-                faults.append(f"{name} must be positive; got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                faults.append(f"{name} must be positive and finite; got {getattr(self, name)}")
         for name in ("attention_scale", "attention_cap", "logit_cap"):
-            if (value := getattr(self, name)) is not None and value <= 0:
-                faults.append(f"{name} must be positive; got {value}")
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
+                faults.append(f"{name} must be positive and finite; got {value}")
         for name, known in CHOICES.items():
             if (value := getattr(self, name)) not in known:
                 faults.append(f"{name} must be one of {', '.join(map(str, known))}; got {value}")
@@ -121,7 +131,7 @@ class DecoderConfig:
         if self.local and len(self.local) != self.layers:
             faults.append(f"local must say of each layer whether it is; got {len(self.local)} for {self.layers} layers")
         if faults:
-            raise ValueError("; ".join(faults) + ".")
+            raise ConfigError(faults)
 
     @property
     def mlp_matrices(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxpatch.models import convert, sources
-from jaxpatch.models.config import DecoderConfig
+from jaxpatch.models.config import ConfigError, DecoderConfig
 from jaxpatch.models.families import FAMILIES
 from jaxpatch.models.families.family import Gguf, Ledger
 from jaxpatch.trees import paths
@@ -56,8 +56,8 @@ def read(path: Path) -> sources.Source:
         if factors is not None:
             raw["rope_parameters"] = _with_factors(raw, factors)
         config = FAMILIES[model_type].read_config(raw)
-    except ValueError as error:
-        raise sources.CheckpointError(path, str(error).split("; ")) from None
+    except ConfigError as error:
+        raise sources.CheckpointError(path, error.faults) from None
     number = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == style.architecture)
     names = gguf.get_tensor_name_map(number, config.layers)
     places = convert.places(FAMILIES[model_type].rules(config), config)
@@ -179,7 +179,7 @@ def _config(metadata: Mapping[str, Any], style: Gguf) -> dict[str, Any]:
     harmless = {"rope.dimension_count": head_width, "attention.value_length": head_width}
     faults += ledger.unread(harmless, frozenset({"vocab_size"}))
     if faults:
-        raise ValueError("; ".join(faults))
+        raise ConfigError(faults)
     return raw
 
 

@@ -120,18 +120,20 @@ class Rope:
 
     def faults(self, width: int) -> list[str]:
         """What is wrong with it for heads of this width, in words."""
-        turning = self.turning(width)
-        found = [] if self.theta > 0 else [f"rope theta must be positive; got {self.theta}"]
+        numbers = {"theta": self.theta, "share": self.share} | (vars(self.stretch) if self.stretch else {})
+        found = [
+            f"rope {name} must be positive and finite; got {value}"
+            for name, value in numbers.items()
+            if not isinstance(value, bool)
+            and not all(0 < each < math.inf for each in (value if isinstance(value, tuple) else (value,)))
+        ]
+        turning = self.turning(width) if 0 < self.share < math.inf else 2
         if self.share == 1 and width % 2:
             found.append(f"head_width must be even; got {width}")
         elif turning % 2 or not 2 <= turning <= width:
             found.append(f"rope share must turn an even number of a head's {width} numbers; got {self.share}")
-        if self.stretch is not None:
-            found += [
-                f"rope {name} must be positive; got {value}"
-                for name, value in vars(self.stretch).items()
-                if min(value if isinstance(value, tuple) else (value,), default=0) <= 0 and value is not False
-            ]
+        if isinstance(self.stretch, Yarn) and self.theta <= 1:
+            found.append(f"rope theta must be above 1 where it is stretched by yarn; got {self.theta}")
         if isinstance(self.stretch, Llama3 | Yarn) and self.stretch.slow >= self.stretch.fast:
             found.append(f"rope: slow = {self.stretch.slow} must be less than fast = {self.stretch.fast}")
         if isinstance(self.stretch, LongRope):

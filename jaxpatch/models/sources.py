@@ -54,14 +54,25 @@ class Source(NamedTuple):
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object. Raises CheckpointError where it is none."""
+    """A JSON file that holds an object. Raises CheckpointError where it is none, or is no file."""
+    text = read_text(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = json.loads(text)
+    except RecursionError:
+        raise CheckpointError(path, ["objects stand in each other too deep to be read; download it again"]) from None
+    except ValueError as error:  # JSONDecodeError, and numbers of thousands of digits
         raise CheckpointError(path, [f"not readable as JSON: {error}; download it again"]) from None
     if not isinstance(content, dict):
         raise CheckpointError(path, [f"wanted a JSON object, got a {type(content).__name__}"])
     return content
+
+
+def read_text(path: Path) -> str:
+    """A text file. Raises CheckpointError where it is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
+        raise CheckpointError(path, [f"not readable as text: {error}; download it again"]) from None
 
 
 class Tensors(NamedTuple):
@@ -206,7 +217,7 @@ def beside(path: Path) -> dict[str, str]:
     found = [path / name for name in BESIDE if (path / name).exists()]
     for file in found:
         read_json(file)
-    return {file.name: file.read_text(encoding="utf-8") for file in found}
+    return {file.name: read_text(file) for file in found}
 
 
 def ends(path: Path, raw_config: Mapping[str, Any], beside: Mapping[str, str]) -> tuple[int, ...]:

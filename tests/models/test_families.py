@@ -5,6 +5,7 @@ import math
 
 import hf
 import numpy as np
+import published
 import pytest
 import transformers
 from huggingface_hub.errors import StrictDataclassError
@@ -94,6 +95,44 @@ def test_what_is_left_out_has_transformers_defaults(name):
     assert FAMILIES[name].read_config(short) == FAMILIES[name].read_config(filled_in)
 
 
+@pytest.mark.parametrize("model", published.CONFIGS)
+def test_a_published_config_is_read_as_transformers_completes_it(model):
+    raw = published.CONFIGS[model]
+    theirs, read = transformers.AutoConfig.for_model(**raw), FAMILIES[raw["model_type"]].read_config
+    ours = read(raw)
+    assert ours == read(theirs.to_dict())
+    assert (ours.layers, ours.heads, ours.width, ours.vocab) == tuple(
+        getattr(theirs, name) for name in ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
+    )
+    with pytest.raises(ValueError, match="is_new = False is not supported"):
+        read(raw | {"is_new": False})
+
+
+def test_phi3_as_first_published_is_read_too():
+    """Its longrope was called su; transformers 5 no longer reads that."""
+    raw, read = published.CONFIGS["microsoft/Phi-3-mini-128k-instruct"], FAMILIES["phi3"].read_config
+    assert read(raw | dict(rope_scaling=published.FACTORS | dict(type="su"))) == read(raw)
+
+
+def test_each_family_has_a_published_config():
+    assert {raw["model_type"] for raw in published.CONFIGS.values()} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("field", family.HARMLESS)
+def test_a_harmless_field_is_so_at_one_value_only(name, field):
+    """Unless the family knows the field, and reads it."""
+    raw, read = written(hf.config(name)), FAMILIES[name].read_config
+    harmless = family.HARMLESS[field]
+    other = {"any": 1} if harmless == {} else 2 if type(harmless) is int else not harmless
+    without = read(raw | {field: harmless})
+    try:
+        assert read(raw | {field: other}) != without
+    except ValueError as error:
+        assert f"{field} = {other} is not supported (only {harmless!r} is)" in str(error)
+        assert without == read(raw)
+
+
 def other_values(value) -> list:
     """Of the same type, where there is one."""
     if isinstance(value, bool):
@@ -157,6 +196,7 @@ def test_rope_theta_is_found_where_old_and_new_configs_have_it(raw, changes, the
         dict(hidden_act="silu", pretraining_tp=1, rope_interleaved=False, is_llama_config=True),
         dict(rope_scaling=None, quantization_config=None),
         dict(bos_token_id=7, eos_token_id=[7, 8], pad_token_id=-1, attention_dropout=0.1, max_length=4096),
+        dict(auto_map={"AutoModelForCausalLM": "modeling_own.Own"}, unsloth_fixed=True, prefix="</s>", pruned_heads={}),
     ],
 )
 def test_fields_that_change_nothing_pass(raw, changes):
@@ -182,6 +222,10 @@ NTK = {"rope_type": "dynamic", "factor": 8.0, "rope_theta": 1e4}
             dict(rope_parameters=None, rope_scaling={"type": "linear", "factor": 2}, rope_theta=7.0),
             Rope(theta=7.0, stretch=Linear(factor=2.0)),
         ),
+        (
+            dict(rope_parameters=LLAMA3, rope_scaling={"type": "linear", "factor": 2}),
+            Rope(theta=10_000.0, stretch=Linear(factor=2.0)),
+        ),
     ],
 )
 def test_a_stretched_rope_is_read_as_old_and_new_configs_write_it(raw, changes, rope):
@@ -196,7 +240,7 @@ def test_a_stretched_rope_is_read_as_old_and_new_configs_write_it(raw, changes, 
             "rope type 'dynamic' is not supported (default, linear, llama3, yarn, longrope are)",
         ),
         (dict(rope_parameters=None, rope_scaling=NTK), "rope type 'dynamic' is not supported"),
-        (dict(rope_scaling={"type": "linear"}), "rope factor: wanted a positive number, got None"),
+        (dict(rope_scaling={"type": "linear"}), "rope factor: wanted a positive number that float32 holds, got None"),
         (dict(rope_scaling={"type": "linear", "factor": 2.0, "beta": 3}), "rope beta = 3 is not supported"),
         (dict(rope_parameters=LLAMA3 | {"low_freq_factor": 9.0}), "slow = 9.0 must be less than fast = 4.0"),
         (dict(rope_parameters={"rope_theta": 5.0, "partial_rotary_factor": 0.5}), "partial_rotary_factor = 0.5"),
@@ -211,7 +255,7 @@ def test_a_stretched_rope_is_read_as_old_and_new_configs_write_it(raw, changes, 
         (dict(num_key_value_heads=3), "kv_heads must divide heads"),
         (dict(head_dim=None, hidden_size=18), "does not divide"),
         (dict(head_dim=3), "head_width must be even"),
-        (dict(rms_norm_eps="tiny"), "rms_norm_eps: wanted a positive number, got 'tiny'"),
+        (dict(rms_norm_eps="tiny"), "rms_norm_eps: wanted a positive number that float32 holds, got 'tiny'"),
         (dict(tie_word_embeddings="yes"), "tie_word_embeddings: wanted true or false, got 'yes'"),
         (dict(num_attention_heads=True), "num_attention_heads: wanted a positive integer, got True"),
     ],
@@ -220,6 +264,68 @@ def test_fields_that_matter_are_refused_by_name(raw, changes, fault):
     with pytest.raises(ValueError) as error:
         llama.read_config(raw | changes)
     assert fault in str(error.value)
+
+
+NAN, ENDLESS, HUGE = float("nan"), float("inf"), 10**400
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
+WRONG = (NAN, ENDLESS, -ENDLESS, HUGE, 1e-60, 0, -1.0, "1", [1.0], {}, True)
+
+
+@pytest.mark.parametrize("value", WRONG, ids=lambda value: str(value)[:9])
+@pytest.mark.parametrize(
+    ("name", "made", "field"),
+    [
+        ("llama", lambda value: dict(rms_norm_eps=value), "rms_norm_eps"),
+        ("llama", lambda value: dict(rope_parameters={"rope_theta": value}), "rope_theta"),
+        ("llama", lambda value: dict(rope_parameters=None, rope_theta=value), "rope_theta"),
+        ("llama", lambda value: dict(rope_parameters=YARN | dict(factor=value)), "factor"),
+        ("llama", lambda value: dict(rope_parameters=YARN | dict(mscale=value)), "mscale"),
+        ("llama", lambda value: dict(rope_parameters=YARN | dict(attention_factor=value)), "attention_factor"),
+        ("llama", lambda value: dict(rope_parameters=LLAMA3 | dict(low_freq_factor=value)), "low_freq_factor"),
+        ("gemma2", lambda value: dict(attn_logit_softcapping=value), "attn_logit_softcapping"),
+        ("gemma2", lambda value: dict(query_pre_attn_scalar=value), "query_pre_attn_scalar"),
+        ("gemma3_text", lambda value: dict(rope_local_base_freq=value, rope_parameters=None), "rope_theta"),
+        ("granite", lambda value: dict(logits_scaling=value), "logits_scaling"),
+        ("gpt_neox", lambda value: dict(rope_parameters={"partial_rotary_factor": value}), "partial_rotary_factor"),
+        ("phi3", lambda value: dict(rope_parameters=hf.LONG_ROPE | dict(long_factor=[1.0, value])), "long_factor"),
+    ],
+)
+def test_what_is_no_number_is_refused_by_name(name, made, field, value):
+    raw = written(hf.config(name))
+    with pytest.raises(ValueError, match=f"{field}: wanted a (positive number|list of positive numbers)") as error:
+        FAMILIES[name].read_config(raw | made(value))
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "fault"),
+    [
+        (
+            "llama",
+            dict(rope_parameters=YARN | dict(rope_theta=1.0)),
+            "rope theta must be above 1 where it is stretched",
+        ),
+        ("llama", dict(rope_parameters={"rope_type": ["x"]}), "rope type \"['x']\" is not supported"),
+        ("llama", dict(rope_parameters=5), "rope_parameters: wanted an object, got 5"),
+        ("llama", dict(hidden_act=["silu"]), "hidden_act = ['silu'] is not supported"),
+        ("llama", dict(own="x" * 10**6), "xxx... (1,000,002 characters) is not supported (unknown field)"),
+        ("llama", dict(hidden_size=HUGE), "hidden_size: wanted at most 1,000,000,000, got 10,000,"),
+        ("qwen2", dict(layer_types=[["a"], ["b"]]), "layer_types: wanted full_attention or sliding_attention"),
+        ("qwen2", dict(max_window_layers="a"), "max_window_layers: wanted an integer of at least 0, got 'a'"),
+        ("gemma3_text", dict(rope_parameters={"full_attention": 5}), "full_attention: wanted an object, got 5"),
+        ("gemma3_text", dict(rope_parameters={"full_attention": [1]}), "full_attention: wanted an object, got [1]"),
+        ("gemma2", dict(sliding_window_size=77), "sliding_window_size = 77 is not supported"),
+    ],
+)
+def test_a_field_of_another_make_than_any_model_has_is_refused_by_name(name, changes, fault):
+    with pytest.raises(ValueError) as error:
+        FAMILIES[name].read_config(written(hf.config(name)) | changes)
+    assert fault in str(error.value)
+
+
+def test_all_windows_begin_at_the_first_layer():
+    windows = dict(use_sliding_window=True, sliding_window=2, max_window_layers=0, layer_types=None)
+    assert FAMILIES["qwen2"].read_config(written(hf.config("qwen2")) | windows).local == (True, True)
 
 
 def test_all_faults_are_named_at_once(raw):

@@ -164,6 +164,39 @@ def test_all_absurd_sizes_are_named_at_once(folder):
     refused(folder, "num_hidden_layers", "vocab_size")
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "stand in each other too deep"),
+        ('{"rms_norm_eps": ' + "1" * 5000 + "}", "not readable as JSON"),
+        ('{"rms_norm_eps": ', "not readable as JSON"),
+        ("[1]", "wanted a JSON object, got a list"),
+    ],
+    ids="deep digits cut list".split(),
+)
+def test_a_config_that_is_none(folder, text, words):
+    (folder / "config.json").write_text(text)
+    refused(folder, "config.json", words)
+    with pytest.raises(checkpoints.CheckpointError, match=words):
+        outlines.read(folder, folder, Choices())
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_text_that_is_none(folder, name):
+    (folder / name).write_bytes(b"\xff\xfe\x00bad")
+    refused(folder, name, "not readable as text", "download it again")
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    refused(folder, name, "not readable as text")
+
+
+def test_numbers_that_are_none_are_all_named_at_once(folder):
+    hf.retell(folder, rms_norm_eps=float("nan"), rope_parameters={"rope_type": "default", "rope_theta": float("inf")})
+    refused(
+        folder, "  - rms_norm_eps: wanted a positive number", "got nan\n  - rope rope_theta: wanted a positive number"
+    )
+
+
 def test_more_experts_than_can_be(tmp_path):
     folder = hf.save(tmp_path / "experts", model_type="mixtral", num_local_experts=4)
     hf.retell(folder, num_hidden_layers=10_000, num_local_experts=10_000)
@@ -201,8 +234,9 @@ def test_code_that_a_checkpoint_brings_is_not_run(tmp_path):
     folder = hf.save_tokenizer(hf.save(tmp_path / "model", vocab_size=300))
     for name in ("modeling_own", "tokenization_own"):
         (folder / f"{name}.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'harm')!r}).touch()\n")
+    wanted = checkpoints.load(folder, "float32").config
     hf.retell(folder, auto_map={"AutoConfig": "modeling_own.Own", "AutoModelForCausalLM": "modeling_own.Own"})
-    refused(folder, "auto_map")
+    assert checkpoints.load(folder, "float32").config == wanted, "what the weights mean is read by our own code"
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings |= {"auto_map": {"AutoTokenizer": ["tokenization_own.Own", None]}, "tokenizer_class": "Own"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))

@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxpatch.models.config import DecoderConfig
+import numpy as np
+
+from jaxpatch.models.config import ConfigError, DecoderConfig
 from jaxpatch.models.convert import Rule
 from jaxpatch.models.rope import Linear, Llama3, LongRope, Rope, Yarn
 
@@ -33,7 +35,7 @@ class Family(NamedTuple):
     """A model family.
 
     read_config: config.json (as transformers' config class completes it, and as it stands on disk) -> our config;
-        raises ValueError naming every field that changes the model and is not supported.
+        raises ConfigError naming every field that changes the model and is not supported.
     rules: our config -> the conversion table.
     inputs_first: whether matrices are stored with their inputs first.
     prefix: that some checkpoints leave away before the names of all tensors but the unembedding. unembed: the unembedding's name.
@@ -74,9 +76,6 @@ class Gguf(NamedTuple):
     more: Callable[["Ledger", dict[str, Any], int], dict[str, Any]] = _as_all_have_it
 
 
-_KINDS = {int: "a positive integer", float: "a positive number", bool: "true or false"}
-
-
 class Ledger:
     """Hands out config fields and remembers which were read, so that no field that matters stays unread."""
 
@@ -94,45 +93,99 @@ class Ledger:
         """Whether the field is there, and null."""
         return name in self._raw and self._raw[name] is None
 
-    def need(self, name: str, faults: list[str], default: Any = None, *, kind: type = int) -> Any:
-        """A field that must be of its kind, and positive where it is a number. Where it is not: a fault, and 1."""
+    def need(self, name: str, faults: list[str], default: Any = None, *, kind: type = int, least: int = 1) -> Any:
+        """A field that must be of its kind: a whole number of at least `least`, or a number above 0 that float32 holds. Where it is
+        not: a fault, and 1."""
         value = self.take(name, default)
-        is_kind = isinstance(value, int | kind) and isinstance(value, bool) == (kind is bool)
-        if not is_kind or (kind is not bool and value <= 0):
-            faults.append(f"{name}: wanted {_KINDS[kind]}, got {value!r}")
+        if not _fits(value, kind, least):
+            faults.append(f"{name}: wanted {_wanted(kind, least)}, got {shown(value)}")
             return kind(1)
         most = MOST.get(name, LARGEST)
         if kind is int and value > most:
             faults.append(
-                f"{name}: wanted at most {most:,}, got {value:,}; no model is so large, and nothing of it was read"
+                f"{name}: wanted at most {most:,}, got {_cut(f'{value:,}')}; no model is so large, and nothing of it was read"
             )
             return 1
         return kind(value)
+
+    def may_have(self, name: str, faults: list[str]) -> float | None:
+        """A number above 0, or None where the field is absent or null."""
+        return None if self.take(name) is None else self.need(name, faults, kind=float)
 
     def table(self, name: str, faults: list[str]) -> Mapping[str, Any]:
         """A field that holds fields of its own; empty where it is absent. Where it is something else: a fault."""
         value = self.take(name, {})
         if isinstance(value, Mapping):
             return value
-        faults.append(f"{name}: wanted an object, got {value!r}")
+        faults.append(f"{name}: wanted an object, got {shown(value)}")
         return {}
 
     def unread(self, harmless: Mapping[str, Any], ignored: frozenset[str]) -> list[str]:
         """A sentence for each field nobody read that is neither ignored nor at a value known to change nothing."""
         return [
-            f"{name} = {value!r} is not supported"
+            f"{name} = {shown(value)} is not supported"
             + (f" (only {harmless[name]!r} is)" if name in harmless else " (unknown field)")
             for name, value in self._raw.items()
             if name not in self._read and name not in ignored and value not in (None, harmless.get(name))
         ]
 
 
+def is_number(value: int | float) -> bool:
+    """Whether it is above 0 and float32 holds it: no NaN, no infinity, and no whole number of any length.
+
+    >>> is_number(1e-6), is_number(float("nan")), is_number(10**400)
+    (True, False, False)
+    """
+    return SMALLEST_NUMBER <= value <= LARGEST_NUMBER
+
+
+def shown(value: Any) -> str:
+    """A value of a config in an error, which it must not fill."""
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}... ({len(text):,} characters)"
+
+
+def _fits(value: Any, kind: type, least: int) -> bool:
+    if kind is bool or isinstance(value, bool):
+        return kind is bool and isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and value >= least
+    return isinstance(value, int | float) and is_number(value)
+
+
+def _wanted(kind: type, least: int) -> str:
+    if kind is int:
+        return "a positive integer" if least else "an integer of at least 0"
+    return "true or false" if kind is bool else "a positive number that float32 holds"
+
+
 LARGEST = 10**9
 MOST: dict[str, int] = dict.fromkeys(("num_hidden_layers", "n_layer", "num_experts", "num_local_experts"), 10_000)
 """What whole numbers of a config may be at most: beyond that it is broken, or meant to use up all memory."""
+SMALLEST_NUMBER, LARGEST_NUMBER = (float(getattr(np.finfo(np.float32), end)) for end in ("tiny", "max"))
+LONGEST_SHOWN = 200
 
-HARMLESS = {"is_encoder_decoder": False, "use_bidirectional_attention": False, "add_cross_attention": False}
-"""Fields that change a model of any family, and the one value under which they do not."""
+HARMLESS: dict[str, Any] = {
+    # of encoders, and of decoders that read one
+    **{"is_encoder_decoder": False, "add_cross_attention": False, "tie_encoder_decoder": False},
+    # tokens see none that come after them
+    "use_bidirectional_attention": False,
+    # a bias where the family's code has none; where it has one, the family reads the field
+    **{"attention_bias": False, "mlp_bias": False, "lm_head_bias": False},
+    # positions of images: a switch of the code from which that of Qwen2-VL came
+    "use_mrope": False,
+    # Phi's own code: every how many layers one sees everything, and by what positions are divided
+    **{"full_attn_mod": 1, "interpolate_factor": 1},
+    # sums of products cut in so many parts, which rounds otherwise
+    "pretraining_tp": 1,
+    # heads taken out after training
+    "pruned_heads": {},
+}
+"""Fields that change a model whose code knows them, and the one value of each under which it is as if they were not there. At any
+other value a field is refused by name, as is one that no table has: what is not known is not passed over."""
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -145,16 +198,28 @@ ACTIVATIONS = {
 }
 """transformers' names of activations -> ours."""
 
-IGNORED = frozenset(
-    """architectures model_type torch_dtype dtype transformers_version _name_or_path use_cache initializer_range
-    attention_dropout bos_token_id eos_token_id pad_token_id unk_token_id transformers.js_config
-    output_attentions output_hidden_states return_dict chunk_size_feed_forward id2label label2id problem_type
-    _attn_implementation_autoset attn_implementation max_length max_sequence_length do_sample temperature top_k top_p
-    num_beams repetition_penalty gradient_checkpointing task_specific_params tokenizer_class is_decoder
-    output_router_logits router_aux_loss_coef router_jitter_noise
-    attn_pdrop resid_pdrop embd_pdrop hidden_dropout classifier_dropout dropout activation_dropout layerdrop init_std""".split()
-)
-"""Fields that change nothing about a forward pass in inference."""
+IGNORED_FOR: Mapping[str, str] = {
+    "says where the model comes from": """_name_or_path architectures finetuning_task model_type transformers_version
+        transformers.js_config unsloth_fixed unsloth_version""",
+    "names Python files beside the weights; nothing runs them, and what the weights mean is read by our own code": """auto_map
+        custom_pipelines""",
+    "says how numbers are held, and how they are computed": """attn_implementation _attn_implementation_autoset
+        _flash_attn_2_enabled chunk_size_feed_forward dtype gradient_checkpointing torch_dtype torchscript use_bfloat16 use_cache""",
+    "says what a call gives back": """output_attentions output_hidden_states output_past output_router_logits output_scores
+        return_dict return_dict_in_generate""",
+    "acts in training alone": """activation_dropout attention_dropout attention_probs_dropout_prob attn_pdrop classifier_dropout
+        dropout embd_pdrop hidden_dropout hidden_dropout_prob init_std initializer_range layerdrop resid_pdrop router_aux_loss_coef
+        router_jitter_noise tf_legacy_loss""",
+    "is of text before or after the model": """bos_token_id decoder_start_token_id eos_token_id pad_token_id prefix sep_token_id
+        tokenizer_class unk_token_id""",
+    "is of another task": "_num_labels id2label is_decoder label2id num_labels problem_type task_specific_params",
+    "chooses tokens once there are logits; a run here takes the most likely": """bad_words_ids begin_suppress_tokens
+        diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty forced_bos_token_id
+        forced_eos_token_id length_penalty max_length max_sequence_length min_length no_repeat_ngram_size num_beam_groups num_beams
+        num_return_sequences remove_invalid_values repetition_penalty suppress_tokens temperature top_k top_p typical_p""",
+}
+"""Why a field changes nothing about a forward pass in inference, whatever it says -> the fields."""
+IGNORED = frozenset(name for names in IGNORED_FOR.values() for name in names.split())
 
 
 def common_fields(
@@ -198,7 +263,7 @@ def read_activation(ledger: Ledger, faults: list[str], name: str, default: str) 
     value = ledger.take(name, default)
     if isinstance(value, str) and value in ACTIVATIONS:
         return ACTIVATIONS[value]
-    faults.append(f"{name} = {value!r} is not supported ({', '.join(ACTIVATIONS)} are)")
+    faults.append(f"{name} = {shown(value)} is not supported ({', '.join(ACTIVATIONS)} are)")
     return "silu"
 
 
@@ -209,10 +274,10 @@ def config_of(
     harmless: Mapping[str, Any] | None = None,
     ignored: frozenset[str] = frozenset(),
 ) -> DecoderConfig:
-    """The config, once all that matters has been read. Raises ValueError with every fault."""
+    """The config, once all that matters has been read. Raises ConfigError with every fault."""
     faults = faults + ledger.unread(HARMLESS | dict(harmless or {}), IGNORED | ignored)
     if faults:
-        raise ValueError("; ".join(faults))
+        raise ConfigError(faults)
     return DecoderConfig(**fields)
 
 
@@ -251,10 +316,10 @@ def local_fields(ledger: Ledger, faults: list[str], layers: int, window: int | N
     known = {"full_attention": False, "sliding_attention": True}
     if types is None:
         local = tuple(default)
-    elif isinstance(types, list) and len(types) == layers and set(types) <= known.keys():
+    elif isinstance(types, list) and len(types) == layers and all(each in list(known) for each in types):
         local = tuple(known[each] for each in types)
     else:
-        faults.append(f"layer_types: wanted {' or '.join(known)} for each of {layers} layers, got {types!r}")
+        faults.append(f"layer_types: wanted {' or '.join(known)} for each of {layers} layers, got {shown(types)}")
         local = ()
     if any(local) and window is None:
         faults.append("layer_types names sliding layers, and there is no sliding_window")
@@ -272,14 +337,14 @@ def read_rope(
     also: Mapping[str, str] | None = None,
 ) -> Rope:
     """The rotary positions of a config, wherever its transformers has written them: ``rope_parameters``, or ``rope_scaling`` and fields
-    of its own for base and share.
+    of its own for base and share. Where both tables are there, the older one takes the place of the other, as in transformers.
 
     Args: context: longest sequence. theta, share: name of that field, and what it is where absent; without a share whole heads turn.
         also: other names of types.
     """
     new, old = (_with_type(ledger.table(name, faults)) for name in ("rope_parameters", "rope_scaling"))
     named = {"rope_theta": ledger.take(*theta)} | ({"partial_rotary_factor": ledger.take(*share)} if share else {})
-    made = rope_of(named | new | old, ledger, context, faults, also=also)
+    made = rope_of(named | (old or new), ledger, context, faults, also=also)
     if share is None and made.share != 1:
         faults.append(f"rope partial_rotary_factor = {made.share} is not supported (only 1.0 is)")
     return made
@@ -291,7 +356,7 @@ def rope_of(
     """The rotary positions that one table of settings describes. ledger: of the whole config, where some have one of them."""
     rope, found = Ledger(_with_type(raw)), []
     sort = rope.take("rope_type", "default")
-    sort = str((also or {}).get(sort, sort))
+    sort = (also or {}).get(sort, sort) if isinstance(sort, str) else shown(sort)
     made = Rope(
         theta=rope.need("rope_theta", found, 10_000.0, kind=float),
         share=rope.need("partial_rotary_factor", found, 1.0, kind=float),
@@ -331,7 +396,7 @@ def _llama3(rope: Ledger, ledger: Ledger, context: int, found: list[str]) -> Lla
 def _yarn(rope: Ledger, ledger: Ledger, context: int, found: list[str]) -> Yarn:
     original = rope.need("original_max_position_embeddings", found, context)
     factor = rope.need("factor", found, context / original, kind=float)
-    top, bottom = rope.take("mscale"), rope.take("mscale_all_dim")
+    top, bottom = (rope.may_have(name, found) for name in ("mscale", "mscale_all_dim"))
 
     def grown(by: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * by * math.log(factor) + 1.0
@@ -362,9 +427,9 @@ def _longrope(rope: Ledger, ledger: Ledger, context: int, found: list[str]) -> L
 
 def _factors(rope: Ledger, name: str, found: list[str]) -> tuple[float, ...]:
     value = rope.take(name)
-    if isinstance(value, list) and all(isinstance(each, int | float) and not isinstance(each, bool) for each in value):
+    if isinstance(value, list) and all(type(each) in (int, float) and is_number(each) for each in value):
         return tuple(map(float, value))
-    found.append(f"{name}: wanted a list of numbers, got {value!r}")
+    found.append(f"{name}: wanted a list of positive numbers that float32 holds, got {shown(value)}")
     return ()
 
 

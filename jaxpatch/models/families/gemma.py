@@ -9,7 +9,7 @@ from jaxpatch.models.families.family import Family, Ledger, common_fields, confi
 
 
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
-    """config.json -> our config. Raises ValueError with every fault."""
+    """config.json -> our config. Raises ConfigError with every fault."""
     gelu = dict(raw) | (
         {"hidden_act": "gelu_pytorch_tanh"} if raw.get("hidden_act") == "gelu" else {}
     )  # as transformers reads it

@@ -9,14 +9,15 @@ from jaxpatch.models.families.family import Family, Ledger, config_of, local_fie
 
 
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
-    """config.json -> our config. Raises ValueError with every fault."""
+    """config.json -> our config. Raises ConfigError with every fault."""
     ledger, faults = Ledger(raw), []
     fields = gemma.fields_of(ledger, faults, kv_heads=4, activation="hidden_activation")
     fields |= dict(family="gemma2", rope=read_rope(ledger, fields["context"], faults))
     fields |= around(ledger, faults, attention_cap=50.0, logit_cap=30.0)
     default = [number % 2 == 0 for number in range(fields["layers"])]
-    fields |= local_fields(ledger, faults, fields["layers"], window(ledger, faults), default)
-    return config_of(fields, ledger, faults, ignored=IGNORED)
+    width = window(ledger, faults)
+    fields |= local_fields(ledger, faults, fields["layers"], width, default)
+    return config_of(fields, ledger, faults, {"sliding_window_size": width}, IGNORED)
 
 
 IGNORED = frozenset({"hidden_act", "cache_implementation", "_sliding_window_pattern"})

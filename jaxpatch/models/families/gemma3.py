@@ -13,7 +13,7 @@ from jaxpatch.models.rope import Rope
 
 
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
-    """config.json -> our config. Raises ValueError with every fault."""
+    """config.json -> our config. Raises ConfigError with every fault."""
     ledger, faults = Ledger(raw), []
     fields = gemma.fields_of(ledger, faults, kv_heads=4, activation="hidden_activation", context=131_072)
     fields |= dict(family="gemma3_text", qk_norm="head") | gemma2.around(ledger, faults)
@@ -41,7 +41,7 @@ def _ropes(ledger: Ledger, context: int, faults: list[str]) -> tuple[Rope, Rope]
     ]
     stretched = {"full_attention": old, "sliding_attention": {}}
     full, sliding = (
-        rope_of({"rope_theta": base} | dict(new.get(name) or {}) | stretched[name], ledger, context, faults)
+        rope_of({"rope_theta": base} | dict(Ledger(new).table(name, faults)) | stretched[name], ledger, context, faults)
         for name, base in bases.items()
     )
     return full, sliding

@@ -7,7 +7,10 @@ from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.convert import Rule
 from jaxpatch.models.families.family import Family, Ledger, config_of, layer_norms, read_activation
 
-_HARMLESS = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "reorder_and_upcast_attn": False}
+_HARMLESS = {
+    **{"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "reorder_and_upcast_attn": False},
+    "n_special": 0,  # rows of the embedding beside the vocabulary
+}
 _IGNORED = frozenset(
     """n_ctx summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout predict_special_tokens
     layer_norm_eps""".split()
@@ -15,7 +18,7 @@ _IGNORED = frozenset(
 
 
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
-    """config.json -> our config. Raises ValueError with every fault."""
+    """config.json -> our config. Raises ConfigError with every fault."""
     ledger, faults = Ledger(raw), []
     width, heads = ledger.need("n_embd", faults, 768), ledger.need("n_head", faults, 12)
     context = ledger.need("n_positions", faults, 1024)

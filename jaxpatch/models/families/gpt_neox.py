@@ -9,7 +9,7 @@ from jaxpatch.models.families.family import Family, Ledger, common_fields, confi
 
 
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
-    """config.json -> our config. Raises ValueError with every fault."""
+    """config.json -> our config. Raises ConfigError with every fault."""
     ledger, faults = Ledger(raw), []
     has_bias = ledger.need("attention_bias", faults, True, kind=bool)
     fields = common_fields(

@@ -10,13 +10,13 @@ from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.convert import Rule
 from jaxpatch.models.families.family import Family, Gguf, Ledger, common_fields, config_of, read_rope
 
-_HARMLESS = {"pretraining_tp": 1, "rope_interleaved": False}
+_HARMLESS = {"rope_interleaved": False}
 """Fields that change the model, and the one value under which they do not."""
 _IGNORED = frozenset({"is_llama_config"})
 
 
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
-    """config.json -> our config. Raises ValueError with every fault."""
+    """config.json -> our config. Raises ConfigError with every fault."""
     ledger, faults = Ledger(raw), []
     has_bias = ledger.need("attention_bias", faults, False, kind=bool)
     fields = common_fields(ledger, faults, context=2048)

@@ -9,7 +9,7 @@ from jaxpatch.models.families.family import Family, Ledger, common_fields, confi
 
 
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
-    """config.json -> our config. Raises ValueError with every fault."""
+    """config.json -> our config. Raises ConfigError with every fault."""
     ledger, faults = Ledger(raw), []
     fields = common_fields(ledger, faults, context=131_072, kv_heads=8)
     fields |= dict(family="mistral", rope=read_rope(ledger, fields["context"], faults))

@@ -15,7 +15,7 @@ _EXPERTS = {"router": _STEM + "gate"} | {
 
 
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
-    """config.json -> our config. Raises ValueError with every fault."""
+    """config.json -> our config. Raises ConfigError with every fault."""
     ledger, faults = Ledger(raw), []
     fields = common_fields(ledger, faults, context=131_072, kv_heads=8, norm_eps=("rms_norm_eps", 1e-5))
     rope = read_rope(ledger, fields["context"], faults, theta=("rope_theta", 1_000_000.0))

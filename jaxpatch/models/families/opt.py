@@ -13,7 +13,7 @@ _HARMLESS = {"do_layer_norm_before": True, "_remove_final_layer_norm": False, "l
 
 
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
-    """config.json -> our config. Raises ValueError with every fault."""
+    """config.json -> our config. Raises ConfigError with every fault."""
     ledger, faults = Ledger(raw), []
     width, heads = ledger.need("hidden_size", faults, 768), ledger.need("num_attention_heads", faults, 12)
     context = ledger.need("max_position_embeddings", faults, 2048)

@@ -10,7 +10,7 @@ from jaxpatch.models.families.family import Family, Ledger, common_fields, confi
 
 
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
-    """config.json -> our config. Raises ValueError with every fault."""
+    """config.json -> our config. Raises ConfigError with every fault."""
     ledger, faults = Ledger(raw), []
     fields = common_fields(ledger, faults, context=4096, norm_eps=("rms_norm_eps", 1e-5))
     ledger.take("original_max_position_embeddings")

@@ -9,7 +9,7 @@ from jaxpatch.models.families.family import Family, Gguf, Ledger, common_fields,
 
 
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
-    """config.json -> our config. Raises ValueError with every fault."""
+    """config.json -> our config. Raises ConfigError with every fault."""
     ledger, faults = Ledger(raw), []
     fields = common_fields(ledger, faults, context=32_768, kv_heads=32)
     fields |= dict(family="qwen2", attention_bias=True, rope=read_rope(ledger, fields["context"], faults)) | windows(
@@ -21,7 +21,7 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
 def windows(ledger: Ledger, faults: list[str], layers: int) -> dict[str, Any]:
     """Layers from ``max_window_layers`` on are local where ``use_sliding_window`` says so."""
     is_used = ledger.need("use_sliding_window", faults, False, kind=bool)
-    first = ledger.take("max_window_layers", 28)
+    first = ledger.need("max_window_layers", faults, 28, least=0)
     window = ledger.need("sliding_window", faults, 4096)
     is_local = is_used and not ledger.is_null("sliding_window")
     default = [is_local and number >= first for number in range(layers)]

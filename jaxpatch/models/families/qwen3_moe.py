@@ -14,7 +14,7 @@ _IGNORED = frozenset({"intermediate_size", "max_window_layers"})
 
 
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
-    """config.json -> our config. Raises ValueError with every fault."""
+    """config.json -> our config. Raises ConfigError with every fault."""
     ledger, faults = Ledger(raw), []
     has_bias = ledger.need("attention_bias", faults, False, kind=bool)
     fields = common_fields(ledger, faults, context=32_768, kv_heads=4, neurons="moe_intermediate_size")

@@ -6,7 +6,7 @@ A text reads the same with and without the parts that see: they are left out, an
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jaxpatch.models.config import DecoderConfig
+from jaxpatch.models.config import ConfigError, DecoderConfig
 from jaxpatch.models.families import FAMILIES
 from jaxpatch.models.families.family import HARMLESS, IGNORED, Family, Ledger
 from jaxpatch.trees import paths
@@ -18,7 +18,7 @@ _KEPT = ("bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype",
 def read_config(raw: Mapping[str, Any]) -> tuple[DecoderConfig, Mapping[str, Any]]:
     """config.json of a text model or of a whole around one -> our config, and the text model's own config.json.
 
-    Raises ValueError with every fault.
+    Raises ConfigError with every fault.
 
     Example:
         >>> sizes = dict(hidden_size=16, num_hidden_layers=7, num_attention_heads=4, intermediate_size=20)
@@ -29,7 +29,7 @@ def read_config(raw: Mapping[str, Any]) -> tuple[DecoderConfig, Mapping[str, Any
     whole = raw.get("model_type")
     known = [*FAMILIES, *(each for family in FAMILIES.values() for each in family.wrappings)]
     if not isinstance(whole, str) or whole not in known:
-        raise ValueError(f"model_type {whole!r} is not supported. {paths.did_you_mean(str(whole), known)}")
+        raise ConfigError([f"model_type {whole!r} is not supported. {paths.did_you_mean(str(whole), known)}"])
     if whole in FAMILIES:
         return FAMILIES[whole].read_config(raw), raw
     ledger, faults = Ledger(raw), []
@@ -37,7 +37,9 @@ def read_config(raw: Mapping[str, Any]) -> tuple[DecoderConfig, Mapping[str, Any
     held = [name for name, family in FAMILIES.items() if whole in family.wrappings]
     name = text.get("model_type") or held[0]
     if name not in held:
-        raise ValueError(f"text_config: model_type {name!r} is not supported inside of {whole} ({', '.join(held)} is)")
+        raise ConfigError(
+            [f"text_config: model_type {name!r} is not supported inside of {whole} ({', '.join(held)} is)"]
+        )
     style = FAMILIES[name].wrappings[whole]
     # transformers ties by the word of the whole alone, and writes its default into text_config whatever that is
     own = {
@@ -58,9 +60,9 @@ def read_config(raw: Mapping[str, Any]) -> tuple[DecoderConfig, Mapping[str, Any
         config = FAMILIES[name].read_config(own)
         if not faults:
             return config, own
-    except ValueError as error:
-        faults += [f"text_config: {fault}" for fault in str(error).split("; ")]
-    raise ValueError("; ".join(faults))
+    except ConfigError as error:
+        faults += [f"text_config: {fault}" for fault in error.faults]
+    raise ConfigError(faults)
 
 
 def inside(family: Family, whole: str | None, names: Iterable[str]) -> Family:
