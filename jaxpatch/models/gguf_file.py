@@ -154,7 +154,7 @@ def _style(path: Path, architecture: str) -> tuple[str, Gguf]:
 
 
 def _config(metadata: Mapping[str, Any], style: Gguf) -> dict[str, Any]:
-    """The file's metadata -> config.json. Raises ValueError with every fault."""
+    """The file's metadata -> config.json. Raises ConfigError with every fault."""
     stem = f"{style.architecture}."
     ledger = Ledger({name.removeprefix(stem): v for name, v in metadata.items() if name.startswith(stem)})
     faults: list[str] = []
