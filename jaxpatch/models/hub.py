@@ -14,7 +14,7 @@ CONFIGS = ("config.json", "adapter_config.json")
 """One of which every model or adapter has that is not a GGUF file."""
 SHOWN = 20
 """Files named in a message."""
-_FORM = re.compile(r"(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>refs/[^/]+/[^/]+|.+?))?(/(?P<file>.+\.gguf))?")
+_FORM = re.compile(r"(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>refs/[^/]+/[^/]+|[^/]+))?(/(?P<file>.+\.gguf))?")
 
 
 class Id(NamedTuple):
