@@ -78,6 +78,46 @@ def test_first_order_is_torch_autograd(pairs, name):
     assert max(found.values()) <= parity.LIMITS["gradient"], found
 
 
+def model_type(row: parity.Row) -> str:
+    return row.options.get("model_type", "llama")
+
+
+def asked_of(family: str) -> set[str]:
+    """Kinds whose every component the engine replaces in a fast test, in one of the family's rows."""
+    return {kind for row in parity.ROWS.values() if model_type(row) == family for kind in row.kinds}
+
+
+UNASKED = [name for name, row in parity.ROWS.items() if not asked_of(model_type(row)) >= {*torch_oracle.KINDS}]
+
+
+@pytest.mark.parametrize("name", UNASKED)
+def test_definition_is_the_torch_loop_for_the_kinds_that_no_row_asks_for(pairs, name):
+    """One program for all of them, where the engine has one for each: so each kind that a family serves is replaced once."""
+    row = parity.ROWS[name]
+    torch_pair, pair = pairs(**row.options)
+    tool = parity.tool_of(pair, row.anchor)
+    others = set(parity.every_kind(pair)) - asked_of(model_type(row))
+    assert others
+    zeros = {kind: np.zeros(tool.partition[kind].shape, np.float32) for kind in sorted(others)}
+    rows = np.arange(len(torch_oracle.PROMPTS))
+    for kind in others:
+        true = torch_oracle.effects(torch_pair, kind, torch_oracle.PROMPTS, torch_oracle.direction())[row.anchor]
+        found = np.zeros_like(true)
+        for index in np.ndindex(zeros[kind].shape):
+            gates = {**zeros, kind: np.asarray(components.gates(tool.partition, {kind: [index]})[kind])}
+            found[(slice(None), *index)] = np.asarray(tool.effect(gates, rows)) - tool.base
+        assert np.abs(true).max() > 1e-2, "the pair is too much alike to test anything"
+        assert parity.apart(found, true) <= TOLERANCE, kind
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", parity.ROWS)
+def test_engine_is_the_torch_loop_for_every_draw_and_kind(name, tmp_path):
+    for column, worst in parity.of_row(parity.ROWS[name], tmp_path):
+        assert worst <= parity.LIMITS[column], column
+    jax.clear_caches()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("row", PRODUCT, ids=str)
 def test_engine_is_the_torch_loop_everywhere(pairs, row):
