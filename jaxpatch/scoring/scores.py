@@ -87,7 +87,7 @@ class Scores:
             layer, index = np.divmod(np.arange(values.size), values[0].size if has_layer else values.size)
             layer = layer if has_layer else np.full(values.size, -1)
             index = index if values.ndim > 1 or not has_layer else np.full(values.size, -1)
-            exact = self.method == "exact"
+            exact = self.method in ("exact", "activation")
             replaced = self.screening[kind].replaced.ravel() if kind in self.screening else np.full(values.size, exact)
             parts.append(
                 pd.DataFrame(
