@@ -20,7 +20,7 @@ from jaxpatch.models import layers, layout
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.patching import components
 from jaxpatch.patching import exchange as exchanges
-from jaxpatch.scoring import ACTIVATION_METHODS, EXACT, METHODS, normalise, scores
+from jaxpatch.scoring import ACTIVATION_METHODS, EXACT, METHODS, SCREENED, normalise, scores
 from jaxpatch.scoring.method import DEFAULTS, Answer, Options, all_silent
 from jaxpatch.shapes import Gates, Params
 from jaxpatch.trees import paths
@@ -68,8 +68,8 @@ def score(
     """How far each component's own parameters recover the control state: E_w; or its activations: E_a.
 
     ``E_w(c) = mean_x [F_a(M_c, x) - F_a(base, x)] / [F_a(special, x) - F_a(base, x)]``, M_c the base with special's weights in c. For
-    E_a ("activation", "attribution") M_c is the base's run with what c writes in special's run on the same input. A component of high
-    E_w is a source; one of high E_a and low E_w only passes on what others made of the input: a relay.
+    E_a (methods of activation patching) M_c is the base's run with what c writes in special's run on the same input. A component of
+    high E_w is a source; one of high E_a and low E_w only passes on what others made of the input: a relay (`place`).
 
     Args:
         pair: the two models; or a `TreePair`, of which there is no engine: each patch is a run of the whole model.
@@ -80,7 +80,8 @@ def score(
             "positions", "unembed"; of E_a "head", "neuron", "expert", "attention", "mlp", "layer", and "query", "key", "value", "kv".
             Of a `TreePair`: those of its partition.
         method: "exact", "first_order", "local_linear", "integrated" or "screened". A `TreePair` is screened by first order, and has no
-            "local_linear". For E_a "activation" (activation patching, exact) or "attribution" (attribution patching, first order).
+            "local_linear". For E_a "activation" (activation patching, exact), "attribution" (first order), or
+            "screened_activation", which ranks by the second and replaces by the first.
         mode: "restoration", or "knockout": base's weights are put into special, and the score is the share that is lost. Of
             activations: denoising, and noising.
         site: of E_a, what is exchanged: "contribution", what a component adds to the residual stream by each model's own output
@@ -241,6 +242,8 @@ def scores_with(
                 aggregate=options.aggregate,
                 layer=layer,
                 partition=tool.partition,
+                exchange=tool.exchange,
+                repairs=tool.repairs,
                 screening={kind: a.screening for kind, a in answers.items() if a.screening is not None},
             )
         )
@@ -371,7 +374,7 @@ def _noise(tool: instrument.Instrument, answers: Mapping[str, Answer], method: s
     apart = {}
     for kind, answer in answers.items():
         known = tool.reach[kind] if answer.screening is None else answer.screening.replaced
-        places = np.argwhere(known) if method in (*EXACT, "screened") else np.zeros((0, known.ndim), int)
+        places = np.argwhere(known) if method in (*EXACT, *SCREENED) else np.zeros((0, known.ndim), int)
         some = places[np.linspace(0, len(places) - 1, min(NUM_NOISE, len(places))).astype(int)]
         if not len(some):
             continue
@@ -459,7 +462,7 @@ def _exchange_faults(exchange: exchanges.Exchange, repairs: tuple[str, ...], met
         f"repairs: unknown {each!r}; {paths.did_you_mean(each, REPAIRS)}" for each in repairs if each not in REPAIRS
     ]
     if repairs and method in METHODS | ACTIVATION_METHODS and method != "attribution":
-        faults.append(f"repairs={repairs!r} are for 'attribution'; method {method!r} has nothing to repair.")
+        faults.append(f"repairs={repairs!r} are for 'attribution', and not for {method!r}.")
     return faults
 
 

@@ -37,6 +37,7 @@ class Instrument(NamedTuple):
         slopes: (gates, progress) -> kind -> gradient of each reading in the gates, by the definition, [X, *shape].
         seen: for each read-out, kind -> bool array, True for components that it can see (no higher than where it reads).
         mode: what an effect is of, one of `MODES`.
+        exchange, repairs: of activations, where they are patched and not weights.
     """
 
     partition: components.Partition
@@ -49,6 +50,8 @@ class Instrument(NamedTuple):
     seen: tuple[Mapping[str, np.ndarray], ...]
     mode: str = "restoration"
     at_once: int | None = None
+    exchange: Exchange | None = None
+    repairs: tuple[str, ...] = ()
 
     @property
     def num_read_outs(self) -> int:
@@ -166,6 +169,8 @@ def of_pair(
         seen=tuple({name: _seen(name, kind, config, each) for name, kind in partition.items()} for each in asked),
         mode=mode,
         at_once=at_once,
+        exchange=exchange,
+        repairs=repairs,
     )
 
 

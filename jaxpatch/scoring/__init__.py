@@ -15,9 +15,15 @@ METHODS: dict[str, Method] = {
     "screened": screened.effects,
 }
 
-ACTIVATION_METHODS: dict[str, Method] = {"activation": exact.effects, "attribution": first_order.effects}
+ACTIVATION_METHODS: dict[str, Method] = {
+    "activation": exact.effects,
+    "attribution": first_order.effects,
+    "screened_activation": screened.effects,
+}
 
 EXACT = ("exact", "activation")
 """Those that truly replace everything."""
+SCREENED = ("screened", "screened_activation")
+"""Those that truly replace some."""
 
-__all__ = ["ACTIVATION_METHODS", "EXACT", "METHODS", "Answer", "Method"]
+__all__ = ["ACTIVATION_METHODS", "EXACT", "METHODS", "SCREENED", "Answer", "Method"]
