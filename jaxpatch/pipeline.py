@@ -183,7 +183,8 @@ def score_each(
     options = Options(top, alpha, sample, steps, aggregate, seed, progress)
     kinds = tuple(kinds) if isinstance(kinds, Iterable) and not isinstance(kinds, str) else kinds
     wanted = tuple(wanted) if isinstance(wanted, Iterable) else wanted
-    exchange, repairs = exchanges.Exchange(site, positions), tuple(repairs)
+    exchange = exchanges.Exchange(site, positions)
+    repairs = (repairs,) if isinstance(repairs, str) else tuple(repairs)
     _refuse_bad_options(pair, inputs, wanted, kinds, method, mode, exchange, repairs, options, memory, mesh, journal)
     if isinstance(pair, TreePair):
         reads = tree_pairs.several(wanted)

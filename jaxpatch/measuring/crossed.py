@@ -152,7 +152,7 @@ def _of_experts(
         both = activations(host, own, expert), activations(donor, other, expert)
         return total + _through(is_vector, layers.written, gate[..., expert, :], *matrices, *both), None
 
-    return jax.lax.scan(add, jnp.zeros_like(own), jnp.arange(config.experts))[0]
+    return jax.lax.scan(add, jnp.zeros_like(own), jnp.arange(config.experts, dtype=jnp.int32))[0]
 
 
 def where(exchange: Exchange, inputs: Inputs, dtype: jnp.dtype) -> Float[Array, "B T"]:
