@@ -20,7 +20,11 @@ from jaxpatch.patching.exchange import POSITIONS, SITES, Exchange
 PADDED, PROMPTS, U = jp.Inputs(*torch_oracle.padded()), torch_oracle.PROMPTS, torch_oracle.direction()
 TOLERANCE, SLOPE_TOLERANCE = parity.LIMITS["exact"], parity.LIMITS["gradient"]
 """Of the largest effect of the kind."""
-FAMILIES = [name for name in parity.ROWS if "untied" not in name]
+QUICK = ("GQA tied biases", "Gemma 2", "NeoX", "Qwen3-MoE")
+"""Of each sort of block one family: norms before and after, halves side by side, experts. The others are marked slow."""
+FAMILIES = [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in parity.ROWS if "untied" not in name
+]
 EXPERTS = ("Mixtral", "Qwen3-MoE", "OLMoE")
 """Of theirs PyTorch runs all experts in one module: neurons inside are held to the definition, and not to hooks."""
 LLAMA = "GQA tied biases"
@@ -78,7 +82,7 @@ def test_engine_and_definition_are_the_hooks(pairs, name):
 
 
 @pytest.mark.parametrize(("site", "positions"), list(itertools.product(SITES, POSITIONS))[1:])
-@pytest.mark.parametrize("name", [LLAMA, "Gemma 2", "NeoX"])
+@pytest.mark.parametrize("name", [LLAMA, *(pytest.param(name, marks=pytest.mark.slow) for name in ("Gemma 2", "NeoX"))])
 def test_every_site_and_position_is_the_hooks(pairs, name, site, positions):
     torch_pair, pair = pairs(name)
     tool = tool_of(pair, anchor=1, exchange=Exchange(site, positions))
@@ -161,7 +165,7 @@ def test_attribution_is_autograd(pairs, name):
         assert parity.apart(attributed(pair, kind, 2), true) <= SLOPE_TOLERANCE, kind
 
 
-@pytest.mark.parametrize("name", [LLAMA, "Gemma 2"])
+@pytest.mark.parametrize("name", [LLAMA, pytest.param("Gemma 2", marks=pytest.mark.slow)])
 def test_attribution_of_vectors_at_last_tokens_is_autograd(pairs, name):
     torch_pair, pair = pairs(name)
     for kind in kinds_of(name):
