@@ -8,6 +8,7 @@ The floors, from the bottom; each imports only what stands before it:
     measuring          tasks, anchors, effects: the definition, and the engine that computes it fast
     scoring            one number per component, five ways
     planning           what a run will cost, from two configs
+    tracing            sources and relays
     validating         restoration and knockout against controls
     reporting          tables, figures, one HTML page, the manifest
     pipeline, run, plan, cli    the conductor and the command line
@@ -24,6 +25,7 @@ from jaxpatch.patching.patterns import partition
 from jaxpatch.pipeline import gates, generate, score, score_each, validate
 from jaxpatch.resume import DifferentRunError, Journal
 from jaxpatch.scoring.scores import Scores
+from jaxpatch.tracing.roles import Criteria, Roles, place
 
 __version__ = "0.1.0"
 
@@ -31,11 +33,13 @@ __all__ = [
     "Anchor",
     "AnchorInfo",
     "CheckpointError",
+    "Criteria",
     "DifferentRunError",
     "Inputs",
     "Journal",
     "NextToken",
     "Pair",
+    "Roles",
     "Scores",
     "TreePair",
     "encode",
@@ -45,6 +49,7 @@ __all__ = [
     "load_pair",
     "partition",
     "patch",
+    "place",
     "save_adapter",
     "save_checkpoint",
     "save_orbax",

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxpatch.measuring import devices, instrument, outcomes, read_outs, sweep, tree_pairs, writing
+from jaxpatch.measuring.attribution import REPAIRS
 from jaxpatch.measuring.inputs import Inputs
 from jaxpatch.measuring.inputs import checked as checked_inputs
 from jaxpatch.measuring.memory import default_budget
@@ -18,7 +19,8 @@ from jaxpatch.measuring.tree_pairs import Read, TreePair
 from jaxpatch.models import layers, layout
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.patching import components
-from jaxpatch.scoring import METHODS, normalise, scores
+from jaxpatch.patching import exchange as exchanges
+from jaxpatch.scoring import ACTIVATION_METHODS, EXACT, METHODS, SCREENED, normalise, scores
 from jaxpatch.scoring.method import DEFAULTS, Answer, Options, all_silent
 from jaxpatch.shapes import Gates, Params
 from jaxpatch.trees import paths
@@ -49,6 +51,9 @@ def score(
     kinds: Sequence[str] = ("head", "neuron"),
     method: str = "exact",
     mode: str = "restoration",
+    site: str = "contribution",
+    positions: str = "all",
+    repairs: Sequence[str] = (),
     aggregate: str = "mean_of_ratios",
     top: int = 100,
     alpha: float = 0.05,
@@ -60,9 +65,11 @@ def score(
     journal: sweep.Journal = sweep.FORGETFUL,
     progress: Callable[[str], sweep.Progress] = all_silent,
 ) -> scores.Scores:
-    """How far each component's own parameters recover the control state: E_w.
+    """How far each component's own parameters recover the control state: E_w; or its activations: E_a.
 
-    ``E_w(c) = mean_x [F_a(M_c, x) - F_a(base, x)] / [F_a(special, x) - F_a(base, x)]``, M_c the base with special's weights in c.
+    ``E_w(c) = mean_x [F_a(M_c, x) - F_a(base, x)] / [F_a(special, x) - F_a(base, x)]``, M_c the base with special's weights in c. For
+    E_a (methods of activation patching) M_c is the base's run with what c writes in special's run on the same input. A component of
+    high E_w is a source; one of high E_a and low E_w only passes on what others made of the input: a relay (`place`).
 
     Args:
         pair: the two models; or a `TreePair`, of which there is no engine: each patch is a run of the whole model.
@@ -70,10 +77,18 @@ def score(
         anchor: where and along what the control state is read; or a `NextToken`. Of a `TreePair`: a pure function
             (params, inputs) -> [B] that reads each input by itself, such as a hidden state along a direction.
         kinds: of component: "head", "kv", "neuron", "attention", "mlp", "layer", "matrix", "norm", "final_norm", "embed",
-            "positions", "unembed". Of a `TreePair`: those of its partition.
+            "positions", "unembed"; of E_a "head", "neuron", "expert", "attention", "mlp", "layer", and "query", "key", "value", "kv".
+            Of a `TreePair`: those of its partition.
         method: "exact", "first_order", "local_linear", "integrated" or "screened". A `TreePair` is screened by first order, and has no
-            "local_linear".
-        mode: "restoration", or "knockout": base's weights are put into special, and the score is the share that is lost.
+            "local_linear". For E_a "activation" (activation patching, exact), "attribution" (first order), or
+            "screened_activation", which ranks by the second and replaces by the first.
+        mode: "restoration", or "knockout": base's weights are put into special, and the score is the share that is lost. Of
+            activations: denoising, and noising.
+        site: of E_a, what is exchanged: "contribution", what a component adds to the residual stream by each model's own output
+            matrix; or "vector", a head's vector before W_O or a neuron's activation, which the host's matrix writes.
+        positions: of E_a, "all", or the "last" token of each prompt.
+        repairs: of "attribution", AtP*'s: "qk_fix" recomputes the softmax for queries, keys, values and kv; "grad_drop" averages
+            sizes of effects with one block left out on the way back, so such scores have no sign.
         aggregate: "mean_of_ratios" or "ratio_of_means".
         top: how many of the best components must be found (screened only). alpha: the level of that (see `scoring.screened`).
         sample: components drawn at random for it, at least; a larger one notices rarer ones to which the cheap score is blind.
@@ -91,7 +106,8 @@ def score(
     Raises: KeyError, ValueError for unknown kinds or methods, bad inputs, a bad anchor, or gaps that are all near zero;
         MemoryError where not even one candidate fits.
 
-    References: Sun et al., arXiv 2604.13694; the normaliser is ours.
+    References: Sun et al., arXiv 2604.13694; the normaliser is ours. Activation patching across two models: the same paper; attribution
+        patching: Syed et al., arXiv 2310.10348; its repairs: Kramár et al., arXiv 2403.00745.
 
     Example:
         >>> import jax.numpy as jnp
@@ -100,6 +116,9 @@ def score(
         >>> found = score(testing.tiny_pair(), testing.tiny_inputs(), anchor, kinds=("head",))
         >>> found.values["head"].shape, found.effects["head"].shape
         ((3, 4), (4, 3, 4))
+        >>> relayed = score(testing.tiny_pair(), testing.tiny_inputs(), anchor, kinds=("head",), method="activation")
+        >>> relayed.values["head"].shape
+        (3, 4)
     """
     return score_each(
         pair,
@@ -108,6 +127,9 @@ def score(
         kinds=kinds,
         method=method,
         mode=mode,
+        site=site,
+        positions=positions,
+        repairs=repairs,
         aggregate=aggregate,
         top=top,
         alpha=alpha,
@@ -129,6 +151,9 @@ def score_each(
     kinds: Sequence[str] = ("head", "neuron"),
     method: str = "exact",
     mode: str = "restoration",
+    site: str = "contribution",
+    positions: str = "all",
+    repairs: Sequence[str] = (),
     aggregate: str = "mean_of_ratios",
     top: int = 100,
     alpha: float = 0.05,
@@ -158,7 +183,9 @@ def score_each(
     options = Options(top, alpha, sample, steps, aggregate, seed, progress)
     kinds = tuple(kinds) if isinstance(kinds, Iterable) and not isinstance(kinds, str) else kinds
     wanted = tuple(wanted) if isinstance(wanted, Iterable) else wanted
-    _refuse_bad_options(pair, inputs, wanted, kinds, method, mode, options, memory, mesh, journal)
+    exchange = exchanges.Exchange(site, positions)
+    repairs = (repairs,) if isinstance(repairs, str) else tuple(repairs)
+    _refuse_bad_options(pair, inputs, wanted, kinds, method, mode, exchange, repairs, options, memory, mesh, journal)
     if isinstance(pair, TreePair):
         reads = tree_pairs.several(wanted)
         tool = tree_pairs.instrument_of(pair, inputs, reads, mode=mode, budget=None if memory is None else int(memory))
@@ -166,9 +193,12 @@ def score_each(
     wanted = read_outs.several(wanted)
     budget = default_budget(pair.base) if memory is None else int(memory)
     asked = {"kinds": kinds, "method": method, "mode": mode, "mesh": None if mesh is None else dict(mesh.shape)}
+    if method in ACTIVATION_METHODS:
+        asked |= {**exchange._asdict(), "repairs": repairs}
     identity = devices.agreed(_identity(pair, inputs, wanted, budget, options=options, **asked))
     budget = int(journal.begin(identity)["budget"])
-    tool = instrument.of_pair(pair, inputs, wanted, mode=mode, budget=budget, mesh=mesh, journal=journal)
+    exchanged = dict(exchange=exchange, repairs=repairs) if method in ACTIVATION_METHODS else {}
+    tool = instrument.of_pair(pair, inputs, wanted, mode=mode, budget=budget, mesh=mesh, journal=journal, **exchanged)
     layers = [int(each.layer) if isinstance(each, Anchor) else pair.config.layers - 1 for each in wanted]
     return scores_with(tool, kinds=tuple(kinds), method=method, layers=layers, options=options)
 
@@ -186,7 +216,7 @@ def scores_with(
     """The scores of each read-out of an instrument. layers: where each reads."""
     rows = np.split(np.arange(len(tool.base)), tool.num_read_outs)
     kept = [normalise.kept_inputs(tool.gap[own], tool.base[own]) for own in rows]
-    answers = METHODS[method](tool, kinds, options)
+    answers = (METHODS | ACTIVATION_METHODS)[method](tool, kinds, options)
     together = _ceilings(tool, kinds)
     apart = _noise(tool, answers, method)
     made = []
@@ -213,6 +243,8 @@ def scores_with(
                 aggregate=options.aggregate,
                 layer=layer,
                 partition=tool.partition,
+                exchange=tool.exchange,
+                repairs=tool.repairs,
                 screening={kind: a.screening for kind, a in answers.items() if a.screening is not None},
             )
         )
@@ -343,7 +375,7 @@ def _noise(tool: instrument.Instrument, answers: Mapping[str, Answer], method: s
     apart = {}
     for kind, answer in answers.items():
         known = tool.reach[kind] if answer.screening is None else answer.screening.replaced
-        places = np.argwhere(known) if method in ("exact", "screened") else np.zeros((0, known.ndim), int)
+        places = np.argwhere(known) if method in (*EXACT, *SCREENED) else np.zeros((0, known.ndim), int)
         some = places[np.linspace(0, len(places) - 1, min(NUM_NOISE, len(places))).astype(int)]
         if not len(some):
             continue
@@ -383,20 +415,23 @@ def _refuse_bad_options(
     kinds: Sequence[str],
     method: str,
     mode: str,
+    exchange: exchanges.Exchange,
+    repairs: tuple[str, ...],
     options: Options,
     memory: float | None,
     mesh: Mesh | None,
     journal: sweep.Journal,
 ) -> None:
     """Raises for all that can be refused before any work: KeyError where only kinds are unknown, else ValueError."""
-    faults, unknown = _kind_faults(pair, kinds)
+    faults, unknown = _kind_faults(pair, kinds, method)
+    faults += exchanges.faults(exchange) + _exchange_faults(exchange, repairs, method)
     if isinstance(pair, TreePair):
         faults += _tree_faults(pair, inputs, wanted, method, mesh, journal)
     else:
         faults += _prompt_faults(pair, inputs, wanted, mesh)
     for name, value, known in (
         ("mode", mode, instrument.MODES),
-        ("method", method, METHODS),
+        ("method", method, METHODS | ACTIVATION_METHODS),
         ("aggregate", options.aggregate, normalise.AGGREGATES),
     ):
         if value not in known:
@@ -415,6 +450,21 @@ def _refuse_bad_options(
         raise ValueError("\n".join(unknown + faults))
     if unknown:
         raise KeyError(unknown[0])
+
+
+def _exchange_faults(exchange: exchanges.Exchange, repairs: tuple[str, ...], method: str) -> list[str]:
+    """Options that this method would not look at, and repairs that there are none of."""
+    faults = [
+        f"{name}={value!r} is for {' and '.join(map(repr, ACTIVATION_METHODS))}; method {method!r} exchanges weights."
+        for name, value in exchange._asdict().items()
+        if method in METHODS and value != getattr(exchanges.Exchange(), name)
+    ]
+    faults += [
+        f"repairs: unknown {each!r}; {paths.did_you_mean(each, REPAIRS)}" for each in repairs if each not in REPAIRS
+    ]
+    if repairs and method in METHODS | ACTIVATION_METHODS and method != "attribution":
+        faults.append(f"repairs={repairs!r} are for 'attribution', and not for {method!r}.")
+    return faults
 
 
 def _prompt_faults(pair: Pair, inputs: Any, wanted: Any, mesh: Mesh | None) -> list[str]:
@@ -446,6 +496,11 @@ def _tree_faults(
         faults += tree_pairs.faults(pair, inputs, tree_pairs.several(wanted))
     except ValueError as error:
         faults.append(str(error))
+    if method in ACTIVATION_METHODS:
+        faults.append(
+            f"method {method!r} exchanges what components write, and of a TreePair's only the parameters are known; take 'exact' or "
+            "'first_order'."
+        )
     if method == "local_linear":
         faults.append(
             "method 'local_linear' needs each component's own form, and a TreePair has none; take 'first_order', 'integrated', "
@@ -458,13 +513,16 @@ def _tree_faults(
     return faults
 
 
-def _kind_faults(pair: Pair | TreePair, kinds: Sequence[str]) -> tuple[list[str], list[str]]:
+def _kind_faults(pair: Pair | TreePair, kinds: Sequence[str], method: str) -> tuple[list[str], list[str]]:
     """What is wrong with the kinds, and a sentence on those that this model lacks."""
     if not isinstance(kinds, tuple) or not kinds or not all(isinstance(kind, str) for kind in kinds):
         return [f"kinds: wanted a tuple of names such as ('head', 'neuron'); got {kinds!r}."], []
     faults = [f"kinds: {kind} named more than once." for kind in components.repeated(kinds)]
     try:
-        components.refuse_unknown(_partition(pair), kinds)
+        if method in ACTIVATION_METHODS and isinstance(pair, Pair):
+            exchanges.refuse_unknown(exchanges.of_decoder(pair.base), kinds)
+        else:
+            components.refuse_unknown(_partition(pair), kinds)
     except KeyError as error:
         return faults, [error.args[0]]
     return faults, []

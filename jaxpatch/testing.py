@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,45 @@ def tiny_inputs(config: DecoderConfig | None = None, *, seed: int = 0, batch: in
     lengths = np.concatenate([[tokens], draw.integers(2, tokens + 1, batch - 1)])
     ids = draw.integers(0, config.vocab, (batch, tokens))
     return Inputs(jnp.asarray(ids, jnp.int32), jnp.asarray(lengths, jnp.int32))
+
+
+WRITTEN, STATE = 0, 1
+"""Axes of the residual stream of `relay_pair`: what sources write, and the state that the relay writes from it."""
+
+
+def relay_pair(written: Sequence[float] = (1.0,)):
+    """A hierarchy made by hand: neurons write, a head passes on what they wrote, and the state is what that head writes.
+
+    In block 0 each neuron j is active on every token, and in special, and there alone, writes ``written[j]`` along `WRITTEN`. Head
+    (1, 0), the same in both models, takes that up from all tokens and writes it along `STATE`, where nothing else writes. So neurons
+    are the sources of the state, each with its share of the sum, however they add up or cancel; and the head is a relay: its
+    activation carries all of it, its parameters nothing.
+
+    Args: written: of each neuron. Their sum must not be 0.
+
+    Returns: a `Pair` to be read along ``Anchor(layer=1, direction=jnp.eye(8)[STATE])``.
+
+    Example:
+        >>> import jaxpatch as jp
+        >>> anchor = jp.Anchor(layer=1, direction=jnp.eye(8)[STATE])
+        >>> found = jp.score(relay_pair((2.0, -1.0)), tiny_inputs(), anchor, kinds=("head",), method="activation")
+        >>> found.values["head"].round(4).tolist()
+        [[0.0, 0.0], [1.0, 0.0]]
+    """
+    shape = dict(layers=2, width=8, heads=2, kv_heads=2, head_width=4, neurons=len(written), gated=False)
+    config = tiny_config(activation="relu", **shape)
+    shapes = paths.flatten(jax.eval_shape(functools.partial(decoder.init, config), jax.random.key(0)))
+    base = {path: np.full(leaf.shape, float(path.endswith("scale")), np.float32) for path, leaf in shapes.items()}
+    base["embed/kernel"][:, 2:] = 1 + np.abs(np.random.default_rng(0).standard_normal((config.vocab, 6)))
+    base["layers/mlp/up/kernel"][0, 2:] = 0.1
+    base["layers/attn/v/kernel"][1, WRITTEN, 0, 0] = 1
+    base["layers/attn/o/kernel"][1, 0, 0, STATE] = 1
+    special = {path: leaf.copy() for path, leaf in base.items()}
+    special["layers/mlp/down/kernel"][0, :, WRITTEN] = written
+    sides = {
+        name: paths.unflatten(jax.tree.map(jnp.asarray, side)) for name, side in (("base", base), ("special", special))
+    }
+    return checkpoints.Pair(config=config, **sides)
 
 
 def tiny_checkpoints(folder: str | Path, *, seed: int = 0) -> tuple[Path, Path]:

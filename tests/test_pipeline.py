@@ -13,7 +13,8 @@ from jaxpatch import pipeline, testing
 from jaxpatch.measuring import effect, instrument
 from jaxpatch.measuring.read_outs import NextToken
 from jaxpatch.patching import components
-from jaxpatch.scoring import METHODS, scores
+from jaxpatch.patching.exchange import POSITIONS, Exchange
+from jaxpatch.scoring import ACTIVATION_METHODS, METHODS, scores
 
 PAIR, INPUTS = testing.tiny_pair(), testing.tiny_inputs()
 ANCHOR = jp.Anchor(layer=1, direction=np.eye(16)[0])
@@ -27,7 +28,11 @@ ANCHOR = jp.Anchor(layer=1, direction=np.eye(16)[0])
         (dict(kinds=("head", "neurons")), KeyError, "unknown component 'neurons'; did you mean 'neuron'"),
         (dict(kinds=("k",)), KeyError, "keys and values belong to a group of query heads"),
         (dict(method="exactly"), ValueError, "unknown method 'exactly'; did you mean 'exact'"),
-        (dict(method="shapley"), ValueError, "Known: exact, first_order, local_linear, integrated, screened"),
+        (
+            dict(method="shapley"),
+            ValueError,
+            "Known: exact, first_order, local_linear, integrated, screened, activation",
+        ),
         (dict(aggregate="mean"), ValueError, "unknown aggregate 'mean'.*mean_of_ratios, ratio_of_means"),
         (dict(top=0), ValueError, "top: wanted a whole number, at least 1; got 0"),
         (dict(steps=-1), ValueError, "steps: wanted a whole number, at least 1; got -1"),
@@ -48,6 +53,16 @@ ANCHOR = jp.Anchor(layer=1, direction=np.eye(16)[0])
         (dict(mesh=(4, 2)), ValueError, r"mesh: wanted a jax.sharding.Mesh, as jax.make_mesh makes it; got \(4, 2\)"),
         (dict(journal="here"), ValueError, r"journal: wanted a Journal, as in Journal\('here'\); got str"),
         (dict(inputs=np.ones((2, 3), int)), ValueError, r"inputs: wanted Inputs\(tokens, lengths\), .*; got ndarray"),
+        (dict(site="vector"), ValueError, "site='vector' is for 'activation' and .*; method 'exact' exchanges weights"),
+        (dict(method="activation", site="z"), ValueError, "site: wanted 'contribution' or 'vector'; got 'z'"),
+        (dict(method="activation", positions=3), ValueError, "positions: wanted 'all' or 'last'; got 3"),
+        (dict(method="activation", repairs=("qk_fix",)), ValueError, "are for 'attribution', and not for 'activation'"),
+        (dict(method="attribution", repairs="qkfix"), ValueError, "repairs: unknown 'qkfix'; did you mean 'qk_fix'"),
+        (
+            dict(method="activation", kinds=("head", "embed", "norm")),
+            KeyError,
+            "nothing to exchange for 'embed', 'norm'",
+        ),
         (dict(anchor=None), ValueError, r"read-outs: wanted an Anchor, a NextToken, or several; got \(None,\)"),
     ],
 )
@@ -187,6 +202,56 @@ def test_no_call_changes_the_models(method):
     assert set(made.values) == {"neuron"} and np.isfinite(made.values["neuron"]).all()
     assert ("neuron" in made.screening) == (method == "screened")
     assert (snapshot(PAIR.base), snapshot(PAIR.special)) == before
+
+
+EXCHANGED = ("head", "neuron", "layer", "query")
+
+
+@pytest.mark.parametrize("method", ACTIVATION_METHODS)
+def test_activations_are_scored_as_weights_are(method):
+    """The same type, normaliser and read-outs; nothing above the anchor, and nothing of the models is changed."""
+    before = snapshot(PAIR.base), snapshot(PAIR.special)
+    found, last = jp.score_each(PAIR, INPUTS, (ANCHOR, NextToken("log_prob")), kinds=EXCHANGED, method=method, top=3)
+    weights = jp.score(PAIR, INPUTS, ANCHOR, kinds=("head",))
+    np.testing.assert_allclose(found.gap, weights.gap, rtol=1e-5)
+    assert found.method == method and found.exchange == Exchange() and weights.exchange is None
+    for kind, values in found.values.items():
+        assert values[:2].all() and not values[2:].any() and last.values[kind][2:].any()
+    frame = found.to_frame()
+    assert frame[frame["layer"] < 2]["is_exact"].all() == (method == "activation")
+    assert ("neuron" in found.screening) == (method == "screened_activation")
+    assert ("head" in found.noise) == (method != "attribution") and all(each < 1e-4 for each in found.noise.values())
+    assert (snapshot(PAIR.base), snapshot(PAIR.special)) == before
+
+
+def test_denoising_and_noising_by_hand():
+    """All of a layer exchanged at once recovers everything, and loses everything."""
+    for mode in instrument.MODES:
+        found = jp.score(PAIR, INPUTS, ANCHOR, kinds=("layer",), method="activation", mode=mode)
+        np.testing.assert_allclose(found.values["layer"], [*found.values["layer"][:1], 1, 0], atol=1e-5)
+        assert found.mode == mode and found.ceilings["all layer"] == pytest.approx(1, abs=1e-5)
+
+
+def test_last_positions_are_a_part_of_all():
+    every, last = (
+        jp.score(PAIR, INPUTS, ANCHOR, kinds=("head",), method="activation", positions=positions)
+        for positions in POSITIONS
+    )
+    np.testing.assert_allclose(every.values["head"][1], last.values["head"][1], atol=1e-5)  # read there, right above
+    assert np.abs(every.values["head"][0] - last.values["head"][0]).max() > 1e-3
+
+
+def test_repaired_attribution_has_no_sign_where_blocks_are_dropped():
+    asked = dict(kinds=("query", "head"), method="attribution")
+    plain, fixed = (jp.score(PAIR, INPUTS, ANCHOR, repairs=each, **asked) for each in ((), ("qk_fix", "grad_drop")))
+    assert (plain.effects["head"] < 0).any() and (fixed.effects["head"] >= 0).all()
+    assert fixed.repairs == ("qk_fix", "grad_drop") and plain.repairs == ()
+
+
+def test_activations_of_a_tree_of_ones_own_are_refused():
+    trees = jp.TreePair(PAIR.base, PAIR.special, components.of_decoder(PAIR.base))
+    with pytest.raises(ValueError, match="of a TreePair's only the parameters are known; take 'exact'"):
+        jp.score(trees, INPUTS, lambda params, inputs: inputs[0], kinds=("head",), method="activation")
 
 
 def test_progress_names_the_kind():

@@ -81,7 +81,7 @@ def trace(
     context = context_of(config, models)
 
     def step(x, layer):
-        block = decoder.Block(config).bind({"params": decoder.widened(decoder.layer_of(models.host, layer))})
+        block = decoder.block(config, decoder.widened(decoder.layer_of(models.host, layer)))
         mid, after, *written = block.halves(x, context.at(layer))
         return after, (x, mid, *(written if config.post_norm else (None, None)))
 
@@ -142,7 +142,7 @@ def finish(
 
     def block(layer):
         weights = decoder.widened(decoder.layer_of(models.host, layer), kernels=False)
-        return decoder.Block(config).bind({"params": weights})
+        return decoder.block(config, weights)
 
     def enter(half, x):
         """Who begins here, beside the host."""

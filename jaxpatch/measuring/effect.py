@@ -88,7 +88,11 @@ def reads(config: DecoderConfig, model: Patched, inputs: Inputs, wanted: Sequenc
     Raises: KeyError, ValueError for gates that do not fit the model.
     """
     blend.refuse_misfits(model.gates, model.partition)
-    states = every_last_state(config, model, inputs, read_outs.depth(config, wanted))
+    return read_states(config, model, every_last_state(config, model, inputs, read_outs.depth(config, wanted)), wanted)
+
+
+def read_states(config: DecoderConfig, model: Patched, states: jax.Array, wanted: Sequence[ReadOut]) -> jax.Array:
+    """Read-outs of the residual stream after every block at the last tokens, [depth, B, D]: [R, B]. model: whose logits they make."""
 
     def one(read_out: ReadOut) -> jax.Array:
         if isinstance(read_out, NextToken):

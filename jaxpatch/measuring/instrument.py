@@ -9,13 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxpatch.measuring import devices, effect, inputs, local, memory, read_outs, sweep
+from jaxpatch.measuring import crossed, devices, effect, inputs, local, memory, read_outs, sweep
 from jaxpatch.measuring.downstream import Models
 from jaxpatch.measuring.read_outs import ReadOut
 from jaxpatch.measuring.slopes import Cheap
 from jaxpatch.models import layout, prefix_tree
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.patching import components
+from jaxpatch.patching import exchange as exchanges
+from jaxpatch.patching.exchange import Exchange
 from jaxpatch.shapes import Gates, Params
 
 MODES = ("restoration", "knockout")
@@ -35,6 +37,7 @@ class Instrument(NamedTuple):
         slopes: (gates, progress) -> kind -> gradient of each reading in the gates, by the definition, [X, *shape].
         seen: for each read-out, kind -> bool array, True for components that it can see (no higher than where it reads).
         mode: what an effect is of, one of `MODES`.
+        exchange, repairs: of activations, where they are patched and not weights.
     """
 
     partition: components.Partition
@@ -47,6 +50,8 @@ class Instrument(NamedTuple):
     seen: tuple[Mapping[str, np.ndarray], ...]
     mode: str = "restoration"
     at_once: int | None = None
+    exchange: Exchange | None = None
+    repairs: tuple[str, ...] = ()
 
     @property
     def num_read_outs(self) -> int:
@@ -74,6 +79,8 @@ def of_pair(
     wanted: ReadOut | Sequence[ReadOut],
     *,
     mode: str = "restoration",
+    exchange: Exchange | None = None,
+    repairs: tuple[str, ...] = (),
     budget: int | None = None,
     mesh: Mesh | None = None,
     journal: sweep.Journal = sweep.FORGETFUL,
@@ -84,6 +91,8 @@ def of_pair(
         wanted: an anchor, a `NextToken`, or several of them, read in the same pass.
         mode: "restoration" puts special's components into base; an effect is ``F(patched) - F(base)``. "knockout" puts base's into
             special; an effect is what is lost, ``F(special) - F(patched)``, so that gates keep their meaning.
+        exchange: activation patching in place of weight patching: gates, and all effects, are of what components make in the other
+            model's own run. repairs: of `attribution.REPAIRS`, for its cheap effects.
         budget: bytes that a sweep may hold beside the models; half of what is free where None.
         mesh: devices that share exact sweeps, with axes "candidates", "model" or both.
         journal: of its sweeps, so that they can be gone on with.
@@ -99,11 +108,12 @@ def of_pair(
     asked = _referring(pair, prompts, asked, at_once)
     host, donor = (pair.base, pair.special) if mode == "restoration" else (pair.special, pair.base)
     sign = 1 if mode == "restoration" else -1
-    tree = prefix_tree.of_prompts(np.asarray(prompts.tokens), np.asarray(prompts.lengths))
+    own_ends = exchange is not None and exchange.positions == "last"
+    tree = prefix_tree.of_prompts(np.asarray(prompts.tokens), np.asarray(prompts.lengths), own_ends=own_ends)
     models = Models(host, donor, prompts, tree, asked)
     mesh = None if mesh is None else layout.checked(mesh)
     placed = models if mesh is None else devices.spread(models, mesh)
-    partition = components.of_decoder(pair.base)
+    partition = components.of_decoder(pair.base) if exchange is None else exchanges.of_decoder(pair.base)
 
     def reads(side: Params) -> np.ndarray:
         def of_some(rows: np.ndarray) -> jax.Array:
@@ -112,13 +122,14 @@ def of_pair(
         return in_groups(of_some, prompts.tokens.shape[0], at_once).reshape(-1)
 
     base, special = map(reads, (pair.base, pair.special))
-    effect_fn = jax.tree_util.Partial(_effect_of(config, mode), models, jnp.asarray(base), jnp.asarray(special))
+    effect_fn = jax.tree_util.Partial(
+        _effect_of(config, mode, exchange), models, jnp.asarray(base), jnp.asarray(special)
+    )
 
     def exact(kind: str, indices: np.ndarray, progress: sweep.Progress) -> np.ndarray:
-        if kind in local.KINDS:
-            found = sweep.exact(
-                config, kind, placed, indices, budget=budget, mesh=mesh, journal=journal, progress=progress
-            )
+        if exchange is not None or kind in local.KINDS:
+            shared = dict(budget=budget, mesh=mesh, journal=journal, progress=progress)
+            found = sweep.exact(config, kind, placed, indices, exchange=exchange, **shared)
             return sign * found.reshape(len(indices), -1)
         found = []
         for index in indices:
@@ -128,6 +139,10 @@ def of_pair(
         return np.stack(found)
 
     def cheap(kinds: tuple[str, ...], progress: sweep.Progress) -> dict[str, Cheap]:
+        if exchange is not None:
+            each = sweep.attributed(config, kinds, models, exchange, repairs, budget=budget, progress=progress)
+            shaped = {kind: sign * _whole(found, partition[kind].shape) for kind, found in each.items()}
+            return {kind: Cheap(found, found) for kind, found in shaped.items()}
         found = {}
         inside = tuple(kind for kind in kinds if kind in local.KINDS)
         if inside:
@@ -154,6 +169,8 @@ def of_pair(
         seen=tuple({name: _seen(name, kind, config, each) for name, kind in partition.items()} for each in asked),
         mode=mode,
         at_once=at_once,
+        exchange=exchange,
+        repairs=repairs,
     )
 
 
@@ -267,18 +284,23 @@ def _logits(config, params, prompts: inputs.Inputs) -> jax.Array:
     return effect.last_logits(config, effect.unpatched(params), prompts)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _effect(config, mode: str, models: Models, base, special, gates: Gates, rows: jax.Array) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _effect(
+    config, mode: str, exchange: Exchange | None, models: Models, base, special, gates: Gates, rows: jax.Array
+) -> jax.Array:
     batch = models.tree.last.shape[0]
     prompts, own = rows % batch, jnp.arange(rows.shape[0])
     asked = tuple(each.rows(prompts) for each in models.read_outs)
-    model = effect.Patched(models.host, models.donor, gates)
-    found = effect.reads(config, model, models.inputs.rows(prompts), asked)
+    some = models.inputs.rows(prompts)
+    if exchange is None:
+        found = effect.reads(config, effect.Patched(models.host, models.donor, gates), some, asked)
+    else:
+        found = crossed.reads(config, exchange, models.host, models.donor, gates, some, asked)
     read = found[rows // batch, own]
     return read if mode == "restoration" else base[rows] + special[rows] - read
 
 
 @functools.cache
-def _effect_of(config, mode: str) -> Callable[..., jax.Array]:
-    """One function a config and mode, for jit to recognise."""
-    return functools.partial(_effect, config, mode)
+def _effect_of(config, mode: str, exchange: Exchange | None) -> Callable[..., jax.Array]:
+    """One function a config, mode and exchange, for jit to recognise."""
+    return functools.partial(_effect, config, mode, exchange)

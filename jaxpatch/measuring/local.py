@@ -34,7 +34,7 @@ class Local(NamedTuple):
     is_mid: bool
 
 
-def _einsum(spec: str, *operands: jax.Array) -> jax.Array:
+def einsum(spec: str, *operands: jax.Array) -> jax.Array:
     return jnp.einsum(spec, *map(layers.at_least_float32, operands), precision=layers.precision())
 
 
@@ -44,18 +44,18 @@ def _with_norm(config: DecoderConfig, norm: Params, layer: jax.Array, x: jax.Arr
     return jax.vmap(functools.partial(decoder.normed_as_wide, config))(x, own)
 
 
-def _read_by_attention(config: DecoderConfig, models: Models, states: Trace, layer: jax.Array) -> jax.Array:
+def read_by_attention(config: DecoderConfig, models: Models, states: Trace, layer: jax.Array) -> jax.Array:
     """What the host's queries, keys and values are made of: [C, M, D]."""
     x = states.entering[layer - states.first]
     return _with_norm(config, models.host["layers"]["attn_norm"], layer, x) if config.pre_norm else x
 
 
-def _read_by_mlp(config: DecoderConfig, models: Models, states: Trace, layer: jax.Array) -> jax.Array:
+def read_by_mlp(config: DecoderConfig, models: Models, states: Trace, layer: jax.Array) -> jax.Array:
     x = (states.entering if config.parallel else states.mid)[layer - states.first]
     return _with_norm(config, models.host["layers"]["mlp_norm"], layer, x) if config.pre_norm else x
 
 
-def _moved(
+def movement(
     config: DecoderConfig, norm: str, models: Models, written: jax.Array | None, layer: jax.Array, change: jax.Array
 ) -> jax.Array:
     """By how much a change of what the host's attention or MLP has written moves the stream. norm: the one it passes, if any."""
@@ -67,7 +67,7 @@ def _moved(
 
 def _heads(x: jax.Array, weights: Params, layer: jax.Array, heads: jax.Array) -> jax.Array:
     """Queries, keys or values of chosen heads. x: [C, M, D]; heads: [C, n] -> [C, M, n, H]."""
-    out = _einsum("cmd,cndh->cmnh", x, weights["kernel"][layer[:, None], :, heads])
+    out = einsum("cmd,cndh->cmnh", x, weights["kernel"][layer[:, None], :, heads])
     return out + weights["bias"][layer[:, None], heads][:, None].astype(out.dtype) if "bias" in weights else out
 
 
@@ -78,27 +78,37 @@ def _turned(config: DecoderConfig, models: Models, name: str, x: jax.Array, laye
     return layers.rotate(x, cos_sin)
 
 
-def _head_stream(config: DecoderConfig, models: Models, states: Trace, layer, indices):
-    context, at = context_of(config, models).at(layer), layer - states.first
-    attn, x = models.host["layers"]["attn"], _read_by_attention(config, models, states, layer)
-    groups = indices[:, None] // (config.heads // config.kv_heads)
+def head_vectors(
+    config: DecoderConfig, models: Models, states: Trace, layer: jax.Array, indices: jax.Array
+) -> Callable[[Params], jax.Array]:
+    """Of chosen heads before W_O, [C, M, H], in the host's run: their queries by the attention that is asked, the rest by the host."""
+    context, x = context_of(config, models).at(layer), read_by_attention(config, models, states, layer)
+    attn, groups = models.host["layers"]["attn"], indices[:, None] // (config.heads // config.kv_heads)
     k = _turned(config, models, "k", _heads(x, attn["k"], layer, groups), layer, context.cos_sin)
     v = _heads(x, attn["v"], layer, groups)
 
-    def written(attn: Params) -> jax.Array:
+    def vectors(attn: Params) -> jax.Array:
         q = _turned(config, models, "q", _heads(x, attn["q"], layer, indices[:, None]), layer, context.cos_sin)
-        z = context.attend(config, q, k, v)[:, :, 0]
-        return _einsum("cmh,chd->cmd", z, attn["o"]["kernel"][layer, indices])
+        return context.attend(config, q, k, v)[:, :, 0]
 
-    change = written(models.donor["layers"]["attn"]) - written(attn)
-    return states.mid[at] + _moved(config, "attn_post_norm", models, states.attended_at(at), layer, change)
+    return vectors
+
+
+def _head_stream(config: DecoderConfig, models: Models, states: Trace, layer, indices):
+    at, vectors = layer - states.first, head_vectors(config, models, states, layer, indices)
+
+    def written(attn: Params) -> jax.Array:
+        return einsum("cmh,chd->cmd", vectors(attn), attn["o"]["kernel"][layer, indices])
+
+    change = written(models.donor["layers"]["attn"]) - written(models.host["layers"]["attn"])
+    return states.mid[at] + movement(config, "attn_post_norm", models, states.attended_at(at), layer, change)
 
 
 def _kv_stream(config: DecoderConfig, models: Models, states: Trace, layer, indices):
     context, at = context_of(config, models).at(layer), layer - states.first
     attn, size = models.host["layers"]["attn"], config.heads // config.kv_heads
     heads = indices[:, None] * size + jnp.arange(size)
-    x = _read_by_attention(config, models, states, layer)
+    x = read_by_attention(config, models, states, layer)
     q = _turned(config, models, "q", _heads(x, attn["q"], layer, heads), layer, context.cos_sin)
 
     def vectors(attn: Params) -> jax.Array:
@@ -106,8 +116,8 @@ def _kv_stream(config: DecoderConfig, models: Models, states: Trace, layer, indi
         return context.attend(config, q, k, _heads(x, attn["v"], layer, indices[:, None]))
 
     change = vectors(models.donor["layers"]["attn"]) - vectors(attn)
-    written = _einsum("cmnh,cnhd->cmd", change, attn["o"]["kernel"][layer[:, None], heads])
-    return states.mid[at] + _moved(config, "attn_post_norm", models, states.attended_at(at), layer, written)
+    written = einsum("cmnh,cnhd->cmd", change, attn["o"]["kernel"][layer[:, None], heads])
+    return states.mid[at] + movement(config, "attn_post_norm", models, states.attended_at(at), layer, written)
 
 
 def _share(config: DecoderConfig, models: Models, layer: jax.Array, x: jax.Array, expert: jax.Array) -> jax.Array:
@@ -120,22 +130,42 @@ def _share(config: DecoderConfig, models: Models, layer: jax.Array, x: jax.Array
     return jax.vmap(one)(layers.at_least_float32(x), router, expert)
 
 
-def _neuron_stream(config: DecoderConfig, models: Models, states: Trace, layer, indices):
-    x, at = _read_by_mlp(config, models, states, layer), layer - states.first
-    *expert, neuron = jnp.divmod(indices, config.neurons) if config.experts else (indices,)
+def _places(config: DecoderConfig, indices: jax.Array) -> tuple[jax.Array, ...]:
+    """Expert, where there are any, and neuron."""
+    return tuple(jnp.divmod(indices, config.neurons)) if config.experts else (indices,)
+
+
+def neuron_activations(
+    config: DecoderConfig, models: Models, states: Trace, layer: jax.Array, indices: jax.Array
+) -> Callable[[Params], jax.Array]:
+    """Of chosen neurons, [C, M], in the host's run: by the MLP that is asked, times the share that the host's router gives them."""
+    x, (*expert, neuron) = read_by_mlp(config, models, states, layer), _places(config, indices)
+    share = _share(config, models, layer, x, *expert) if expert else None
 
     def into(weights: Params) -> jax.Array:
-        pre = _einsum("cmd,cd->cm", x, weights["kernel"][layer, *expert, :, neuron])
+        pre = einsum("cmd,cd->cm", x, weights["kernel"][layer, *expert, :, neuron])
         return pre + weights["bias"][layer, neuron][:, None].astype(pre.dtype) if "bias" in weights else pre
 
+    def activations(mlp: Params) -> jax.Array:
+        made = layers.neurons([into(mlp[name]) for name in decoder.inputs(config)], config.activation)
+        return made if share is None else made * share
+
+    return activations
+
+
+def neuron_rows(config: DecoderConfig, mlp: Params, layer: jax.Array, indices: jax.Array) -> jax.Array:
+    """What chosen neurons write, times their activation: [C, 1, D]."""
+    return layers.at_least_float32(mlp["down"]["kernel"][layer, *_places(config, indices)])[:, None]
+
+
+def _neuron_stream(config: DecoderConfig, models: Models, states: Trace, layer, indices):
+    at, activations = layer - states.first, neuron_activations(config, models, states, layer, indices)
+
     def written(mlp: Params) -> jax.Array:
-        activation = layers.neurons([into(mlp[name]) for name in decoder.inputs(config)], config.activation)
-        return activation[:, :, None] * mlp["down"]["kernel"][layer, *expert, neuron][:, None].astype(activation.dtype)
+        return activations(mlp)[:, :, None] * neuron_rows(config, mlp, layer, indices)
 
     change = written(models.donor["layers"]["mlp"]) - written(models.host["layers"]["mlp"])
-    if expert:
-        change = change * _share(config, models, layer, x, *expert)[:, :, None]
-    return states.entering[at + 1] + _moved(config, "mlp_post_norm", models, states.computed_at(at), layer, change)
+    return states.entering[at + 1] + movement(config, "mlp_post_norm", models, states.computed_at(at), layer, change)
 
 
 def _expert_stream(config: DecoderConfig, models: Models, states: Trace, layer, indices):
@@ -143,16 +173,16 @@ def _expert_stream(config: DecoderConfig, models: Models, states: Trace, layer, 
 
     def one(place: tuple[jax.Array, jax.Array]) -> jax.Array:
         layer, expert = (each[None] for each in place)
-        x, at = _read_by_mlp(config, models, states, layer), layer - states.first
+        x, at = read_by_mlp(config, models, states, layer), layer - states.first
 
         def written(mlp: Params) -> jax.Array:
             own = {name: mlp[name]["kernel"][layer, expert] for name in (*decoder.inputs(config), "down")}
-            inputs = [_einsum("cmd,cdf->cmf", x, own[name]) for name in decoder.inputs(config)]
-            return _einsum("cmf,cfd->cmd", layers.neurons(inputs, config.activation), own["down"])
+            inputs = [einsum("cmd,cdf->cmf", x, own[name]) for name in decoder.inputs(config)]
+            return einsum("cmf,cfd->cmd", layers.neurons(inputs, config.activation), own["down"])
 
         change = written(models.donor["layers"]["mlp"]) - written(models.host["layers"]["mlp"])
         change = change * _share(config, models, layer, x, expert)[:, :, None]
-        moved = _moved(config, "mlp_post_norm", models, states.computed_at(at), layer, change)
+        moved = movement(config, "mlp_post_norm", models, states.computed_at(at), layer, change)
         return (states.entering[at + 1] + moved)[0]
 
     return jax.lax.map(one, (layer, indices))

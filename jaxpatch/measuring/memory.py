@@ -42,15 +42,17 @@ class Room(NamedTuple):
     blocks: int
 
 
-def plan(config: DecoderConfig, tree: PrefixTree, itemsize: int, depth: int, budget: int, fill: int) -> Room:
+def plan(
+    config: DecoderConfig, tree: PrefixTree, itemsize: int, depth: int, budget: int, fill: int, runs: int = 1
+) -> Room:
     """Room within a budget of bytes, beside the two models' parameters.
 
-    Args: depth: blocks that the read-outs need. fill: nodes that fill the machine.
+    Args: depth: blocks that the read-outs need. fill: nodes that fill the machine. runs: models whose states are kept.
 
     Raises: MemoryError where one candidate does not fit, saying what would.
     """
     num_nodes = tree.tokens.shape[0]
-    each, block = IN_FLIGHT * candidate_bytes(config, tree, itemsize), states_bytes(config, tree, itemsize)
+    each, block = IN_FLIGHT * candidate_bytes(config, tree, itemsize), runs * states_bytes(config, tree, itemsize)
     beside = each if itemsize < stream_itemsize(itemsize) else 0  # the host, as a candidate more
     fixed = IN_FLIGHT * WEIGHT_COPIES * block_bytes(config, itemsize) + beside
     least = fixed + each + 2 * block
@@ -104,25 +106,25 @@ def _routing(config: DecoderConfig) -> int:
     return 5 * config.experts + 12 * config.chosen + config.width
 
 
-def cheap_bytes(config: DecoderConfig, tokens: int, itemsize: int, depth: int, prompts: int) -> int:
-    """Bytes that the backward pass of the cheap scores holds for so many prompts together."""
+def cheap_bytes(config: DecoderConfig, tokens: int, itemsize: int, depth: int, prompts: int, runs: int = 1) -> int:
+    """Bytes that the backward pass of the cheap scores holds for so many prompts together. runs: models whose run is kept."""
     return COPIES * block_bytes(config, stream_itemsize(itemsize)) + prompts * prompt_bytes(
-        config, tokens, itemsize, depth
+        config, tokens, itemsize, depth, runs
     )
 
 
-def cheap_prompts(config: DecoderConfig, tokens: int, itemsize: int, depth: int, budget: int) -> int:
+def cheap_prompts(config: DecoderConfig, tokens: int, itemsize: int, depth: int, budget: int, runs: int = 1) -> int:
     """Prompts that this pass may take together.
 
     Raises: MemoryError where one does not fit in the budget.
     """
-    least = cheap_bytes(config, tokens, itemsize, depth, 1)
+    least = cheap_bytes(config, tokens, itemsize, depth, 1, runs)
     if least > budget:
         raise _too_little(f"a backward pass of one prompt of {tokens} tokens", least, budget, "use shorter prompts")
-    return 1 + int((budget - least) // prompt_bytes(config, tokens, itemsize, depth))
+    return 1 + int((budget - least) // prompt_bytes(config, tokens, itemsize, depth, runs))
 
 
-def prompt_bytes(config: DecoderConfig, tokens: int, itemsize: int, depth: int) -> int:
+def prompt_bytes(config: DecoderConfig, tokens: int, itemsize: int, depth: int, runs: int = 1) -> int:
     """Bytes that this pass with all its shares holds for one prompt: the run through all blocks, and what one of them needs."""
     inner = config.heads * config.head_width
     run = tokens * (2 * config.width + inner + (0 if config.experts else 2 * config.neurons))
@@ -131,7 +133,7 @@ def prompt_bytes(config: DecoderConfig, tokens: int, itemsize: int, depth: int) 
         tokens * (3 * config.chosen * config.width + _routing(config)) + 2 * depth * config.experts * config.neurons
     )
     more = experts if config.experts else 0
-    return (depth * run + block + more + LOGITS * config.vocab) * stream_itemsize(itemsize)
+    return (runs * depth * run + block + more + LOGITS * config.vocab) * stream_itemsize(itemsize)
 
 
 def prompts_at_once(config: DecoderConfig, tokens: int, itemsize: int, budget: int) -> int:

@@ -38,25 +38,18 @@ class Run(NamedTuple):
         return self.entering if config.parallel else self.mid
 
 
-class Heads(NamedTuple):
-    """Queries, keys and values of one block, as their matrices make them, or the gradients that arrive there."""
-
-    q: Float[Array, "B T N H"]
-    k: Float[Array, "B T K H"]
-    v: Float[Array, "B T K H"]
-
-
 class Slope(NamedTuple):
     """The gradients that arrive in one block: at the stream's end, at what the MLP writes, at neurons and their inputs, at what
-    attention writes, at head vectors, and what they are made of."""
+    attention adds to the stream, at what it writes, at head vectors, and what they are made of."""
 
     end: Float[Array, "B T D"]
     computed: Float[Array, "B T D"]
     neurons: Float[Array, "B T F"] | None
     inputs: tuple[Float[Array, "B T F"], ...]
+    mid: Float[Array, "B T D"]
     attended: Float[Array, "B T D"]
     z: Float[Array, "B T N H"]
-    heads: Heads
+    heads: decoder.Heads
 
 
 class Cheap(NamedTuple):
@@ -72,7 +65,7 @@ class Layer(NamedTuple):
     host: Params
     donor: Params
     run: Run
-    heads: Heads
+    heads: decoder.Heads
     slope: Slope
 
 
@@ -83,13 +76,13 @@ def climb(config: DecoderConfig, models: Models, depth: int) -> tuple[Float[Arra
 
     def step(x, number):
         weights = decoder.widened(decoder.layer_of(models.host, number))
-        block = decoder.Block(config).bind({"params": weights})
-        z = block.head_vectors(x, context.at(number))
+        block = decoder.block(config, weights)
+        z = block.attn.attend(block.heads(x), context.at(number))
         mid = x + block.after_attention(block.attn.write(z))
         read = x if config.parallel else mid
         if config.experts:
             return mid + block.after_mlp(block.mlp(block.mlp_input(read))), Run(x, z, mid, ())
-        inputs = _neuron_inputs(config, weights, read)
+        inputs = block.neuron_inputs(read)
         end = mid + block.after_mlp(block.mlp.write(layers.neurons(inputs, config.activation)))
         return end, Run(x, z, mid, inputs)
 
@@ -98,7 +91,7 @@ def climb(config: DecoderConfig, models: Models, depth: int) -> tuple[Float[Arra
 
 def descend(
     config: DecoderConfig, context: decoder.Context, weights: Params, run: Run, end: Float[Array, "B T D"]
-) -> tuple[Float[Array, "B T D"], Slope, Heads]:
+) -> tuple[Float[Array, "B T D"], Slope, decoder.Heads]:
     """From the gradient that arrives at a block's end: the one that leaves at its beginning, and those between.
 
     Each step goes back from what stood there in the host's run, so nothing but queries, keys and values, returned as well, and what
@@ -110,7 +103,7 @@ def descend(
         return jax.vjp(function, *at)[1](slope)
 
     def block() -> decoder.Block:
-        return decoder.Block(config).bind({"params": weights})
+        return decoder.block(config, weights)
 
     read = run.read_by_mlp(config)
     if config.experts:
@@ -122,31 +115,14 @@ def descend(
         (computed,) = back(lambda written: block().after_mlp(written), block().mlp.write(activations), end)
         (neurons,) = back(lambda neurons: block().mlp.write(neurons), activations, computed)
         (inputs,) = back(lambda inputs: layers.neurons(inputs, config.activation), run.inputs, neurons)
-        (through_mlp,) = back(lambda x: _neuron_inputs(config, weights, x), read, inputs)
+        (through_mlp,) = back(lambda x: block().neuron_inputs(x), read, inputs)
     mid = end if config.parallel else end + through_mlp
     (attended,) = back(lambda written: block().after_attention(written), block().attn.write(run.z), mid)
     (z,) = back(lambda z: block().attn.write(z), run.z, attended)
-    heads, pull = jax.vjp(lambda x: _heads(config, weights, x), run.entering)
-    arriving = Heads(*back(lambda *heads: _attend(config, context, weights, Heads(*heads)), *heads, z))
-    return end + through_mlp + pull(arriving)[0], Slope(end, computed, neurons, inputs, attended, z, arriving), heads
-
-
-def _heads(config: DecoderConfig, weights: Params, entering: jax.Array) -> Heads:
-    x = decoder.Block(config).bind({"params": weights}).attention_input(entering)
-    return Heads(*(layers.to_heads(x, weights["attn"][name]) for name in ("q", "k", "v")))
-
-
-def _attend(config: DecoderConfig, context: decoder.Context, weights: Params, heads: Heads) -> jax.Array:
-    """Head vectors."""
-    attn = decoder.Attention(config).bind({"params": weights["attn"]})
-    q, k = attn.turned_queries(heads.q, context.cos_sin), attn.turned_keys(heads.k, context.cos_sin)
-    return context.attend(config, q, k, heads.v)
-
-
-def _neuron_inputs(config: DecoderConfig, weights: Params, read: jax.Array) -> tuple[jax.Array, ...]:
-    """read: the stream before the MLP's norm."""
-    x = decoder.Block(config).bind({"params": weights}).mlp_input(read)
-    return tuple(layers.dense(x, weights["mlp"][name]) for name in decoder.inputs(config))
+    heads, pull = jax.vjp(lambda x: block().heads(x), run.entering)
+    (arriving,) = back(lambda heads: block().attn.attend(heads, context), heads, z)
+    slope = Slope(end, computed, neurons, inputs, mid, attended, z, arriving)
+    return end + through_mlp + pull(arriving)[0], slope, heads
 
 
 Share = Callable[[DecoderConfig, decoder.Context, Layer], Cheap]
@@ -157,15 +133,15 @@ def _einsum(spec: str, *operands: jax.Array) -> jax.Array:
     return jnp.einsum(spec, *operands, precision=layers.precision())
 
 
-def _donors_heads(config: DecoderConfig, layer: Layer) -> Heads:
+def _donors_heads(config: DecoderConfig, layer: Layer) -> decoder.Heads:
     """What the donor's matrices make of the host's stream."""
-    return _heads(config, {**layer.host, "attn": layer.donor["attn"]}, layer.run.entering)
+    return decoder.block(config, {**layer.host, "attn": layer.donor["attn"]}).heads(layer.run.entering)
 
 
 def _head_share(config: DecoderConfig, context: decoder.Context, layer: Layer) -> Cheap:
     q = _donors_heads(config, layer).q
     own = layer.run.z
-    change = _attend(config, context, layer.host, layer.heads._replace(q=q)) - own
+    change = decoder.block(config, layer.host).attn.attend(layer.heads._replace(q=q), context) - own
     arriving = _einsum("btd,nhd->btnh", layer.slope.attended, layer.donor["attn"]["o"]["kernel"])
     by_matrix = own * (arriving - layer.slope.z)
     moved = (q - layer.heads.q) * layer.slope.heads.q
@@ -175,7 +151,8 @@ def _head_share(config: DecoderConfig, context: decoder.Context, layer: Layer) -
 def _neuron_share(config: DecoderConfig, context: decoder.Context, layer: Layer) -> Cheap:
     del context
     run, slope = layer.run, layer.slope
-    inputs = _neuron_inputs(config, {**layer.host, "mlp": layer.donor["mlp"]}, run.read_by_mlp(config))
+    block = decoder.block(config, {**layer.host, "mlp": layer.donor["mlp"]})
+    inputs = block.neuron_inputs(run.read_by_mlp(config))
     arriving = _einsum("btd,fd->btf", slope.computed, layer.donor["mlp"]["down"]["kernel"])
     assert slope.neurons is not None
     each = _of_neurons(config, run.inputs, inputs, slope.inputs, slope.neurons, arriving)
@@ -203,7 +180,7 @@ def _of_neurons(
 
 def _experts_neurons(config: DecoderConfig, layer: Layer) -> Cheap:
     """Of every neuron of every expert, [B, E, F]: expert by expert, from the states that the host sends there."""
-    block = decoder.Block(config).bind({"params": layer.host})
+    block = decoder.block(config, layer.host)
     batch, tokens, width = layer.run.entering.shape
     x = block.mlp_input(layer.run.read_by_mlp(config)).reshape(-1, width)
     arriving, routes = layer.slope.computed.reshape(-1, width), block.mlp.routes(x)
@@ -245,7 +222,8 @@ def _expert_share(config: DecoderConfig, context: decoder.Context, layer: Layer)
 
 def _kv_share(config: DecoderConfig, context: decoder.Context, layer: Layer) -> Cheap:
     _, k, v = _donors_heads(config, layer)
-    change = (_attend(config, context, layer.host, layer.heads._replace(k=k, v=v)) - layer.run.z) * layer.slope.z
+    z = decoder.block(config, layer.host).attn.attend(layer.heads._replace(k=k, v=v), context)
+    change = (z - layer.run.z) * layer.slope.z
     moved = (k - layer.heads.k) * layer.slope.heads.k + (v - layer.heads.v) * layer.slope.heads.v
     by_head = change.sum((1, 3))
     return Cheap(by_head.reshape(len(by_head), config.kv_heads, -1).sum(axis=-1), moved.sum((1, 3)))
@@ -283,18 +261,24 @@ def share_of(config: DecoderConfig, kind: str) -> Share:
     return _CLOSED[kind] if local.is_closed(config, kind) else _whole_block(kind)
 
 
-def cheap(config: DecoderConfig, kinds: tuple[str, ...], models: Models) -> dict[str, Cheap]:
-    """Cheap effects on one read-out of every component of some kinds."""
+def at_the_top(config: DecoderConfig, models: Models, after: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """The gradient of the one read-out in the stream after the blocks that it needs."""
     (read_out,) = models.read_outs
-    last, depth = models.inputs.lengths - 1, read_outs.depth(config, models.read_outs)
-    after, run = climb(config, models, depth)
-    context = decoder.causal_context(config, after.shape[-2], after.dtype)
 
     def read(x: jax.Array) -> jax.Array:
-        state = decoder.take(x, last)[:, 0]
+        state = decoder.take(x, models.inputs.lengths - 1)[:, 0]
         if isinstance(read_out, NextToken):
             state = decoder.apply(config, models.host, state, method="read_out")
         return read_out.read(state).sum()
+
+    return jax.grad(read)(after)
+
+
+def cheap(config: DecoderConfig, kinds: tuple[str, ...], models: Models) -> dict[str, Cheap]:
+    """Cheap effects on one read-out of every component of some kinds."""
+    depth = read_outs.depth(config, models.read_outs)
+    after, run = climb(config, models, depth)
+    context = decoder.causal_context(config, after.shape[-2], after.dtype)
 
     def step(end, at):
         number, run = at
@@ -305,4 +289,4 @@ def cheap(config: DecoderConfig, kinds: tuple[str, ...], models: Models) -> dict
         return entering, {kind: share_of(config, kind)(config, own, layer) for kind in kinds}
 
     numbers = jnp.arange(depth, dtype=jnp.int32)
-    return jax.lax.scan(step, jax.grad(read)(after), (numbers, run), reverse=True)[1]
+    return jax.lax.scan(step, at_the_top(config, models, after), (numbers, run), reverse=True)[1]

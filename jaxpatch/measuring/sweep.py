@@ -7,16 +7,19 @@ host only sends pieces ahead, and fetches a span of them at a time.
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxpatch.measuring import devices, downstream, local, memory, read_outs, slopes
+from jaxpatch.measuring import attribution, devices, downstream, local, local_crossed, memory, read_outs, slopes
 from jaxpatch.measuring.downstream import Models, Trace
+from jaxpatch.measuring.local_crossed import Runs
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.patching import components
+from jaxpatch.patching import exchange as exchanges
+from jaxpatch.patching.exchange import Exchange
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) after each piece."""
@@ -30,16 +33,21 @@ _embedded = jax.jit(downstream.embedded, static_argnums=0)
 _trace = jax.jit(downstream.trace, static_argnums=(0, 4))
 _host_reads = jax.jit(downstream.host_reads, static_argnums=0)
 _cheap = jax.jit(slopes.cheap, static_argnums=(0, 1))
+_attributed = jax.jit(attribution.effects, static_argnums=(0, 1, 2, 3))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 8, 10), donate_argnums=(4,))
-def _piece(config, kind, models, states, out, layers, indices, start, size, unreached, mesh):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 9, 11), donate_argnums=(5,))
+def _piece(config, kind, exchange, models, states, out, layers, indices, start, size, unreached, mesh):
     """Effects of candidates start, ..., start + size - 1, written into `out`; and a token to wait for."""
     layer, index = (jax.lax.dynamic_slice_in_dim(part, start, size) for part in (layers, indices))
     if mesh is not None:
         cut = devices.along_candidates(mesh)
         layer, index = (jax.lax.with_sharding_constraint(part, cut) for part in (layer, index))
-    found = local.effects(config, kind, models, states, layer, index, unreached, devices.width(mesh))
+    at = layer, index, unreached, devices.width(mesh)
+    if exchange is None:
+        found = local.effects(config, kind, models, states, *at)
+    else:
+        found = local_crossed.effects(config, kind, exchange, models, states, *at)
     out = jax.lax.dynamic_update_slice_in_dim(out, found, start, 0)
     token = found[0, 0, 0]
     if mesh is not None:
@@ -99,6 +107,7 @@ def exact(
     models: Models,
     indices: np.ndarray,
     *,
+    exchange: Exchange | None = None,
     budget: int | None = None,
     mesh: Mesh | None = None,
     journal: Journal = FORGETFUL,
@@ -107,8 +116,9 @@ def exact(
     """Effects of single-component patches, ``F(patched) - F(host)``.
 
     Args:
-        kind: one of `local.KINDS`.
+        kind: one of `local.KINDS`; where activations are exchanged, of `exchange.of_decoder`.
         indices: int [n, dims], rows (layer,), (layer, index) or (layer, expert, index), no layer above what the read-outs need.
+        exchange: which of the donor's activations are put in, and not its weights.
         budget: bytes that the sweep may hold beside the two models, on each device; half of what is free where None.
         mesh: devices to share the work; `models` must lie there (`devices.spread`).
         journal: where it is written down how far the sweep is. Gone on with from there, the numbers are the same to the last bit.
@@ -119,15 +129,18 @@ def exact(
     """
     depth = read_outs.depth(config, models.read_outs)
     budget = memory.default_budget(models.host) if budget is None else budget
-    room = memory.plan(config, models.tree, memory.itemsize_of(models.host), depth, budget, memory.fill_of(models.host))
+    runs = 1 if exchange is None else 2
+    itemsize, fill = memory.itemsize_of(models.host), memory.fill_of(models.host)
+    room = memory.plan(config, models.tree, itemsize, depth, budget, fill, runs)
     order = np.argsort(indices[:, 0], kind="stable")
     layers = indices[order, 0]
-    inside = _counted_through(indices[order, 1:], components.of_decoder(models.host)[kind].shape[1:])
+    owned = components.of_decoder(models.host) if exchange is None else exchanges.of_decoder(models.host)
+    inside = _counted_through(indices[order, 1:], owned[kind].shape[1:])
     unreached = _host_reads(config, models)
     size = devices.width(mesh) * _piece_size(-(-len(order) // devices.width(mesh)), room.candidates)
     fresh = Swept(np.zeros((len(order), *unreached.shape), unreached.dtype), 0, size)
     effects, done, size = journal.recall(kind, len(order)) or fresh
-    for states, which in _segments(config, models, room.blocks, depth, layers):
+    for states, which in _segments(config, models, room.blocks, depth, layers, is_crossed=exchange is not None):
         which = which[which >= done]
         while len(which):
             span, rest = np.split(which, [min(len(which), SPAN * size)])
@@ -137,7 +150,7 @@ def exact(
                 progress(min(before + pieces * size, len(order)), len(order))
 
             try:
-                effects[span] = _span(config, kind, models, states, *at, size, unreached, mesh, step)
+                effects[span] = _span(config, kind, exchange, models, states, *at, size, unreached, mesh, step)
             except jax.errors.JaxRuntimeError as error:
                 size = _smaller(size, error, devices.width(mesh), "candidate")
                 continue
@@ -171,19 +184,46 @@ def cheap(
 
     Raises: MemoryError where one prompt does not fit in the budget, or on the device.
     """
+    return _some_prompts_at_once(functools.partial(_cheap, config, kinds), config, models, 1, budget, progress)
+
+
+def attributed(
+    config: DecoderConfig,
+    kinds: tuple[str, ...],
+    models: Models,
+    exchange: Exchange,
+    repairs: tuple[str, ...],
+    *,
+    budget: int | None = None,
+    progress: Progress = silent,
+) -> dict[str, np.ndarray]:
+    """First-order effects of exchanged activations, [R * B, A, n] each; otherwise as `cheap`. repairs: of `attribution.REPAIRS`."""
+    one_pass = functools.partial(_attributed, config, kinds, exchange, repairs)
+    return _some_prompts_at_once(one_pass, config, models, 2, budget, progress)
+
+
+def _some_prompts_at_once(
+    one_pass: Callable[[Models], Any],
+    config: DecoderConfig,
+    models: Models,
+    runs: int,
+    budget: int | None,
+    progress: Progress,
+) -> Any:
+    """A pass that gives arrays [A, B, n] of some prompts and one read-out; of all of them [R * B, A, n]. runs: that it keeps."""
     depth = read_outs.depth(config, models.read_outs)
     budget = memory.default_budget(models.host) if budget is None else budget
     batch, tokens = models.inputs.tokens.shape
-    most = memory.cheap_prompts(config, tokens, memory.itemsize_of(models.host), depth, budget)
+    most = memory.cheap_prompts(config, tokens, memory.itemsize_of(models.host), depth, budget, runs)
     size, total = memory.even(batch, most), batch * len(models.read_outs)
-    found: list[dict[str, slopes.Cheap]] = []
+    found = []
     for read_out in models.read_outs:
         parts, start = [], 0
         while start < batch:
             rows = np.minimum(np.arange(start, start + size), batch - 1)
             some = models._replace(inputs=models.inputs.rows(rows), read_outs=(read_out.rows(rows),))
             try:
-                parts.append(jax.tree.map(np.asarray, _cheap(config, kinds, some)))
+                parts.append(jax.tree.map(np.asarray, one_pass(some)))
             except jax.errors.JaxRuntimeError as error:
                 size = _smaller(size, error, 1, "prompt")
                 continue
@@ -200,17 +240,19 @@ def _all_blocks(effects: np.ndarray, depth: int) -> np.ndarray:
 
 
 def _segments(
-    config: DecoderConfig, models: Models, length: int, depth: int, layers: np.ndarray
-) -> Iterator[tuple[Trace, np.ndarray]]:
-    """Runs of `length` blocks with the host's states in them, from the first block on, and which candidates (of sorted layers) lie
-    there. Blocks of the last run that lie beyond `depth` hold no candidate and are never read."""
-    x = _embedded(config, models.host, models.tree)
+    config: DecoderConfig, models: Models, length: int, depth: int, layers: np.ndarray, *, is_crossed: bool
+) -> Iterator[tuple[Trace | Runs, np.ndarray]]:
+    """Runs of `length` blocks with the host's states in them, and the donor's where activations are exchanged, from the first block
+    on, and which candidates (of sorted layers) lie there. Blocks of the last run that lie beyond `depth` hold no candidate and are
+    never read."""
+    sides = (models, local_crossed.turned_round(models)) if is_crossed else (models,)
+    streams = [_embedded(config, side.host, side.tree) for side in sides]
     for first in range(0, depth, length):
-        states = _trace(config, models, x, np.int32(first), length)
-        x = states.entering[-1]
+        traces = [_trace(config, side, x, np.int32(first), length) for side, x in zip(sides, streams, strict=True)]
+        streams = [states.entering[-1] for states in traces]
         which = np.flatnonzero((layers >= first) & (layers < first + length))
         if len(which):
-            yield states, which
+            yield Runs(*traces) if is_crossed else traces[0], which
 
 
 def _piece_size(number: int, most: int) -> int:
@@ -222,7 +264,7 @@ def _piece_size(number: int, most: int) -> int:
     return min(most, 1 << (number - 1).bit_length())
 
 
-def _span(config, kind, models, states, layers, indices, size, unreached, mesh, step) -> np.ndarray:
+def _span(config, kind, exchange, models, states, layers, indices, size, unreached, mesh, step) -> np.ndarray:
     """Effects of some candidates, piece by piece on the device and then fetched."""
     pieces, room = -(-len(layers) // size), SPAN * size
     padded = [np.pad(part, (0, room - len(part)), "edge").astype(np.int32) for part in (layers, indices)]
@@ -232,7 +274,7 @@ def _span(config, kind, models, states, layers, indices, size, unreached, mesh, 
     sent = []
     for piece in range(pieces):
         start = np.int32(piece * size)
-        out, token = _piece(config, kind, models, states, out, *padded, start, size, unreached, mesh)
+        out, token = _piece(config, kind, exchange, models, states, out, *padded, start, size, unreached, mesh)
         sent.append(token)
         if piece >= AHEAD:
             sent[piece - AHEAD].block_until_ready()

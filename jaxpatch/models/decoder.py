@@ -119,6 +119,14 @@ def normed_as_wide(
     return normed(config, x, {name: leaf.astype(x.dtype) for name, leaf in weights.items()})
 
 
+class Heads(NamedTuple):
+    """Queries, keys and values of one block, as their matrices make them: before norms of their own, and before they are turned."""
+
+    q: Float[Array, "*lead T N H"]
+    k: Float[Array, "*lead T K H"]
+    v: Float[Array, "*lead T K H"]
+
+
 class Attention(nn.Module):
     """q, k, v, o; what a head writes is its slice of ``from_heads(z, o)``."""
 
@@ -160,9 +168,13 @@ class Attention(nn.Module):
         z = context.attend(self.config, self.queries(x, context.cos_sin), k, v)
         return self.write(z), Cache(k, v)
 
-    def head_vectors(self, x, context: Context | TreeContext):
-        turned = self.queries(x, context.cos_sin), self.keys(x, context.cos_sin)
-        return context.attend(self.config, *turned, self.values(x))
+    def heads(self, x) -> Heads:
+        return Heads(*(layers.to_heads(x, weights()) for weights in (self.q, self.k, self.v)))
+
+    def attend(self, heads: Heads, context: Context | TreeContext):
+        """Head vectors before W_O."""
+        turned = self.turned_queries(heads.q, context.cos_sin), self.turned_keys(heads.k, context.cos_sin)
+        return context.attend(self.config, *turned, heads.v)
 
     def write(self, z):
         return layers.from_heads(z, self.o())
@@ -289,9 +301,14 @@ class Block(nn.Module):
         through = written if norm is None else normed_as_wide(self.config, written, norm())
         return through if self.config.residual_scale == 1 else through * self.config.residual_scale
 
-    def head_vectors(self, x, context: Context | TreeContext):
-        """Before W_O."""
-        return self.attn.head_vectors(self.attention_input(x), context)
+    def heads(self, x) -> Heads:
+        """x: the stream that enters."""
+        return self.attn.heads(self.attention_input(x))
+
+    def neuron_inputs(self, x):
+        """One or two, [..., T, F] each. x: the stream that the MLP reads."""
+        read = self.mlp_input(x)
+        return tuple(layers.dense(read, getattr(self.mlp, name)()) for name in inputs(self.config))
 
     def attention_half(self, x, context: Context | TreeContext, cache: Cache | None = None):
         written, cache = self.attn(self.attention_input(x), context, cache)
@@ -325,6 +342,11 @@ class Block(nn.Module):
         context = context if layer is None else context.at(layer)
         mid, cache = self.attention_half(x, context, cache)
         return self.mlp_half(mid), cache
+
+
+def block(config: DecoderConfig, weights: Params) -> Block:
+    """One layer with its parameters, to be asked for any of its parts."""
+    return Block(config).bind({"params": weights})
 
 
 class Decoder(nn.Module):

@@ -59,8 +59,11 @@ class PrefixTree(NamedTuple):
     ends: Tiles
 
 
-def of_prompts(tokens: np.ndarray, lengths: np.ndarray) -> PrefixTree:
+def of_prompts(tokens: np.ndarray, lengths: np.ndarray, *, own_ends: bool = False) -> PrefixTree:
     """The tree of right-padded prompts. tokens: int [B, T]; lengths: int [B], at least 1.
+
+    own_ends: a prompt's last token is a node apart from the same token in the midst of a longer prompt, so that something can be
+        done to the one and not to the other.
 
     Example:
         >>> tree = of_prompts(np.array([[5, 6, 7], [5, 6, 8], [5, 9, 0]]), np.array([3, 3, 2]))
@@ -68,12 +71,12 @@ def of_prompts(tokens: np.ndarray, lengths: np.ndarray) -> PrefixTree:
         ([5, 6, 7, 8, 9], [2, 3, 4])
     """
     prompts = [row[:length].tolist() for row, length in zip(np.asarray(tokens), np.asarray(lengths), strict=True)]
-    numbers: dict[tuple[int, int], int] = {}
+    numbers: dict[tuple[int, int, bool], int] = {}
     nodes, paths, owned = [], [], []
     for prompt in prompts:
         path, first_new = [], len(numbers)
         for position, token in enumerate(prompt):
-            key = (path[-1] if path else -1, token)
+            key = (path[-1] if path else -1, token, own_ends and position == len(prompt) - 1)
             if key not in numbers:
                 numbers[key] = len(numbers)
                 nodes.append((token, position))

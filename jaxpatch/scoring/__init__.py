@@ -1,4 +1,8 @@
-"""One number per component. An open set: each file is one way to get the effects, and sees models only through an Instrument."""
+"""One number per component. An open set: each file is one way to get the effects, and sees models only through an Instrument.
+
+An instrument of exchanged activations (`instrument.of_pair`, exchange) is asked the same questions under other names: exact effects
+are activation patching, first order is attribution patching.
+"""
 
 from jaxpatch.scoring import exact, first_order, integrated, local_linear, screened
 from jaxpatch.scoring.method import Answer, Method
@@ -11,4 +15,15 @@ METHODS: dict[str, Method] = {
     "screened": screened.effects,
 }
 
-__all__ = ["METHODS", "Answer", "Method"]
+ACTIVATION_METHODS: dict[str, Method] = {
+    "activation": exact.effects,
+    "attribution": first_order.effects,
+    "screened_activation": screened.effects,
+}
+
+EXACT = ("exact", "activation")
+"""Those that truly replace everything."""
+SCREENED = ("screened", "screened_activation")
+"""Those that truly replace some."""
+
+__all__ = ["ACTIVATION_METHODS", "EXACT", "METHODS", "SCREENED", "Answer", "Method"]

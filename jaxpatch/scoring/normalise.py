@@ -50,6 +50,13 @@ def shares(counts: np.ndarray, gap: np.ndarray, aggregate: str) -> np.ndarray:
     return counts / (counts @ gap)[:, None]
 
 
+def drawn_weights(gap: np.ndarray, is_kept: np.ndarray, aggregate: str, seed: int) -> np.ndarray:
+    """What each kept input's effect counts when inputs are drawn again and again, with replacement: float32 [R, B kept]."""
+    num = int(is_kept.sum())
+    counts = np.random.default_rng(seed).multinomial(num, np.full(num, 1 / num), size=NUM_RESAMPLES).astype(np.float32)
+    return shares(counts, gap[is_kept].astype(np.float32), aggregate).astype(np.float32)
+
+
 def intervals(
     effects: np.ndarray, gap: np.ndarray, is_kept: np.ndarray, aggregate: str, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -58,9 +65,7 @@ def intervals(
     shape = effects.shape[1:]
     if num < 2:
         return np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
-    draw = np.random.default_rng(seed)
-    counts = draw.multinomial(num, np.full(num, 1 / num), size=NUM_RESAMPLES).astype(np.float32)
-    weights = shares(counts, gap[is_kept].astype(np.float32), aggregate).astype(np.float32)
+    weights = drawn_weights(gap, is_kept, aggregate, seed)
     flat = effects[is_kept].reshape(num, -1).astype(np.float32)
     ends = np.zeros((2, flat.shape[1]), np.float32)
     touched = np.flatnonzero(flat.any(axis=0))

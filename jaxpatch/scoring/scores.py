@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from jaxpatch.patching.components import Kind, Partition, lookup
+from jaxpatch.patching.exchange import Exchange
 from jaxpatch.scoring.method import Screening
 
 LARGEST_NOISE = 0.1
@@ -16,7 +17,7 @@ LARGEST_NOISE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Weight-patching scores of every component of the asked kinds.
+    """Weight-patching scores of every component of the asked kinds, or activation-patching scores.
 
     Attributes:
         values: kind -> [*shape] float32, E_w: 0 nothing recovered, 1 everything. Components above the anchor score 0. After a screen,
@@ -30,7 +31,8 @@ class Scores:
             definition in the highest precision, or between that and itself a second time. Scores that differ by less are alike.
         method: how the effects were found. aggregate: "mean_of_ratios" or "ratio_of_means".
         mode: "restoration", or "knockout", where effects are what is lost.
-        screening: kind -> what was truly replaced, for the screened method.
+        screening: kind -> what was truly replaced, for the screened methods.
+        exchange: of activation patching, what was exchanged; the scores are then E_a. repairs: of attribution patching.
     """
 
     values: Mapping[str, np.ndarray]
@@ -47,6 +49,8 @@ class Scores:
     layer: int
     partition: Partition = field(repr=False)
     screening: Mapping[str, Screening] = field(default_factory=dict, repr=False)
+    exchange: Exchange | None = None
+    repairs: tuple[str, ...] = ()
 
     @property
     def drowned(self) -> tuple[str, ...]:
@@ -87,7 +91,7 @@ class Scores:
             layer, index = np.divmod(np.arange(values.size), values[0].size if has_layer else values.size)
             layer = layer if has_layer else np.full(values.size, -1)
             index = index if values.ndim > 1 or not has_layer else np.full(values.size, -1)
-            exact = self.method == "exact"
+            exact = self.method in ("exact", "activation")
             replaced = self.screening[kind].replaced.ravel() if kind in self.screening else np.full(values.size, exact)
             parts.append(
                 pd.DataFrame(

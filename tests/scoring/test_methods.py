@@ -7,7 +7,7 @@ import scoring_toys
 import jaxpatch as jp
 from jaxpatch import testing
 from jaxpatch.measuring import instrument
-from jaxpatch.scoring import METHODS
+from jaxpatch.scoring import ACTIVATION_METHODS, METHODS
 
 KINDS = ("neuron", "embed", "final_norm", "unembed")
 
@@ -39,4 +39,5 @@ def test_every_method_is_exact_where_the_effect_is_linear(method):
 
 def test_registry_names_are_the_documented_ones():
     assert tuple(METHODS) == ("exact", "first_order", "local_linear", "integrated", "screened")
-    assert all(name in jp.score.__doc__ for name in METHODS)
+    assert tuple(ACTIVATION_METHODS) == ("activation", "attribution", "screened_activation")
+    assert all(f'"{name}"' in jp.score.__doc__ for name in METHODS | ACTIVATION_METHODS)

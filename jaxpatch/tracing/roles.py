@@ -1,0 +1,181 @@
+"""Sources and relays: every component placed by what its own parameters carry (E_w) against what passes through it (E_a).
+
+Weight patching asks whose training made the difference, activation patching where the difference is seen. A component that writes the
+control state because others made its input different has a high E_a and a low E_w: a relay. That the two differ is the paper's
+finding (Sun et al., arXiv 2604.13694); the criteria here, and the source index, are ours.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from jaxpatch.scoring import ACTIVATION_METHODS, METHODS, normalise
+from jaxpatch.scoring.scores import Scores
+
+ROLES = ("neither", "source", "relay", "both")
+
+
+class Criteria(NamedTuple):
+    """When a score is high, and when it is a component's own.
+
+    share: a score is high where its 95 % interval lies above 0 and it is at least this share of the largest score of its kind. own: a
+        component with a high E_a is a relay where E_w is less than this share of it.
+    """
+
+    share: float = 0.1
+    own: float = 0.25
+
+
+DEFAULTS = Criteria()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roles:
+    """Every component of the kinds that both methods scored.
+
+    Attributes:
+        weights, activations: E_w and E_a, `Scores` of the same read-out on the same prompts.
+        roles: kind -> int array of the kind's shape, places in `ROLES`: "source" (high E_w, and no high E_a), "relay" (high E_a, of
+            which E_w is less than `criteria.own`), "both" (high E_a, and E_w a good part of it), "neither".
+        criteria: what counts as high.
+    """
+
+    weights: Scores = field(repr=False)
+    activations: Scores = field(repr=False)
+    roles: Mapping[str, np.ndarray]
+    criteria: Criteria = DEFAULTS
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a component: kind, layer, index, name, role; E_w and E_a, the ends of their intervals, and whether each is exact."""
+        sides = []
+        for name, found in (("E_w", self.weights), ("E_a", self.activations)):
+            frame = found.to_frame()
+            frame = frame[frame["kind"].isin(list(self.roles))].drop(columns="effect")
+            names = {"score": name, "low": f"{name} low", "high": f"{name} high", "is_exact": f"{name} is exact"}
+            sides.append(frame.rename(columns=names).set_index(["kind", "layer", "index", "name"]))
+        both = sides[0].join(sides[1]).reset_index()
+        numbers = np.concatenate([self.roles[kind].ravel() for kind in dict.fromkeys(both["kind"])])
+        return both.assign(role=pd.Categorical.from_codes(numbers, list(ROLES)))
+
+    def by_layer(self, seed: int = 0) -> pd.DataFrame:
+        """One row a kind and layer: the sums of the positive scores of its components, and the source index, with 95 % intervals.
+
+        ``source index = sum E_w+ / (sum E_w+ + sum E_a+)``: near 0 a layer passes on what others made; at one half what its components
+        write is their own; above, their parameters recover more than what they write in special's run does. NaN where nothing is
+        positive. Intervals resample prompts, for both scores together. Ours.
+
+        Args: seed: of the bootstrap.
+        """
+        rows = []
+        for kind in self.roles:
+            sides = [_layers(found, kind, seed) for found in (self.weights, self.activations)]
+            own, passed = (side.sums for side in sides)
+            low, high = np.nanpercentile(_index(*(side.resampled for side in sides)), (2.5, 97.5), axis=0)
+            rows.append(
+                pd.DataFrame(
+                    {
+                        "kind": kind,
+                        "layer": np.arange(len(own)),
+                        "E_w": own,
+                        "E_a": passed,
+                        "source_index": _index(own, passed),
+                        "low": low,
+                        "high": high,
+                    }
+                )
+            )
+        return pd.concat(rows, ignore_index=True)
+
+
+class _Layers(NamedTuple):
+    """Sums of positive scores by layer, [L], and of prompts drawn again, [R, L]."""
+
+    sums: np.ndarray
+    resampled: np.ndarray
+
+
+def _layers(found: Scores, kind: str, seed: int) -> _Layers:
+    values = found.values[kind].reshape(len(found.values[kind]), -1)
+    sums = np.clip(values, 0, None).sum(axis=1)
+    drawn = normalise.drawn_weights(found.gap, found.is_kept, found.aggregate, seed)
+    effects = found.effects[kind][found.is_kept].astype(np.float32)
+    layers = range(effects.shape[1])
+    each = [np.clip(drawn @ effects[:, layer].reshape(len(effects), -1), 0, None).sum(axis=1) for layer in layers]
+    return _Layers(sums, np.stack(each, axis=1))
+
+
+def _index(own: np.ndarray, passed: np.ndarray) -> np.ndarray:
+    total = own + passed
+    return np.divide(own, total, out=np.full_like(total, np.nan), where=total > 0)
+
+
+def place(weights: Scores, activations: Scores, criteria: Criteria = DEFAULTS) -> Roles:
+    """The role of every component that both methods scored.
+
+    Args:
+        weights: E_w of each, by any weight-patching method. activations: E_a, by "activation", "screened_activation" or "attribution".
+        criteria: what counts as high.
+
+    Raises: ValueError for scores of other prompts or read-outs than each other's, or of methods that do not belong there; all at once.
+
+    References: Sun et al., arXiv 2604.13694; criteria ours.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxpatch as jp
+        >>> from jaxpatch import testing
+        >>> asked = testing.tiny_pair(), testing.tiny_inputs(), jp.Anchor(layer=1, direction=jnp.eye(16)[0])
+        >>> placed = place(jp.score(*asked, kinds=("head",)), jp.score(*asked, kinds=("head",), method="activation"))
+        >>> placed.roles["head"].shape, sorted(placed.to_frame()["role"].unique())
+        ((3, 4), ['both', 'neither', 'relay', 'source'])
+    """
+    if faults := _faults(weights, activations, criteria):
+        raise ValueError("these scores cannot be placed against each other:\n" + "\n".join(f"  - {f}" for f in faults))
+    kinds = [kind for kind in weights.values if kind in activations.values]
+    return Roles(
+        weights=weights,
+        activations=activations,
+        roles={kind: _roles(weights, activations, kind, criteria) for kind in kinds},
+        criteria=criteria,
+    )
+
+
+def _roles(weights: Scores, activations: Scores, kind: str, criteria: Criteria) -> np.ndarray:
+    is_source, is_passing = (_is_high(found, kind, criteria.share) for found in (weights, activations))
+    is_own = weights.values[kind] >= criteria.own * activations.values[kind]
+    roles = np.select(
+        [is_passing & ~is_own, is_passing & is_own & is_source, is_passing, is_source],
+        [ROLES.index(role) for role in ("relay", "both", "relay", "source")],
+    )
+    return roles.astype(np.int8)
+
+
+def _is_high(found: Scores, kind: str, share: float) -> np.ndarray:
+    """With a single prompt there is no interval, and the score alone decides."""
+    values, low = found.values[kind], found.low[kind]
+    return (values > 0) & (values >= share * values.max()) & ~(low <= 0)
+
+
+def _faults(weights: Scores, activations: Scores, criteria: Criteria) -> list[str]:
+    faults = [
+        f"{name}: method {found.method!r}; wanted one of {', '.join(known)}"
+        for name, found, known in (("weights", weights, METHODS), ("activations", activations, ACTIVATION_METHODS))
+        if found.method not in known
+    ]
+    if not set(weights.values) & set(activations.values):
+        scored = (", ".join(found.values) for found in (weights, activations))
+        faults.append(f"no kind was scored by both: weights have {next(scored)}; activations {next(scored)}")
+    if weights.gap.shape != activations.gap.shape or not np.allclose(weights.gap, activations.gap, rtol=1e-3):
+        faults.append("the gaps between base and special differ: score both on the same prompts, along the same anchor")
+    for name in ("mode", "aggregate", "layer"):
+        if getattr(weights, name) != getattr(activations, name):
+            faults.append(
+                f"{name}: {getattr(weights, name)!r} of weights, {getattr(activations, name)!r} of activations"
+            )
+    for name, value in criteria._asdict().items():
+        if not 0 <= value <= 1:
+            faults.append(f"criteria.{name}: wanted a share from 0 to 1; got {value!r}")
+    return faults
