@@ -23,8 +23,8 @@ PERIOD = 30.0
 """Seconds between two savings."""
 
 
-LOCK = "lock"
-OURS = re.compile(rf"{LOCK}|\d+(\.orbax-checkpoint-tmp.*)?")
+LOCK, NEXT = "lock", "next"
+OURS = re.compile(rf"{LOCK}|{NEXT}|\d+(\.orbax-checkpoint-tmp.*)?")
 """Names of what a journal puts into its folder."""
 REFUSED = b"refused: "
 IN_USE = "cannot keep a journal in "
@@ -41,9 +41,22 @@ def place_faults(folder: Path) -> list[str]:
     if folder.exists() and not folder.is_dir():
         return ["it is a file, and a journal is a folder"]
     strangers = [path.name for path in folder.iterdir() if not OURS.fullmatch(path.name)] if folder.exists() else []
-    return (
-        [f"it holds other things than a journal ({', '.join(sorted(strangers)[:3])}); move them"] if strangers else []
-    )
+    if strangers:
+        return [f"it holds other things than a journal ({', '.join(sorted(strangers)[:3])}); move them"]
+    return [f"{NEXT}: {fault}" for fault in place_faults(folder / NEXT)] if folder.exists() else []
+
+
+def _remove(folder: Path) -> None:
+    """What is a journal's, and the folder if nothing else is in it. The lock goes last."""
+    if not folder.is_dir():
+        return
+    _remove(folder / NEXT)
+    for path in folder.iterdir():
+        if OURS.fullmatch(path.name) and path.name not in (LOCK, NEXT):
+            shutil.rmtree(path, ignore_errors=True)
+    (folder / LOCK).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 class Journal:
@@ -51,7 +64,8 @@ class Journal:
 
     Sweeps are told apart by their order, which is the same each time: all that a method draws comes from its seed. So the same call
     with the same folder goes on where a killed one was, and ends with the same numbers to the last bit. Of several processes the first
-    alone reads and writes the folder, and tells the others. While a journal is open no other one can have its folder.
+    alone reads and writes the folder, and tells the others. While a journal is open no other one can have its folder. Another `score`
+    of the same run is kept in a journal of its own (`following`).
 
     Args:
         folder: made when the journal is opened, and removed again if nothing was saved in it. period: seconds between two savings.
@@ -93,8 +107,12 @@ class Journal:
             self._manager = None
         if self._lock.is_locked:
             if self.folder.is_dir() and all(path.name == LOCK for path in self.folder.iterdir()):
-                self._remove()
+                _remove(self.folder)
             self._lock.release()
+
+    def following(self) -> "Journal":
+        """A journal for the next `score` of the same run, in a folder inside this one's: it is removed with this one."""
+        return Journal(self.folder / NEXT, period=self.period)
 
     def _open(self) -> None:
         """Make the folder ours, and refuse what is not a journal. In all processes, or in none."""
@@ -241,17 +259,8 @@ class Journal:
     def forget(self) -> None:
         """Remove what was saved, and the folder if nothing else is in it: the run is finished."""
         self._is_changed = False
-        if devices.is_first() and self.folder.is_dir():
-            self._remove()
-
-    def _remove(self) -> None:
-        """What is ours, and the folder if nothing else is in it. The lock goes last."""
-        for path in self.folder.iterdir():
-            if OURS.fullmatch(path.name) and path.name != LOCK:
-                shutil.rmtree(path, ignore_errors=True)
-        (self.folder / LOCK).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()
+        if devices.is_first():
+            _remove(self.folder)
 
     @property
     def num_done(self) -> int:

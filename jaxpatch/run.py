@@ -18,16 +18,19 @@ from jaxpatch import atomic, pipeline, reference, resume
 from jaxpatch.measuring import anchors, devices, inputs, prompt_sets, read_outs, tasks
 from jaxpatch.models import checkpoints, layers
 from jaxpatch.models.differences import Choices
-from jaxpatch.patching import blend, changes, components
+from jaxpatch.patching import blend, changes, components, exchange
 from jaxpatch.reporting import figures, findings, likeness, manifest, report, tables
 from jaxpatch.scoring import METHODS, normalise, scores
+from jaxpatch.tracing import roles
 from jaxpatch.trees import paths
 from jaxpatch.validating import controls
 
-RESULTS = {"report.html", "scores.csv", "anchor.safetensors", "manifest.json", "figures"}
+RESULTS = {"report.html", "scores.csv", "roles.csv", "anchor.safetensors", "manifest.json", "figures"}
 """What a run writes; a folder that holds anything else is not ours to replace."""
 ROOM_NEEDED = 50_000_000
 """Free bytes the results need at most."""
+PASSED_ON = {"exact": "activation", "screened": "screened_activation"}
+"""The method of E_a that is as good as a method of E_w; of the others it is "attribution"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,7 @@ class Run:
         num_behaviour: prompts that are answered in full (of a file: at most).
         num_random: random orders averaged in the validation curves.
         max_new: tokens of an answer.
+        relays: also patch activations (E_a), as carefully as weights, and say which components are sources and which are relays.
         validation: draw the restoration and knockout curves.
         parity: first hold logits to transformers' where torch is installed (not of GGUF files, which it is slow to read), or to golden
             ones where they are known; of float32 and float64, by one process.
@@ -91,6 +95,7 @@ class Run:
     num_behaviour: int = 4
     num_random: int = 3
     max_new: int = 96
+    relays: bool = True
     validation: bool = True
     parity: bool = True
     memory: float | None = None
@@ -187,26 +192,35 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
             progress=part("layers tried"),
         )
         anchors.refuse_untrusted(info)
-    with clock.stage(f"score ({options.method})") as part:
-        found = pipeline.score(
-            pair,
-            encoded["scoring"],
-            anchor,
-            kinds=options.kinds,
-            method=options.method,
-            aggregate=options.aggregate,
-            top=options.top,
-            alpha=options.alpha,
-            memory=None if options.memory is None else int(options.memory * 2**30),
-            sample=options.sample,
-            steps=options.steps,
-            seed=options.seed,
-            mesh=mesh,
-            journal=journal,
-            progress=part,
-        )
-    if journal.num_resumed:
-        console.print(f"{journal.num_resumed:,} components were known from an interrupted run")
+
+    def scored(kinds: tuple[str, ...], method: str, journal: resume.Journal) -> scores.Scores:
+        with clock.stage(f"score ({method})") as part:
+            found = pipeline.score(
+                pair,
+                encoded["scoring"],
+                anchor,
+                kinds=kinds,
+                method=method,
+                aggregate=options.aggregate,
+                top=options.top,
+                alpha=options.alpha,
+                memory=None if options.memory is None else int(options.memory * 2**30),
+                sample=options.sample,
+                steps=options.steps,
+                seed=options.seed,
+                mesh=mesh,
+                journal=journal,
+                progress=part,
+            )
+        if journal.num_resumed:
+            console.print(f"{journal.num_resumed:,} components were known from an interrupted run")
+        return found
+
+    found = scored(options.kinds, options.method, journal)
+    placed = None
+    if exchanged := _exchanged(options, pair):
+        with journal.following() as second:
+            placed = roles.place(found, scored(exchanged, PASSED_ON.get(options.method, "attribution"), second))
     curves = ()
     if options.validation:
         with clock.stage("validate") as part:
@@ -228,6 +242,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
         anchor=anchor,
         anchor_info=info,
         scores=found,
+        roles=placed,
         curves=curves,
         samples=samples,
         pair=compared,
@@ -240,6 +255,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
             times=clock.times,
             options=_asked(options),
             pair=compared,
+            exchanged=placed,
         ),
     )
     with clock.stage("write the results"):
@@ -276,17 +292,25 @@ def _compared(pair: checkpoints.Pair, kinds: Sequence[str]) -> dict[str, Any]:
     return likeness.of_pair(pair, changes.by_kind(pair.base, pair.special, partition), partition)
 
 
+def _exchanged(options: Run, pair: checkpoints.Pair) -> tuple[str, ...]:
+    """Kinds of which E_a is asked and can be known."""
+    known = exchange.of_decoder(pair.base)
+    return tuple(kind for kind in options.kinds if kind in known) if options.relays else ()
+
+
 def unfinished(out: Path) -> Path:
     """Where a run keeps what it has scored until its results are written."""
     return out.with_name(f"{out.name}.unfinished")
 
 
 def write(made: findings.Findings, out: Path, *, overwrite: bool) -> None:
-    """All results, or none: scores.csv, anchor.safetensors, manifest.json, figures/, report.html."""
+    """All results, or none: scores.csv, roles.csv, anchor.safetensors, manifest.json, figures/, report.html."""
     from safetensors.numpy import save
 
     with atomic.directory(out, overwrite=overwrite) as folder:
         tables.write_scores(made, folder / "scores.csv")
+        if made.roles is not None:
+            tables.write_roles(made.roles, folder / "roles.csv")
         vector = {"direction": np.asarray(made.anchor.direction, np.float32)}
         if made.anchor.centre is not None:
             vector["centre"] = np.asarray(made.anchor.centre, np.float32)

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "scoring": ("measuring", "patching", "shapes"),
     "tracing": ("scoring",),
     "validating": ("measuring", "scoring", "shapes"),
-    "reporting": ("measuring", "models", "patching", "scoring", "validating"),
+    "reporting": ("measuring", "models", "patching", "scoring", "tracing", "validating"),
     "testing": ("measuring", "models", "trees"),
     "pipeline": CORE,
     "resume": ("measuring",),

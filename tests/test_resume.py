@@ -135,6 +135,28 @@ def test_one_journal_keeps_one_call(tmp_path):
         assert bits(scored(journal)) == whole
 
 
+def test_another_call_of_the_same_run_is_kept_beside_the_first_and_goes_with_it(tmp_path):
+    whole, relayed = bits(scored()), bits(scored(method="activation"))
+    with pytest.raises(Stopped), resume.Journal(tmp_path / "state", period=0) as journal:
+        scored(journal)
+        with journal.following() as second:
+            scored(second, method="activation", progress=stopping_after(9))
+    with resume.Journal(tmp_path / "state") as journal:
+        assert bits(scored(journal)) == whole
+        with journal.following() as second:
+            assert bits(scored(second, method="activation")) == relayed
+    assert journal.num_resumed > second.num_resumed > 0
+    thesis = tmp_path / "state" / "next" / "thesis.tex"
+    thesis.write_text("mine")
+    with pytest.raises(jp.DifferentRunError, match=r"state: next: it holds other things than a journal \(thesis.tex\)"):
+        scored(resume.Journal(tmp_path / "state"))
+    journal.forget()
+    assert list((tmp_path / "state").rglob("*")) == [thesis.parent, thesis]
+    thesis.unlink()
+    journal.forget()
+    assert not (tmp_path / "state").exists()
+
+
 def test_only_a_journal_is_gone_on_with_and_removed(tmp_path):
     mine = tmp_path / "thesis" / "chapter"
     mine.mkdir(parents=True)

@@ -37,6 +37,13 @@ KIND_MARKERS = {
     "matrix": "v",
     "norm": "p",
 }
+ROLE_LOOKS = {
+    "neither": {"color": "#a9adb3", "marker": "o", "s": 6},
+    "source": {"color": "#2463a6", "marker": "^", "s": 34},
+    "relay": {"color": "#d9700f", "marker": "s", "s": 26},
+    "both": {"color": "#1b1e23", "marker": "D", "s": 26},
+}
+"""Blue, orange and black: apart for every kind of colour vision, and in print by shape."""
 DIVERGING = LinearSegmentedColormap.from_list(
     "signed", ["#7a2a06", NEGATIVE, "#eba984", "#f7f7f7", "#93bbe0", POSITIVE, "#0b3162"]
 )

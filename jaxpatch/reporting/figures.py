@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from jaxpatch.reporting import drawing, wording
 from jaxpatch.reporting.drawing import INK, LINE, NEGATIVE, POSITIVE, SOFT
 from jaxpatch.reporting.findings import Findings
+from jaxpatch.tracing.roles import Roles
 from jaxpatch.validating.curves import Curve
 
 NUM_TOP = 20
@@ -21,6 +23,8 @@ MOST_CELLS = 128
 """Components a layer that a heat-map can still show; kinds with more are drawn by depth."""
 MOST_VECTOR_CELLS = 800
 """Cells that are drawn as vectors; larger maps are rasterised."""
+NUM_NAMED = 4
+"""Of each role and kind, in the map of sources and relays."""
 SHARE = "E_w: share of the gap recovered (%)"
 
 
@@ -80,7 +84,7 @@ def neuron_depth(findings: Findings, kind: str = "neuron") -> Figure:
     def name(dot: int) -> str:
         return ".".join(map(str, (layer[dot], *np.unravel_index(unit[dot], sort.shape[1:]))))
 
-    _label_dots(single, where, score, name, num_layers)
+    _label_dots(single, where, score, name, np.argsort(-np.abs(score), kind="stable"), num_layers)
     single.set_ylabel(f"E_w of a single {kind} (%)")
     single.set_title(f"Single {wording.plural(kind)}, labelled {'.'.join(sort.axes)}", pad=16)
     above, below = np.clip(values, 0, None).sum(axis=1), np.clip(values, None, 0).sum(axis=1)
@@ -165,6 +169,38 @@ def top_components(findings: Findings, count: int = NUM_TOP) -> Figure:
             )
         )
     figure.legend(handles=keys, loc="outside upper left", ncols=len(keys), handletextpad=0.3, columnspacing=1.5)
+    return figure
+
+
+@drawing.styled
+def roles(findings: Findings) -> Figure:
+    """E_w against E_a, a column a kind; below, the sums of both by layer, and how much of them is the layer's own."""
+    placed = findings.roles
+    assert placed is not None
+    kinds = list(placed.roles)
+    columns = min(len(kinds), 2)
+    bands = -(-len(kinds) // columns)
+    figure = drawing.sheet(7.6 * bands + 0.4, width=drawing.WIDTH if columns > 1 else 6.0)
+    panels = figure.subplots(3 * bands, columns, squeeze=False, height_ratios=(3.9, 2.1, 1.6) * bands)
+    panels = panels.reshape(bands, 3, columns).transpose(0, 2, 1).reshape(-1, 3)
+    by_layer = placed.by_layer()
+    for trio in panels[len(kinds) :]:
+        for axes in trio:
+            axes.set_visible(False)
+    for kind, (single, total, index) in zip(kinds, panels, strict=False):
+        _role_panel(single, placed, kind)
+        _depth_profile(total, index, by_layer.loc[by_layer["kind"] == kind], placed.weights.layer)
+    looks = {role: drawing.ROLE_LOOKS[role] for role in ("source", "relay", "both", "neither")}
+    figure.legend(
+        handles=[
+            Line2D([], [], linestyle="none", marker=look["marker"], color=look["color"], label=wording.ROLES[role])
+            for role, look in looks.items()
+        ],
+        loc="outside upper left",
+        ncols=len(looks),
+        handletextpad=0.3,
+        columnspacing=1.5,
+    )
     return figure
 
 
@@ -306,6 +342,8 @@ def make(findings: Findings) -> dict[str, Figure]:
             made[f"{kind}_map"] = head_map(findings, kind)
         else:
             made[f"{kind}_depth"] = neuron_depth(findings, kind)
+    if findings.roles is not None:
+        made["roles"] = roles(findings)
     if findings.scores.screening:
         made["agreement"] = agreement(findings)
     if findings.curves:
@@ -339,20 +377,20 @@ def _whiskers(axes: Axes, place, middle, low, high, *, colour: str = INK, vertic
 
 
 def _label_dots(
-    axes: Axes, x: np.ndarray, y: np.ndarray, name: Callable[[int], str], num_layers: int, most: int = 7
+    axes: Axes, x: np.ndarray, y: np.ndarray, name: Callable[[int], str], order: np.ndarray, width: float, most: int = 7
 ) -> None:
-    """Names beside the largest dots, leaving out those that would lie on another name."""
+    """Names beside the first dots of an order, leaving out those that would lie on another name. width: of x."""
     if not len(y):
         return
-    height, width = np.ptp(y) or 1.0, num_layers
+    height = np.ptp(y) or 1.0
     placed: list[tuple[float, float]] = []
-    for number in np.argsort(-np.abs(y), kind="stable")[:40]:
+    for number in order[:40]:
         if len(placed) == most:
             return
         if any(abs(x[number] - a) < 0.085 * width and abs(y[number] - b) < 0.065 * height for a, b in placed):
             continue
         placed.append((float(x[number]), float(y[number])))
-        is_late = x[number] > 0.9 * width
+        is_late = x[number] > axes.get_xlim()[1] - 0.1 * width
         axes.annotate(
             name(int(number)),
             (x[number], y[number]),
@@ -363,6 +401,69 @@ def _label_dots(
             fontsize=8,
             zorder=6,
         )
+
+
+def _role_panel(axes: Axes, placed: Roles, kind: str) -> None:
+    """Every component that can reach the anchor, E_a on x and E_w on y, with the lines that part the roles."""
+    sort, frame = placed.weights.partition[kind], wording.placed(placed, kind)
+    own, passed = 100 * frame["E_w"].to_numpy(np.float64), 100 * frame["E_a"].to_numpy(np.float64)
+    is_crowded = len(frame) > MOST_VECTOR_CELLS
+    for role, look in drawing.ROLE_LOOKS.items():
+        at = (frame["role"] == role).to_numpy()
+        is_neither = role == "neither"
+        axes.scatter(
+            passed[at],
+            own[at],
+            **look,
+            alpha=0.6 if is_neither else 0.9,
+            edgecolor="none" if is_neither else "white",
+            linewidth=0 if is_neither else 0.5,
+            zorder=2 if is_neither else 4,
+            rasterized=is_neither and is_crowded,
+        )
+    axes.margins(0.06)
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
+    dashed: dict[str, Any] = dict(color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    criteria, high = placed.criteria, placed.criteria.share * max(passed.max(), 0)
+    axes.axvline(high, **dashed)
+    axes.axhline(criteria.share * max(own.max(), 0), **dashed)
+    end = axes.get_xlim()[1]
+    axes.plot([high, end], [criteria.own * high, criteria.own * end], **dashed)
+    axes.axhline(0, color=SOFT, linewidth=0.7, zorder=1)
+    axes.axvline(0, color=SOFT, linewidth=0.7, zorder=1)
+    strongest = wording.strongest_of_roles(frame, NUM_NAMED)
+    names = [name.rpartition(" ")[2] for name in frame["name"]]
+    _label_dots(axes, passed, own, names.__getitem__, strongest.index.to_numpy(), np.ptp(axes.get_xlim()), most=12)
+    axes.set_xlabel("E_a: what passes through (% of the gap)")
+    axes.set_ylabel("E_w: its own weights (% of the gap)")
+    axes.set_title(f"{wording.capital(wording.plural(kind))}, labelled {'.'.join(sort.axes)}", pad=9)
+    drawing.grid(axes, "both")
+
+
+def _depth_profile(total: Axes, index: Axes, rows: pd.DataFrame, anchor: int) -> None:
+    """Sums of the positive scores by layer, and the source index with its interval."""
+    for column, role in (("E_a", "relay"), ("E_w", "source")):
+        look, height = drawing.ROLE_LOOKS[role], 100 * rows[column]
+        total.fill_between(rows["layer"], height, color=look["color"], alpha=0.15, linewidth=0)
+        total.plot(
+            rows["layer"], height, color=look["color"], marker=look["marker"], markersize=3.5, label=f"sum of {column}"
+        )
+    _headroom(total, 100 * rows[["E_w", "E_a"]].to_numpy().max(initial=0), 0)
+    total.legend(loc="upper left", ncols=2, borderaxespad=0.2, handlelength=1.6, columnspacing=1.4)
+    total.set_ylabel("% of the gap")
+    total.set_title("Added up by layer", pad=16)
+    known = rows.dropna(subset="source_index")
+    _whiskers(index, known["layer"], known["source_index"], known["low"], known["high"], vertical=True)
+    index.plot(known["layer"], known["source_index"], "o", color=INK, markersize=3.5, zorder=4)
+    index.axhline(0.5, color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)))
+    index.set_ylim(-0.04, 1.04)
+    index.set_yticks([0, 0.5, 1], ["0, relays", "0.5", "1, sources"])
+    index.set_title("Source index of each layer")
+    index.set_xlabel("layer")
+    for axes in (total, index):
+        drawing.grid(axes)
+        drawing.mark_anchor(axes, anchor, len(rows), label=axes is total)
+        drawing.layer_ticks(axes, len(rows))
 
 
 def _headroom(axes: Axes, top: float, bottom: float) -> None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from jaxpatch.measuring.anchors import AnchorInfo
 from jaxpatch.measuring.read_outs import Anchor
 from jaxpatch.scoring.scores import Scores
+from jaxpatch.tracing.roles import Roles
 from jaxpatch.validating.curves import Curve
 
 
@@ -21,8 +22,8 @@ class Sample(NamedTuple):
 class Findings(NamedTuple):
     """One run. task: its name; question: option -> value as asked for.
 
-    curves and samples may be empty (not asked for). pair: what `likeness.of_pair` says. manifest: versions, hashes, dtype, seed,
-    commit, times.
+    roles: of the components that E_a was asked of; None where of none. curves and samples may be empty (not asked for). pair: what
+    `likeness.of_pair` says. manifest: versions, hashes, dtype, seed, commit, times.
     """
 
     task: str
@@ -30,6 +31,7 @@ class Findings(NamedTuple):
     anchor: Anchor
     anchor_info: AnchorInfo | None
     scores: Scores
+    roles: Roles | None
     curves: tuple[Curve, ...]
     samples: tuple[Sample, ...]
     pair: Mapping[str, Any]

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from jaxpatch.models import checkpoints
+from jaxpatch.tracing.roles import Roles
 
 PACKAGES = ("jaxpatch", "jax", "jaxlib", "flax", "numpy", "pandas", "transformers", "safetensors", "matplotlib")
 GIT_SECONDS = 10
@@ -31,6 +32,7 @@ def build(
     times: Mapping[str, float],
     options: Mapping[str, Any],
     pair: Mapping[str, Any],
+    exchanged: Roles | None = None,
     started: datetime | None = None,
 ) -> dict[str, Any]:
     """Everything about a run but its results, as plain JSON values.
@@ -42,6 +44,7 @@ def build(
         times: stage -> seconds.
         pair: what `likeness.of_pair` says.
         options: as asked for; their "base" and "special" say where the files were, in the words of whoever asked.
+        exchanged: the roles of those components whose activations were exchanged; of these the manifest says what was.
         started: UTC; now less the sum of `times` where not given.
     """
     started = datetime.now(UTC) - timedelta(seconds=sum(times.values())) if started is None else started
@@ -66,8 +69,16 @@ def build(
         "seconds": {**times, "all": round(sum(times.values()), 3)},
         "options": options,
         "pair": pair,
+        "exchanged": None if exchanged is None else _exchange(exchanged),
     }
     return plain(made)
+
+
+def _exchange(roles: Roles) -> dict[str, Any]:
+    """Which activations, where, how E_a was found, and by which criteria roles were given."""
+    found = roles.activations
+    where = {} if found.exchange is None else found.exchange._asdict()
+    return {"kinds": list(roles.roles), "method": found.method, **where, "criteria": roles.criteria._asdict()}
 
 
 def write(manifest: Mapping[str, Any], path: str | Path) -> Path:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
+
 from jaxpatch.measuring.anchors import AnchorInfo
 from jaxpatch.reporting import figures, page, stylesheet, wording
 from jaxpatch.reporting.findings import Findings, Sample
@@ -12,6 +14,8 @@ from jaxpatch.reporting.wording import DASH, SPACE
 
 NUM_TOP = 20
 NUM_AGAINST = 5
+NUM_OF_ROLE = 5
+"""Of each kind and role, in the table."""
 NUM_PROMPTS_SHOWN = 6
 """Prompts whose answers are in sight; the rest is folded away."""
 NUM_TO_READ = 3
@@ -21,6 +25,11 @@ E_W = (
     "E_w of a component: take its weights from special, put them into base, leave all else as it is, and measure on "
     f"the same prompts how much of the distance between base and special along the anchor is made up. 0{SPACE}% is "
     f"nothing, 100{SPACE}% all of it; below 0 the component works against the behaviour."
+)
+E_A = (
+    "E_a of a component: leave all of base's weights as they are, but let the component write what it writes in "
+    "special's own run on the same prompt. E_w says whose weights make the difference, E_a where the difference is seen: a "
+    "component whose weights hardly changed still writes something else if others changed what it reads."
 )
 INTERVAL = (
     f"Intervals are 95{SPACE}% bootstrap intervals over prompts: how far the score would move with other prompts of "
@@ -41,6 +50,7 @@ def render(findings: Findings, drawn: Mapping[str, str] | None = None) -> str:
         "asked": ("What was asked", _asked(findings)),
         "anchor": ("The anchor", _anchor(findings, drawn)),
         "scores": ("Scores", _scores(findings, drawn)),
+        "relays": ("Sources and relays", _relays(findings, drawn)),
         "trust": ("Cheap score", _trust(findings, drawn)),
         "validation": ("Validation", _validation(findings, drawn)),
         "samples": ("What the models write", _samples(findings)),
@@ -321,6 +331,91 @@ def _top_table(frame, caption: str) -> Html:
 
 def _place(number: int) -> str:
     return str(number) if number >= 0 else DASH
+
+
+def _relays(findings: Findings, drawn: Mapping[str, str]) -> Html:
+    roles = findings.roles
+    if roles is None:
+        return page.section(
+            "relays", "Sources and relays", E_A, page.paragraph("No activations were exchanged in this run.")
+        )
+    found = roles.activations
+    parts: list[Any] = [page.paragraph(wording.sorted_out(roles, kind), kind="said") for kind in roles.roles]
+    parts.append(page.paragraph(wording.criteria(roles)))
+    if "roles" in drawn:
+        told = " ".join(wording.sorted_out(roles, kind) for kind in roles.roles)
+        parts.append(
+            page.figure(
+                drawn["roles"],
+                f"Scatter of E_w against E_a for {wording.listed([wording.plural(kind) for kind in roles.roles])}, and both by "
+                f"layer. {told}",
+                "Above: a dot a component. Dashed: from where on a score is high, and the slanted line below which E_w is too "
+                "small a part of E_a to be the component's own; a dot beyond a line stays grey where its interval holds 0. "
+                "Below: what the positive scores of a layer add up to; E_a counts the same signal at every component it "
+                "passes, so sums may be above 100 %. Source index: the sum of E_w over the sum of both, with its interval; "
+                "near 0 a layer passes on what others made, at one half what its components write is their own.",
+            )
+        )
+    parts.append(_role_table(findings))
+    parts += [
+        page.tag("h3", "What exchanging many at once recovers"),
+        page.paragraph("E_a of whole kinds: all of their activations at once, the same prompts and anchor."),
+        _bars(found.ceilings),
+        page.details(
+            "How far E_a can be trusted",
+            page.paragraph(_exchanged(findings)),
+            *(page.paragraph(line) for line in wording.trust(findings._replace(scores=found))),
+            *(
+                [page.paragraph(f"Noise floor: {wording.noise(findings._replace(scores=found))}")]
+                if found.noise
+                else []
+            ),
+        ),
+        page.paragraph("All roles are in roles.csv, beside this page where the run wrote it.", kind="lead"),
+    ]
+    return page.section("relays", "Sources and relays", E_A, *parts)
+
+
+def _exchanged(findings: Findings) -> str:
+    """What was exchanged, and how E_a was found."""
+    assert findings.roles is not None
+    found = findings.roles.activations
+    method = f"Method: {found.method} ({wording.METHODS.get(found.method, 'ours')})."
+    if found.exchange is None:
+        return method
+    where = {"all": "at all tokens of a prompt", "last": "at the last token of a prompt"}
+    return f"{method} Exchanged: the {found.exchange.site} of each component, {where[found.exchange.positions]}."
+
+
+def _role_table(findings: Findings) -> Html:
+    roles = findings.roles
+    assert roles is not None
+    frame = pd.concat([wording.placed(roles, kind) for kind in roles.roles], ignore_index=True)
+    shown = [wording.strongest_of_roles(part, NUM_OF_ROLE) for _, part in frame.groupby("kind", sort=False)]
+    columns = (
+        Column("component"),
+        Column("role"),
+        Column("E_a", is_number=True),
+        Column("interval", is_number=True),
+        Column("replaced"),
+        Column("E_w", is_number=True),
+        Column("interval", is_number=True),
+        Column("replaced"),
+    )
+    rows = [
+        (
+            row["name"].replace(" ", SPACE),
+            row["role"],
+            *(cell for side in ("E_a", "E_w") for cell in _side(row, side)),
+        )
+        for row in pd.concat(shown).to_dict("records")
+    ]
+    return page.table(columns, rows, f"The strongest of each kind and role, at most {NUM_OF_ROLE}")
+
+
+def _side(row: Mapping[Any, Any], side: str) -> tuple[str, str, Html]:
+    ends = wording.interval(row[f"{side} low"], row[f"{side} high"])
+    return wording.percent(row[side]), ends, page.badge(bool(row[f"{side} is exact"]))
 
 
 def _trust(findings: Findings, drawn: Mapping[str, str]) -> Html:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from jaxpatch.reporting import wording
 from jaxpatch.reporting.findings import Findings
+from jaxpatch.tracing.roles import Roles
 
 ROUND_TRIP = "%.9g"
 """Digits that give every float32 back bit for bit."""
@@ -23,6 +24,13 @@ def write_scores(findings: Findings, path: str | Path) -> Path:
     Scores are shares (1 is the whole gap); -1 stands for no layer or no index, an empty cell for no interval.
     """
     findings.scores.to_frame().to_csv(path, index=False, float_format=ROUND_TRIP, lineterminator="\n")
+    return Path(path)
+
+
+def write_roles(roles: Roles, path: str | Path) -> Path:
+    """E_w, E_a and role as CSV: a row a component that both methods scored; otherwise as `write_scores`."""
+    frame = roles.to_frame().rename(columns=lambda name: name.replace(" ", "_"))
+    frame.to_csv(path, index=False, float_format=ROUND_TRIP, lineterminator="\n")
     return Path(path)
 
 
@@ -47,6 +55,10 @@ def terminal(findings: Findings) -> RenderableType:
     parts += [Text(wording.promise(kind, screening)) for kind, screening in found.screening.items()]
     if found.noise:
         parts.append(Text(f"Noise floor: {wording.noise(findings)}"))
+    if findings.roles is not None:
+        parts += [Text(), Text("Sources and relays", style="bold")]
+        parts += [Text(wording.sorted_out(findings.roles, kind)) for kind in findings.roles.roles]
+        parts.append(Text())
     parts += [Text(line) for mode in ("restoration", "knockout") if (line := wording.stands(findings, mode))]
     if counts := wording.obeyed(findings):
         told = {name: f"{n} of {judged}" if judged else "not judged" for name, (n, judged) in counts.items()}

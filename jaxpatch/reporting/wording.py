@@ -1,15 +1,17 @@
 """Numbers into words: what a run found, said plainly, also where it found nothing. No layout here."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from jaxpatch.patching import components
 from jaxpatch.reporting.findings import Findings
+from jaxpatch.scoring import EXACT, agreement
 from jaxpatch.scoring.method import Screening
+from jaxpatch.tracing.roles import Roles
 from jaxpatch.validating import controls
 from jaxpatch.validating.curves import Curve
 
@@ -30,11 +32,22 @@ METHODS = {
     "local_linear": "local-linear estimate, nothing replaced",
     "integrated": "integrated gradients, nothing replaced",
     "screened": "local-linear screen; all that might be among the best truly replaced",
+    "activation": "every activation truly exchanged",
+    "screened_activation": "attribution screen; all that might be among the best truly exchanged",
+    "attribution": "attribution patching, nothing exchanged",
+}
+ROLES = {
+    "source": "source: its own weights carry it",
+    "relay": "relay: passes on what others made",
+    "both": "both",
+    "neither": "neither",
 }
 FEW, MANY = 0.1, 0.9
 """Recoveries between which a ranking can be told from its controls; outside, every order starts or ends alike."""
 GOOD_SPEARMAN, GOOD_SIGN, GOOD_SLOPE = 0.9, 0.9, (0.8, 1.25)
 """From where on the report calls the cheap score trustworthy. A reading aid of ours, not a test."""
+POOR_SPEARMAN = 0.5
+"""Below it the report says that one ranking says little of the other."""
 SPREAD_OUT = 0.1
 """Share of all components above which the report says that the change is spread out."""
 
@@ -355,6 +368,70 @@ def _from_singles(findings: Findings) -> list[str]:
     ]
 
 
+def placed(roles: Roles, kind: str) -> pd.DataFrame:
+    """The rows of `Roles.to_frame` of one kind, without those above the anchor, which cannot reach it."""
+    frame = roles.to_frame()
+    is_wanted = frame["kind"] == kind
+    if roles.weights.layer >= 0:
+        is_wanted &= frame["layer"] <= roles.weights.layer
+    return frame.loc[is_wanted].reset_index(drop=True)
+
+
+def strongest_of_roles(frame: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The first of each role, of rows of `Roles.to_frame`: relays by E_a, sources and those that are both by E_w."""
+    ranked = [
+        frame.loc[frame["role"] == role].sort_values(score, ascending=False, kind="stable").head(count)
+        for role, score in (("relay", "E_a"), ("source", "E_w"), ("both", "E_w"))
+    ]
+    return pd.concat(ranked)
+
+
+def sorted_out(roles: Roles, kind: str) -> str:
+    """How many components of a kind play each role, the strongest of each, and whether E_a says anything of E_w."""
+    frame = placed(roles, kind)
+    if frame.empty:
+        return f"No {singular(kind)} can reach the anchor."
+    counts = {role: int(np.sum(frame["role"] == role)) for role in ROLES}
+    told = [
+        f"{_number_of(counts['source'], 'source', 'sources')}, {_number_of(counts['relay'], 'relay', 'relays')}",
+        f"{_number_of(counts['both'], 'that is both', 'that are both')}, {counts['neither']:,} neither",
+    ]
+    said = [f"{capital(counted({kind: len(frame)}))} can reach the anchor: {', '.join(told)}."]
+    for row in strongest_of_roles(frame, 1).to_dict("records"):
+        scores = listed([f"{side} {percent(row[side])} ({_ends(row, side)})" for side in ("E_a", "E_w")])
+        what = "of those that are both" if row["role"] == "both" else row["role"]
+        said.append(f"Strongest {what}: {row['name']}, {scores}.")
+    rank = agreement.spearman(frame["E_a"].to_numpy(), frame["E_w"].to_numpy())
+    verdict = (
+        ": the two rankings are nearly one."
+        if rank >= GOOD_SPEARMAN
+        else ": where the state is seen says little of whose weights made it."
+        if rank < POOR_SPEARMAN
+        else "."
+    )
+    return " ".join([*said, f"Spearman of E_a and E_w {correlation(rank)}{verdict}"])
+
+
+def _number_of(count: int, one: str, several: str) -> str:
+    return f"no {one}" if not count else f"{count:,} {one if count == 1 else several}"
+
+
+def _ends(row: Mapping[Hashable, Any], side: str) -> str:
+    return interval(row[f"{side} low"], row[f"{side} high"])
+
+
+def criteria(roles: Roles) -> str:
+    """What the roles mean, and when a component has one."""
+    share, own = (percent(each) for each in roles.criteria)
+    return (
+        f"A score counts as high where its interval lies above 0 and it is at least {share} of the largest of its kind. "
+        "A source has a high E_w and no high E_a: what its own training changed brings the state back, whatever reaches "
+        "it. A relay has a high E_a, while its E_w is not high or is less than "
+        f"{own} of it: it writes the state because others made its input different. Both: high E_a and high E_w, the "
+        "second a good part of the first. These criteria are ours, and adjustable (jp.Criteria)."
+    )
+
+
 def agrees(kind: str, found: Screening) -> str:
     """One sentence on how far the cheap score of a kind can be trusted."""
     numbers = f"Spearman {correlation(found.spearman)}, equal signs {percent(found.sign)}, slope {number(found.slope)}"
@@ -396,7 +473,7 @@ def promise(kind: str, screening: Screening) -> str:
 def trust(findings: Findings) -> list[str]:
     """What the method allows to conclude: one sentence, or one for each screened kind."""
     found = findings.scores
-    if found.method == "exact":
+    if found.method in EXACT:
         return [
             "Yes, by construction: every component that can reach the anchor was truly replaced; no score is an "
             "estimate."
@@ -412,12 +489,12 @@ def trust(findings: Findings) -> list[str]:
 def noise(findings: Findings) -> str:
     """From where on exact scores differ by more than rounding."""
     told = [f"{kind} ±{number(100 * floor)}{SPACE}%" for kind, floor in findings.scores.noise.items()]
+    instead = " score in float32, or by “local_linear”." if findings.scores.exchange is None else " score in float32."
     return (
         f"{listed(told)} of the gap: the engine against the definition in the highest precision, the same arithmetic in another "
         "order, and that against itself, a second time."
     ) + "".join(
-        f" That is more than a tenth of the largest {kind} score: the order of {kind}s is as much rounding as effect; score "
-        "in float32, or by “local_linear”."
+        f" That is more than a tenth of the largest {kind} score: the order of {kind}s is as much rounding as effect;{instead}"
         for kind in findings.scores.drowned
     )
 

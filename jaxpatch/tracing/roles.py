@@ -53,7 +53,7 @@ class Roles:
         sides = []
         for name, found in (("E_w", self.weights), ("E_a", self.activations)):
             frame = found.to_frame()
-            frame = frame[frame["kind"].isin(list(self.roles))].drop(columns="effect")
+            frame = frame.loc[frame["kind"].isin(list(self.roles))].drop(columns="effect")
             names = {"score": name, "low": f"{name} low", "high": f"{name} high", "is_exact": f"{name} is exact"}
             sides.append(frame.rename(columns=names).set_index(["kind", "layer", "index", "name"]))
         both = sides[0].join(sides[1]).reset_index()
@@ -73,7 +73,7 @@ class Roles:
         for kind in self.roles:
             sides = [_layers(found, kind, seed) for found in (self.weights, self.activations)]
             own, passed = (side.sums for side in sides)
-            low, high = np.nanpercentile(_index(*(side.resampled for side in sides)), (2.5, 97.5), axis=0)
+            low, high = _ends(_index(*(side.resampled for side in sides)))
             rows.append(
                 pd.DataFrame(
                     {
@@ -110,6 +110,14 @@ def _layers(found: Scores, kind: str, seed: int) -> _Layers:
 def _index(own: np.ndarray, passed: np.ndarray) -> np.ndarray:
     total = own + passed
     return np.divide(own, total, out=np.full_like(total, np.nan), where=total > 0)
+
+
+def _ends(resampled: np.ndarray) -> np.ndarray:
+    """95 % interval of each layer, [2, L]; NaN where no draw says anything."""
+    ends = np.full((2, resampled.shape[1]), np.nan)
+    known = ~np.isnan(resampled).all(axis=0)
+    ends[:, known] = np.nanpercentile(resampled[:, known], (2.5, 97.5), axis=0)
+    return ends
 
 
 def place(weights: Scores, activations: Scores, criteria: Criteria = DEFAULTS) -> Roles:

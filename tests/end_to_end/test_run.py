@@ -51,12 +51,16 @@ def test_a_run_writes_everything_and_prints_the_report(in_process, tmp_path, cap
     printed = capsys.readouterr().out
     out = tmp_path / "results"
     assert str(out / "report.html") in printed.replace("\n", "")
-    assert {"scores.csv", "anchor.safetensors", "manifest.json", "figures", "report.html"} <= set(left_behind(out))
+    assert set(left_behind(out)) == run.RESULTS
     frame = pd.read_csv(out / "scores.csv")
     assert frame.groupby("kind").size().to_dict() == {"head": 12, "neuron": 72}
+    placed = pd.read_csv(out / "roles.csv")
+    assert placed["name"].tolist() == frame["name"].tolist() and (placed["E_w"] == frame["score"]).all()
+    assert set(placed["role"]) <= {"source", "relay", "both", "neither"} and "Sources and relays" in printed
     assert abs((load_file(out / "anchor.safetensors")["direction"] ** 2).sum() - 1) < 1e-5
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["seed"] == 0 and manifest["dtype"] == "float32"
+    assert manifest["exchanged"]["method"] == "screened_activation" and "score (screened_activation)" in printed
     assert all(manifest["pair"]["parity"][role]["apart"] < 1e-5 for role in ("base", "special"))
     assert "Logits of special: as transformers: at most" in (out / "report.html").read_text()
     assert left_behind(tmp_path) == ["results"]
@@ -85,6 +89,54 @@ def test_ctrl_c_while_scoring_keeps_the_sweep_and_the_same_command_goes_on(in_pr
     assert "components were known from an interrupted run" in capsys.readouterr().out
     assert left_behind(tmp_path) == ["results", "whole"]
     assert (tmp_path / "results" / "scores.csv").read_bytes() == (tmp_path / "whole" / "scores.csv").read_bytes()
+
+
+def test_a_run_stopped_while_it_exchanges_activations_goes_on_there(in_process, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(memory, "FILL_CPU", 100)
+    monkeypatch.setattr(sweep, "SPAN", 2)
+    short = ("--method", "exact", "--no-validation")
+    assert in_process(*short, "--out", str(tmp_path / "whole")) == 0
+    spans, whole = [], sweep._span
+
+    def interrupted(config, kind, exchange, *arguments):
+        spans.append(exchange)
+        if len([each for each in spans if each is not None]) == 2:
+            raise KeyboardInterrupt
+        return whole(config, kind, exchange, *arguments)
+
+    monkeypatch.setattr(sweep, "_span", interrupted)
+    assert in_process(*short) == 130
+    assert left_behind(tmp_path) == ["results.unfinished", "whole"]
+    first = len([each for each in spans if each is None])
+    assert in_process(*short) == 0
+    assert len([each for each in spans if each is None]) == first, "weights were only read"
+    assert capsys.readouterr().out.count("components were known from an interrupted run") == 2
+    assert left_behind(tmp_path) == ["results", "whole"]
+    for name in ("scores.csv", "roles.csv"):
+        assert (tmp_path / "results" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("more", "method"),
+    [
+        (("--method", "first_order"), "attribution"),
+        (("--no-relays",), None),
+        (("--kinds", "norm"), None),
+        (("--kinds", "norm", "mlp", "--method", "exact"), "activation"),
+    ],
+)
+def test_activations_are_exchanged_as_carefully_as_weights_where_that_is_asked_and_possible(
+    in_process, tmp_path, more, method
+):
+    assert in_process("--no-validation", *more) == 0
+    out = tmp_path / "results"
+    exchanged = json.loads((out / "manifest.json").read_text())["exchanged"]
+    page = (out / "report.html").read_text()
+    if method is None:
+        assert exchanged is None and not (out / "roles.csv").exists() and "No activations were exchanged" in page
+    else:
+        assert exchanged["method"] == method and "No activations were exchanged" not in page
+        assert exchanged["kinds"] == sorted(set(pd.read_csv(out / "roles.csv")["kind"]))
 
 
 def test_a_folder_that_only_looks_like_a_journal_is_refused(in_process, tmp_path, capsys):

@@ -12,6 +12,7 @@ import jaxpatch as jp
 from jaxpatch import testing
 from jaxpatch.models.differences import Difference
 from jaxpatch.patching import changes
+from jaxpatch.patching.exchange import Exchange
 from jaxpatch.reporting import figures, likeness
 from jaxpatch.reporting.findings import Findings, Sample
 
@@ -41,12 +42,13 @@ def exact(scored) -> Findings:
     """Everything there is to report, by the exact method."""
     pair, prompts, anchor, info = scored
     found = jp.score(pair, prompts, anchor)
+    placed = jp.place(found, jp.score(pair, prompts, anchor, method="activation"))
     curves = jp.validate(pair, prompts, anchor, found, num_random=1)
     unlike = dataclasses.replace(pair, differences=(Difference("template", f"has {HOSTILE}", "has none", "base"),))
     changed = changes.by_kind(pair.base, pair.special, found.partition)
     told = likeness.of_pair(unlike, changed, found.partition) | {"parity": {"base": {"said": f"as {HOSTILE}"}}}
     question = {"base": "models/base", "layer": None}
-    return Findings("owls", question, anchor, info, found, curves, SAMPLES, told, MANIFEST)
+    return Findings("owls", question, anchor, info, found, placed, curves, SAMPLES, told, MANIFEST)
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +76,8 @@ def coarse(scored, exact) -> Findings:
         high={kind: array + 0.1 for kind, array in values.items()},
         ceilings={f"all {kind}": 0.5 for kind in kinds},
     )
-    return exact._replace(scores=found, anchor_info=None, curves=(), samples=(), manifest={}, question={})
+    nothing = dict(anchor_info=None, roles=None, curves=(), samples=(), manifest={}, question={})
+    return exact._replace(scores=found, **nothing)
 
 
 @pytest.fixture(scope="session")
@@ -92,12 +95,16 @@ def hostile_drawn(hostile) -> Mapping[str, str]:
 def hostile(exact) -> Findings:
     """Markup wherever a user, a model or a path can put it."""
     info = exact.anchor_info
+    exchanged = dataclasses.replace(
+        exact.roles.activations, method=HOSTILE, ceilings={HOSTILE: 0.5}, exchange=Exchange(site=HOSTILE)
+    )
     return exact._replace(
         task=HOSTILE,
         question={HOSTILE: HOSTILE, "kinds": (HOSTILE,)},
         anchor=exact.anchor.replace(read_out=HOSTILE),
         anchor_info=info._replace(checks=(info.checks[0]._replace(name=HOSTILE, wanted=HOSTILE, is_passed=False),)),
         scores=dataclasses.replace(exact.scores, ceilings={HOSTILE: 0.5}, method=HOSTILE, aggregate=HOSTILE),
+        roles=dataclasses.replace(exact.roles, activations=exchanged),
         curves=(curve("top", "restoration", [0.1, 0.5, 0.8]), curve(HOSTILE, "restoration", [0.0, 0.6, 0.8])),
         samples=(Sample(HOSTILE, HOSTILE, HOSTILE, True),),
         manifest={HOSTILE: HOSTILE, "command": HOSTILE, "files": {HOSTILE: [{HOSTILE: HOSTILE}]}},

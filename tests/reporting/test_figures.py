@@ -17,8 +17,8 @@ def texts(figure) -> str:
 
 def test_only_what_was_scored_is_drawn(exact, screened, coarse):
     both = ["anchor", "top_components", "head_map", "neuron_depth"]
-    assert list(figures.make(exact)) == [*both, "curves"]
-    assert list(figures.make(screened)) == ["anchor", "top_components", "head_map", "agreement", "curves"]
+    assert list(figures.make(exact)) == [*both, "roles", "curves"]
+    assert list(figures.make(screened)) == ["anchor", "top_components", "head_map", "roles", "agreement", "curves"]
     shapes = ["layer_depth", "kv_map", "matrix_map", "norm_map"]
     assert list(figures.make(coarse)) == ["anchor", "top_components", *shapes]
 
@@ -79,6 +79,57 @@ def test_top_components_are_those_of_the_table_and_hollow_where_estimated(screen
     points = np.concatenate([c.get_offsets() for c in dots if c.get_offsets().shape[1] == 2 and c.get_sizes().size])
     assert np.allclose(np.sort(points[:, 0])[::-1], 100 * frame.score)
     assert ("hollow" in texts(figures.top_components(screened, 12))) == (not frame.is_exact.all())
+
+
+def test_every_component_stands_in_the_map_by_its_two_scores_and_in_the_colour_of_its_role(exact):
+    figure = figures.roles(exact)
+    single = figure.axes[0]
+    frame = exact.roles.to_frame().query("kind == 'head' and layer <= @exact.scores.layer")
+    for role, dots in zip(drawing.ROLE_LOOKS, single.collections, strict=True):
+        rows = frame[frame["role"] == role]
+        assert np.allclose(dots.get_offsets(), 100 * rows[["E_a", "E_w"]])
+    named = {text.get_text() for text in single.texts}
+    strongest = frame[frame["role"] != "neither"].nlargest(1, "E_a")["name"].item()
+    assert strongest.removeprefix("head ") in named
+    assert not any(name in named for name in frame[frame["role"] == "neither"]["name"].str.removeprefix("head "))
+    lines = [line.get_xydata() for line in single.lines]
+    share, own = exact.roles.criteria
+    high = share * 100 * frame["E_a"].max()
+    assert np.allclose(lines[0][:, 0], high) and np.allclose(lines[1][:, 1], share * 100 * frame["E_w"].max())
+    assert np.allclose(lines[2][:, 1], own * lines[2][:, 0]) and lines[2][0, 0] == pytest.approx(high)
+
+
+def test_below_the_map_stand_the_sums_of_each_layer_and_its_source_index(exact):
+    single, _, total, _, index, _ = figures.roles(exact).axes
+    rows = exact.roles.by_layer().query("kind == 'head'")
+    drawn = {line.get_label(): line.get_ydata() for line in total.lines}
+    for score in ("E_w", "E_a"):
+        assert np.allclose(drawn[f"sum of {score}"], 100 * rows[score])
+    known = rows.dropna()
+    assert 0 < len(known) <= exact.scores.layer + 1
+    assert np.allclose(index.lines[0].get_xydata(), known[["layer", "source_index"]])
+    assert "Heads" in single.get_title(loc="left") and total.get_title(loc="left") == "Added up by layer"
+
+
+@pytest.mark.parametrize("kinds", [("head",), ("head", "neuron", "head")])
+def test_the_map_has_a_column_a_kind_and_goes_on_below_when_they_are_many(exact, kinds):
+    roles = exact.roles
+    renamed = {f"{kind}{number}": kind for number, kind in enumerate(kinds)}
+
+    def told(found):
+        parts = ("values", "effects", "low", "high", "partition")
+        return dataclasses.replace(
+            found, **{part: {name: getattr(found, part)[kind] for name, kind in renamed.items()} for part in parts}
+        )
+
+    several = dataclasses.replace(
+        roles,
+        weights=told(roles.weights),
+        activations=told(roles.activations),
+        roles={name: roles.roles[kind] for name, kind in renamed.items()},
+    )
+    shown = [axes for axes in figures.roles(exact._replace(roles=several)).axes if axes.get_visible()]
+    assert len(shown) == 3 * len(kinds)
 
 
 def test_agreement_shows_every_replaced_component(screened):

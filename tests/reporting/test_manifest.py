@@ -41,6 +41,18 @@ def test_it_names_versions_devices_seed_precision_and_times(arguments):
     assert made["machine"]["devices"] and made["machine"]["processors"] >= 1
 
 
+def test_it_says_which_activations_were_exchanged_and_when_a_role_was_given(arguments, exact):
+    made = manifest.build(**arguments, exchanged=exact.roles)
+    assert made["exchanged"] == {
+        "kinds": ["head", "neuron"],
+        "method": "activation",
+        "site": "contribution",
+        "positions": "all",
+        "criteria": {"share": 0.1, "own": 0.25},
+    }
+    assert manifest.build(**arguments)["exchanged"] is None
+
+
 def test_files_are_hashed_and_their_folder_is_not_told(arguments):
     made = manifest.build(**arguments)
     wanted = {"name": "model.safetensors", "bytes": 7, "sha256": hashlib.sha256(b"weights").hexdigest()}

@@ -72,7 +72,7 @@ def test_pages_are_well_formed_with_unique_ids_and_links_that_lead_somewhere(pag
         ids = page.ids()
         assert len(ids) == len(set(ids))
         links = [a["href"] for tag, a in page.tags if tag == "a"]
-        assert len(links) == 8 and all(link.removeprefix("#") in ids for link in links)
+        assert len(links) == 9 and all(link.removeprefix("#") in ids for link in links)
 
 
 def test_pages_need_nothing_from_anywhere_else(pages):
@@ -91,7 +91,7 @@ def test_pages_need_nothing_from_anywhere_else(pages):
 
 def test_every_figure_is_there_with_words_for_those_who_cannot_see_it(exact, pages):
     for name, text in pages.items():
-        drawn = {"exact": 5, "screened": 5, "coarse": 6}[name]
+        drawn = {"exact": 6, "screened": 6, "coarse": 6}[name]
         labels = Page(text).labels()
         assert len(labels) == drawn and all(len(label) > 40 for label in labels)
     best = exact.scores.top("head", 1).iloc[0]
@@ -123,6 +123,24 @@ def test_numbers_on_the_page_are_those_of_the_data(exact, pages):
     assert f"restoration top 1 {wording.percent(top.recovery[0])}".replace(wording.SPACE, " ") in page
 
 
+def test_sources_and_relays_are_told_with_their_criteria_and_both_scores(exact, pages):
+    page, roles = Page(pages["exact"]), exact.roles
+    for kind in roles.roles:
+        assert wording.sorted_out(roles, kind).replace(wording.SPACE, " ") in page
+    assert wording.criteria(roles).replace(wording.SPACE, " ") in page
+    for name, share in roles.activations.ceilings.items():
+        assert f"{wording.ceiling_name(name)} {wording.percent(share)}".replace(wording.SPACE, " ") in page
+    frame = wording.placed(roles, "neuron")
+    row = frame[frame["role"] == "relay"].nlargest(1, "E_a").to_dict("records")[0]
+    sides = (
+        f"{wording.percent(row[side])} {wording.interval(row[f'{side} low'], row[f'{side} high'])}"
+        for side in ("E_a", "E_w")
+    )
+    assert f"{row['name']} relay {' yes '.join(sides)} yes".replace(wording.SPACE, " ") in page
+    assert "Method: activation" in page and "Exchanged: the contribution of each component, at all tokens" in page
+    assert "roles.csv" in page and "roles.csv" not in Page(pages["coarse"])
+
+
 def test_samples_stand_beside_each_other_with_their_verdicts(pages):
     page = Page(pages["exact"])
     assert (
@@ -143,7 +161,13 @@ def test_samples_of_one_prompt_meet_even_when_they_come_model_by_model(exact):
 
 def test_what_was_not_asked_for_is_said_and_not_made_up(pages):
     page = Page(pages["coarse"])
-    for words in ("No curves were drawn", "No answers were written", "was given, not fitted", "kept no manifest"):
+    for words in (
+        "No activations were exchanged",
+        "No curves were drawn",
+        "No answers were written",
+        "was given, not fitted",
+        "kept no manifest",
+    ):
         assert words in page
     assert "Agreement of cheap and exact" not in page and "Agreement of cheap and exact" in Page(pages["screened"])
 

@@ -36,6 +36,15 @@ def test_csv_leaves_missing_intervals_empty(exact, tmp_path):
     assert pd.read_csv(path).low.isna().all() and "nan" not in path.read_text()
 
 
+def test_csv_of_roles_has_both_scores_of_every_component_that_has_a_role(exact, tmp_path):
+    read = pd.read_csv(tables.write_roles(exact.roles, tmp_path / "roles.csv"))
+    frame = exact.roles.to_frame()
+    for name in ("E_w", "E_a", "E_a low"):
+        assert np.array_equal(read[name.replace(" ", "_")].to_numpy(np.float32), frame[name].to_numpy(np.float32))
+    assert read["role"].tolist() == frame["role"].tolist() and read["name"].tolist() == frame["name"].tolist()
+    assert read["E_a_is_exact"].all()
+
+
 def test_terminal_says_what_was_found(exact):
     text = printed(exact)
     best = exact.scores.to_frame().nlargest(1, "score").iloc[0]
@@ -45,6 +54,8 @@ def test_terminal_says_what_was_found(exact):
     assert "all heads and neurons" in text and "Restoration:" in text and "Knockout:" in text
     assert f"{exact.scores.is_kept.sum()} of 6 used" in text
     assert "base + top 10  not judged" in text
+    for kind in exact.roles.roles:
+        assert wording.sorted_out(exact.roles, kind).replace(wording.SPACE, " ") in printed(exact, width=1000)
 
 
 def test_terminal_shows_failed_checks_and_missing_intervals(exact):
@@ -62,4 +73,9 @@ def test_terminal_takes_nothing_as_markup(hostile):
 def test_terminal_works_with_nothing_but_scores(coarse):
     text = printed(coarse, width=60)
     assert coarse.scores.to_frame().nlargest(1, "score").name.item() in text
-    assert "No prompt was dropped" not in text and "checks" not in text and "Restoration" not in text
+    assert (
+        "No prompt was dropped" not in text
+        and "checks" not in text
+        and "Restoration" not in text
+        and "relay" not in text
+    )

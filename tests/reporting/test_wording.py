@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from reporting_cases import curve, with_scores
 
+import jaxpatch as jp
 from jaxpatch.reporting import wording
+from jaxpatch.scoring import ACTIVATION_METHODS, METHODS
 
 HEADS = np.array([[0.2, 0.1, 0.0, -0.1], [0.05, 0.3, 0.02, 0.01], [0, 0, 0, 0]])
 
@@ -189,6 +191,45 @@ def test_the_noise_floor_is_told_for_each_kind(exact):
     largest = float(np.abs(exact.scores.values["neuron"]).max())
     told = wording.noise(exact._replace(scores=dataclasses.replace(exact.scores, noise={"neuron": 0.11 * largest})))
     assert "the order of neurons is as much rounding as effect" in told
+
+
+def hand_placed(exact, own, passed, low=0.01):
+    """Roles of heads [3, 4] by scores that are given; the last layer is above the anchor."""
+    sides = []
+    for values, found in ((own, exact.roles.weights), (passed, exact.roles.activations)):
+        values = np.array([values, [0.0] * 4, [0.0] * 4], np.float32)
+        heads = dict(values={"head": values}, low={"head": values - low}, high={"head": values + low})
+        sides.append(dataclasses.replace(found, **heads, effects={"head": np.stack([values] * 6)}))
+    return jp.place(*sides)
+
+
+def test_roles_are_counted_with_the_strongest_of_each(exact):
+    roles = hand_placed(exact, [0.2, 0.1, 0.0, 0.08], [0.02, 0.3, 0.4, -0.1])
+    assert said(wording.sorted_out(roles, "head")) == (
+        "8 heads can reach the anchor: 2 sources, 1 relay, 1 that is both, 4 neither. "
+        "Strongest relay: head 0.2, E_a 40 % (39 to 41 %) and E_w 0 % (−1.0 to 1.0 %). "
+        "Strongest source: head 0.0, E_a 2.0 % (1.0 to 3.0 %) and E_w 20 % (19 to 21 %). "
+        "Strongest of those that are both: head 0.1, E_a 30 % (29 to 31 %) and E_w 10 % (9.0 to 11 %). "
+        "Spearman of E_a and E_w 0.180: where the state is seen says little of whose weights made it."
+    )
+
+
+def test_two_rankings_that_are_one_are_called_so_and_none_is_no_role(exact):
+    alike = said(wording.sorted_out(hand_placed(exact, [0.1, 0.2, 0.3, 0.4], [0.2, 0.4, 0.6, 0.8]), "head"))
+    assert "no source, no relay, 4 that are both, 4 neither" in alike and alike.endswith(
+        "1.000: the two rankings are nearly one."
+    )
+    unsure = said(wording.sorted_out(hand_placed(exact, [0.1, 0.2, 0.3, 0.4], [0.2, 0.4, 0.6, 0.8], low=1), "head"))
+    assert "no source, no relay, no that are both" not in unsure and "Strongest" not in unsure
+
+
+def test_criteria_are_said_as_they_are(exact):
+    told = said(wording.criteria(dataclasses.replace(exact.roles, criteria=jp.Criteria(share=0.2, own=0.5))))
+    assert "at least 20 % of the largest of its kind" in told and "less than 50 % of it" in told and "ours" in told
+
+
+def test_every_method_has_words():
+    assert set(wording.METHODS) == set(METHODS | ACTIVATION_METHODS)
 
 
 def test_dropped_prompts_are_counted_and_named(exact):

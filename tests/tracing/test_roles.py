@@ -58,6 +58,13 @@ def test_source_index_by_layer():
     np.testing.assert_allclose(frame.loc[("head", 1), ["E_w", "E_a"]].to_numpy(float), [0, 1], atol=1e-5)
 
 
+def test_layers_above_the_anchor_have_no_source_index_and_that_is_no_warning():
+    asked = testing.tiny_pair(), testing.tiny_inputs(), jp.Anchor(layer=1, direction=jnp.eye(16)[0])
+    found = (jp.score(*asked, kinds=("head",), method=method) for method in ("exact", "activation"))
+    frame = jp.place(*found).by_layer()
+    assert frame[["source_index", "low", "high"]].isna().all(axis=1).tolist() == [False, False, True]
+
+
 def by_hand(method, values, gap=(2.0, 2.0, 2.0)):
     """Scores of one layer of parts, the same on every prompt but for those named "unsure", which change sign."""
     values = np.array([values], np.float32)
