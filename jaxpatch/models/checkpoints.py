@@ -355,7 +355,7 @@ def _leaves_of_tensors(
     table = next(rule.theirs for rule in rules if rule.ours == "embed/kernel")
     if config.tied and {family.unembed, table} <= shapes.keys():
         del shapes[family.unembed]
-        if not np.array_equal(source.read(family.unembed), source.read(known_as[table])):
+        if not compare.is_same(source.read(family.unembed), source.read(known_as[table])):
             faults.append(f"tie_word_embeddings is true, but {family.unembed} differs from {table}")
     faults += convert.faults(shapes, rules, config)
     if faults:
