@@ -51,7 +51,8 @@ def patch(base: Params, special: Params, gates: Gates, partition: Partition | No
 
     Returns: a new tree; leaves that no gate touches are base's own.
 
-    Raises: KeyError for an unknown kind or leaf; ValueError for a gate of the wrong shape or trees that do not match.
+    Raises: KeyError for an unknown kind or leaf; ValueError for a gate of the wrong shape, trees that do not match, or no partition
+        of what is no decoder.
 
     References: Sun et al., arXiv 2604.13694, Replace(base, special; Theta(c)); the continuous gate is ours.
 
@@ -66,8 +67,10 @@ def patch(base: Params, special: Params, gates: Gates, partition: Partition | No
     """
     if faults := compare.structure_faults(base, special):
         raise ValueError("base and special do not match:\n" + "\n".join(f"  - {fault}" for fault in faults))
-    partition = components.of_decoder(base) if partition is None else partition
     a, b = paths.leaves(base), paths.leaves(special)
+    if partition is None and "layers/attn/q/kernel" not in a:
+        raise ValueError("these are no decoder's parameters: give the partition too, which says who owns what of them.")
+    partition = components.of_decoder(base) if partition is None else partition
     owners = _owners(gates, partition)
     if unknown := [leaf for leaf in owners if leaf not in a]:
         raise KeyError(f"the partition names leaves that the tree lacks: {', '.join(sorted(unknown))}.")
