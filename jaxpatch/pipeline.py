@@ -17,7 +17,7 @@ from jaxpatch.measuring.memory import default_budget
 from jaxpatch.measuring.read_outs import Anchor, ReadOut
 from jaxpatch.measuring.tree_pairs import Read, TreePair
 from jaxpatch.models import layers, layout
-from jaxpatch.models.checkpoints import Pair
+from jaxpatch.models.checkpoints import Pair, refuse_others
 from jaxpatch.patching import components
 from jaxpatch.patching import exchange as exchanges
 from jaxpatch.scoring import ACTIVATION_METHODS, EXACT, METHODS, SCREENED, normalise, scores
@@ -33,7 +33,8 @@ def gates(pair: Pair | TreePair, chosen, value: float = 1.0) -> Gates:
 
     Args: chosen: kind -> list of (layer, index), "all", or an array of the kind's shape.
 
-    Raises: KeyError, IndexError naming every component that does not exist.
+    Raises: KeyError for unknown kinds, IndexError for components that do not exist, ValueError for anything else, or more than one
+        of these; every fault is named.
 
     Example:
         >>> from jaxpatch import testing
@@ -252,15 +253,15 @@ def scores_with(
         for kind in each.drowned:
             warnings.warn(
                 f"{kind}: rounding alone moves scores by up to {each.noise[kind]:.2g}, and the largest is "
-                f'{np.abs(each.values[kind]).max():.2g}. Compute in float32 (load the pair with dtype="float32"), or take '
-                'method="local_linear", which is float32 inside the blocks in any case.',
+                f'{np.abs(each.values[kind]).max():.2g}. Compute in float32: load the pair with dtype="float32", or cast '
+                'both trees of your own. Of decoders method="local_linear" is float32 inside the blocks in any case.',
                 stacklevel=2,
             )
         for kind, values in each.values.items():
             if bad := int((~np.isfinite(values)).sum()):
                 warnings.warn(
                     f"{kind}: {bad} of {values.size} scores are not numbers: their patched runs overflow. Load the pair with "
-                    'dtype="float32" or "bfloat16".',
+                    'dtype="float32" or "bfloat16", or cast both trees of your own.',
                     stacklevel=2,
                 )
     return tuple(made)
@@ -298,13 +299,15 @@ def validate(
         >>> sorted({curve.name for curve in drawn})
         ['largest change', 'random', 'top']
     """
-    if isinstance(pair, TreePair):
-        (read,) = tree_pairs.several(anchor)
-        tool, outcome_fn = tree_pairs.instrument_of(pair, inputs, read), tree_pairs.outcome_of(pair, inputs, read)
-    elif isinstance(anchor, Anchor):
+    if isinstance(pair, TreePair) and callable(anchor):
+        tool, outcome_fn = tree_pairs.instrument_of(pair, inputs, anchor), tree_pairs.outcome_of(pair, inputs, anchor)
+    elif isinstance(pair, Pair) and isinstance(anchor, Anchor):
         tool, outcome_fn = instrument.of_pair(pair, inputs, anchor), outcomes.of_pair(pair, inputs, anchor)
     else:
-        raise ValueError(f"validate: wanted an Anchor, along which curves are drawn; got {type(anchor).__name__}.")
+        raise ValueError(
+            "validate: wanted an Anchor, or of a TreePair a function (params, inputs) -> [B], along which curves are drawn; got "
+            f"{type(anchor).__name__}."
+        )
     kinds = components.disjoint(tool.partition, tuple(found.values))
     values = {kind: found.values[kind] for kind in kinds}
     order = controls.ranked(values, tool.reach)
@@ -334,8 +337,11 @@ def generate(pair: Pair, params: Params, inputs: Inputs, *, max_new: int = 64) -
 
     Args: params: pair.base, pair.special, or what `patch` made. max_new: tokens at most.
 
-    Returns: B texts. Raises: ValueError without a tokenizer.
+    Returns: B texts. Raises: ValueError without a tokenizer, or for a pair that is not of decoders.
     """
+    refuse_others(
+        pair, "generate", "Let models of your own write by your own code, on the parameters that patch makes."
+    )
     return writing.write(pair, params, inputs, max_new=max_new)
 
 
@@ -516,7 +522,7 @@ def _tree_faults(
 def _kind_faults(pair: Pair | TreePair, kinds: Sequence[str], method: str) -> tuple[list[str], list[str]]:
     """What is wrong with the kinds, and a sentence on those that this model lacks."""
     if not isinstance(kinds, tuple) or not kinds or not all(isinstance(kind, str) for kind in kinds):
-        return [f"kinds: wanted a tuple of names such as ('head', 'neuron'); got {kinds!r}."], []
+        return [f"kinds: wanted a tuple of names such as {tuple(_partition(pair))[:2]}; got {kinds!r}."], []
     faults = [f"kinds: {kind} named more than once." for kind in components.repeated(kinds)]
     try:
         if method in ACTIVATION_METHODS and isinstance(pair, Pair):

@@ -23,7 +23,7 @@ ANCHOR = jp.Anchor(layer=1, direction=np.eye(16)[0])
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        (dict(kinds="head"), ValueError, r"kinds: wanted a tuple of names such as \('head', 'neuron'\); got 'head'"),
+        (dict(kinds="head"), ValueError, r"kinds: wanted a tuple of names such as \('head', 'kv'\); got 'head'"),
         (dict(kinds=()), ValueError, "kinds: wanted a tuple"),
         (dict(kinds=("head", "neurons")), KeyError, "unknown component 'neurons'; did you mean 'neuron'"),
         (dict(kinds=("k",)), KeyError, "keys and values belong to a group of query heads"),
@@ -155,6 +155,29 @@ def test_gates_of_a_pair():
     }
     with pytest.raises(IndexError, match=r"no head \(9, 9\).*no neuron \(0, 99\)"):
         jp.gates(PAIR, {"head": [(9, 9)], "neuron": [(0, 99)]})
+
+
+def test_only_decoders_have_anchors_texts_and_checkpoints(tmp_path):
+    """Of models of one's own, and of parameters where the pair was meant."""
+    base, special = ({"up": jnp.full((2, 3), value)} for value in (1.0, 2.0))
+    own = jp.TreePair(base, special, jp.partition(base, {"unit": {"up": 1}}))
+    for pair, got in ((own, "TreePair"), (PAIR.base, "dict")):
+        for name, call, instead in (
+            (
+                "fit_anchor",
+                lambda pair=pair: jp.fit_anchor(pair, INPUTS, INPUTS),
+                "need no anchor: give score a function",
+            ),
+            ("generate", lambda pair=pair: jp.generate(pair, base, INPUTS), "write by your own code"),
+            ("encode", lambda pair=pair: jp.encode(pair, ["owl"]), r"take inputs as they are: arrays \[B, ...\]"),
+            (
+                "saving",
+                lambda pair=pair: jp.save_checkpoint(pair, base, tmp_path / "new"),
+                "orbax.checkpoint takes any",
+            ),
+        ):
+            with pytest.raises(ValueError, match=f"{name}: wanted a Pair of decoders.*; got a {got}.*{instead}"):
+                call()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ prompt by itself, reads the hidden state after a block with a forward hook, and 
 import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,6 +83,12 @@ def make(
     for model, place in zip((base, special), folders, strict=True):
         model.save_pretrained(place)
     return TorchPair(base, special, *folders)
+
+
+def in_float64(pair: TorchPair) -> TorchPair:
+    """The same weights, for sums in float64."""
+    base, special = (hf.load(folder, torch.float64) for folder in (pair.base_folder, pair.special_folder))
+    return pair._replace(base=base, special=special)
 
 
 def _add_noise(
@@ -286,8 +292,9 @@ def read(model: transformers.PreTrainedModel, prompt: Sequence[int], direction: 
 
 
 def reads(model: transformers.PreTrainedModel, prompts: Sequence[Sequence[int]], direction: np.ndarray) -> np.ndarray:
-    """[L, B]."""
-    with torch.no_grad():
+    """[L, B], computed in the model's own type."""
+    own_type = hf.in_float64(model) if model.dtype == torch.float64 else nullcontext()
+    with torch.no_grad(), own_type:
         return torch.stack([read(model, prompt, direction) for prompt in prompts], dim=1).numpy()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxpatch.measuring import effect, inputs, read_outs, sweep, writing
 from jaxpatch.measuring.inputs import Inputs
 from jaxpatch.measuring.read_outs import Anchor
-from jaxpatch.models.checkpoints import Pair
+from jaxpatch.models.checkpoints import Pair, refuse_others
 
 CONTRASTS = ("instruction", "models")
 SEARCH_DEPTH = (0.35, 0.9)
@@ -112,8 +112,13 @@ def fit_anchor(
 
     Returns: the anchor, and `AnchorInfo`; nothing is refused here: see `AnchorInfo.is_trusted` and `refuse_untrusted`.
 
-    Raises: ValueError for a bad layer, contrast or read-out, or too few prompts.
+    Raises: ValueError for a bad layer, contrast or read-out, too few prompts, or a pair that is not of decoders.
     """
+    refuse_others(
+        pair,
+        "fit_anchor",
+        "Models of your own need no anchor: give score a function (params, inputs) -> [B] that reads them.",
+    )
     if contrast not in CONTRASTS:
         raise ValueError(f"contrast {contrast!r}; wanted one of {', '.join(CONTRASTS)}.")
     if read_out not in read_outs.READ_OUTS:

@@ -47,12 +47,13 @@ def encode(pair: checkpoints.Pair, texts: Sequence[str], *, chat: bool = True) -
 
     Returns: `Inputs` of [B, T], T the longest.
 
-    Raises: ValueError for no tokenizer, an empty text, a prompt longer than the context, or tokens that the models do not both have;
-        all such prompts or tokens at once. And for a template that fails.
+    Raises: ValueError for a pair that is not of decoders, no tokenizer, an empty text, a prompt longer than the context, or tokens
+        that the models do not both have; all such prompts or tokens at once. And for a template that fails.
 
     Example:
         >>> inputs = encode(pair, ["Describe owls."])  # doctest: +SKIP
     """
+    checkpoints.refuse_others(pair, "encode", "Models of your own take inputs as they are: arrays [B, ...].")
     tokenizer = pair.tokenizer
     if tokenizer is None:
         raise ValueError(

@@ -107,7 +107,7 @@ def _head_stream(config: DecoderConfig, models: Models, states: Trace, layer, in
 def _kv_stream(config: DecoderConfig, models: Models, states: Trace, layer, indices):
     context, at = context_of(config, models).at(layer), layer - states.first
     attn, size = models.host["layers"]["attn"], config.heads // config.kv_heads
-    heads = indices[:, None] * size + jnp.arange(size)
+    heads = indices[:, None] * size + jnp.arange(size, dtype=indices.dtype)
     x = read_by_attention(config, models, states, layer)
     q = _turned(config, models, "q", _heads(x, attn["q"], layer, heads), layer, context.cos_sin)
 

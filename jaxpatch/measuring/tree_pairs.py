@@ -85,8 +85,9 @@ def several(wanted: Any) -> tuple[Read, ...]:
     """One read-out or some, as a tuple. Raises ValueError where there is none, or something else."""
     asked = tuple(wanted) if isinstance(wanted, Iterable) else (wanted,)
     if not asked or not all(map(callable, asked)):
+        got = ", ".join(type(each).__name__ for each in asked) or "none"
         raise ValueError(
-            f"read-outs: a pair of trees is read by a function (params, inputs) -> [B], or several; got {wanted!r}."
+            f"read-outs: a pair of trees is read by a function (params, inputs) -> [B], or several; got {got}."
         )
     return asked
 
@@ -96,7 +97,7 @@ def faults(pair: TreePair, inputs: Any, reads: Sequence[Read]) -> list[str]:
     leaves = paths.leaves(inputs)
     lengths = {path or "inputs": np.shape(leaf)[:1] for path, leaf in leaves.items()}
     if len(set(lengths.values())) != 1 or set(lengths.values()) & {(), (0,)}:
-        shown = ", ".join(f"{path} {np.shape(leaf)}" for path, leaf in leaves.items()) or "none"
+        shown = ", ".join(f"{path or 'inputs'} {np.shape(leaf)}" for path, leaf in leaves.items()) or "none"
         return [f"inputs: wanted arrays whose first axes count the same inputs, at least one; got {shown}."]
     batch = num_inputs(inputs)
     wrong = []

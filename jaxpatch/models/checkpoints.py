@@ -100,6 +100,17 @@ class Pair:
         return _jit_logits(self.config, params, checked_tokens(tokens, self.config))
 
 
+def refuse_others(pair: Any, what: str, instead: str) -> None:
+    """Raises ValueError for what is no pair of decoders.
+
+    Args: what: the function that wants one. instead: what to do with models of one's own.
+    """
+    if not isinstance(pair, Pair):
+        raise ValueError(
+            f"{what}: wanted a Pair of decoders, as load_pair makes; got a {type(pair).__name__}. {instead}"
+        )
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _jit_logits(config: DecoderConfig, params: Params, tokens: jax.Array) -> jax.Array:
     return decoder.logits(config, params, tokens)
@@ -445,7 +456,7 @@ def _leaves_of_tensors(
     table = next(rule.theirs for rule in rules if rule.ours == "embed/kernel")
     if config.tied and {family.unembed, table} <= shapes.keys():
         del shapes[family.unembed]
-        if not np.array_equal(source.read(family.unembed), source.read(known_as[table])):
+        if not compare.is_same(source.read(family.unembed), source.read(known_as[table])):
             faults.append(f"tie_word_embeddings is true, but {family.unembed} differs from {table}")
     faults += convert.faults(shapes, rules, config)
     if faults:

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxpatch.models import buffers
 from jaxpatch.models.config import DecoderConfig
-from jaxpatch.trees import paths
+from jaxpatch.trees import compare, paths
 
 _STACKS = {"l": "L", "e": "E"}
 """What stands in a tensor's name for its place in a stack -> the letter of that stack's length."""
@@ -166,7 +166,7 @@ def non_finite(flat: Mapping[str, np.ndarray], rules: Sequence[Rule], config: De
     return [
         name
         for name, (parts, at) in places(rules, config).items()
-        if not all(np.isfinite(flat[rule.ours][at]).all() for rule in parts if rule.ours in flat)
+        if not all(compare.is_finite(flat[rule.ours][at]) for rule in parts if rule.ours in flat)
     ]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 
 from jaxpatch.models import sources
 from jaxpatch.shapes import Params
@@ -13,6 +14,8 @@ from jaxpatch.trees import paths
 
 PARAMS = "params"
 """The folder in it that is Orbax's."""
+DESCRIPTIONS = (b"/.zarray", b"/zarr.json")
+"""How the key ends under which a leaf's shape and type stand, by the version of zarr."""
 STORED_AS = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -64,14 +67,28 @@ def faults(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
 
 
 def _outlines(path: Path) -> Mapping[str, Any]:
+    place = path.absolute() / PARAMS
     with ocp.PyTreeCheckpointer() as checkpointer:
         try:
-            found = checkpointer.metadata(path.absolute() / PARAMS).item_metadata
+            _read_descriptions(place)
+            found = checkpointer.metadata(place).item_metadata
             if found is None:  # it logs why, and goes on
                 raise ValueError("no tree is in it; _METADATA or manifest.ocdbt is cut short")
             return paths.flatten(found.tree)
         except Exception as error:  # Orbax raises what its file formats raise
             raise _unreadable(path, error) from error
+
+
+def _read_descriptions(place: Path) -> None:
+    """What is said of each leaf, one by one, so that what is broken is found here. Orbax asks for all at once, and with the first that
+    fails leaves the others under way, whose ends nobody awaits any more."""
+    base = {"driver": "file", "path": f"{place}/"}
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+    keys = [key for key in store.list().result() if key.endswith(DESCRIPTIONS)]
+    if not keys:
+        raise ValueError("it describes no leaf")
+    for key in keys:
+        store.read(key).result()
 
 
 def _leaf(path: Path, name: str) -> np.ndarray:

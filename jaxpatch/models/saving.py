@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxpatch import atomic
 from jaxpatch.models import convert, differences, lora, orbax_dir, tensor_file
-from jaxpatch.models.checkpoints import Pair
+from jaxpatch.models.checkpoints import Pair, refuse_others
 from jaxpatch.models.families import FAMILIES, wrapping
 from jaxpatch.shapes import Params
 from jaxpatch.trees import compare, paths
@@ -210,5 +210,6 @@ def _base_of(pair: Pair) -> str | None:
 
 
 def _refuse_strangers(pair: Pair, params: Params) -> None:
+    refuse_others(pair, "saving", "Models of your own are yours to save: orbax.checkpoint takes any tree.")
     if faults := compare.structure_faults(pair.base, params):
         raise ValueError("these parameters are not of this pair:\n" + "\n".join(f"  - {fault}" for fault in faults))

@@ -1,6 +1,5 @@
 """THE definition of a patch: ``theta(g) = (1 - g) * base + g * special``, broadcast over each component's slices."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -52,7 +51,8 @@ def patch(base: Params, special: Params, gates: Gates, partition: Partition | No
 
     Returns: a new tree; leaves that no gate touches are base's own.
 
-    Raises: KeyError for an unknown kind or leaf; ValueError for a gate of the wrong shape or trees that do not match.
+    Raises: KeyError for an unknown kind or leaf; ValueError for a gate of the wrong shape, trees that do not match, or no partition
+        of what is no decoder.
 
     References: Sun et al., arXiv 2604.13694, Replace(base, special; Theta(c)); the continuous gate is ours.
 
@@ -67,8 +67,13 @@ def patch(base: Params, special: Params, gates: Gates, partition: Partition | No
     """
     if faults := compare.structure_faults(base, special):
         raise ValueError("base and special do not match:\n" + "\n".join(f"  - {fault}" for fault in faults))
-    partition = _of_decoder(base) if partition is None else partition
     a, b = paths.leaves(base), paths.leaves(special)
+    if partition is None and "layers/attn/q/kernel" not in a:
+        raise ValueError(
+            "these are no decoder's parameters: give the partition too, which says who owns what of them; "
+            "patch(base, special, gates, partition), with that of your TreePair or what jp.partition made."
+        )
+    partition = components.of_decoder(base) if partition is None else partition
     owners = _owners(gates, partition)
     if unknown := [leaf for leaf in owners if leaf not in a]:
         raise KeyError(f"the partition names leaves that the tree lacks: {', '.join(sorted(unknown))}.")
@@ -76,15 +81,6 @@ def patch(base: Params, special: Params, gates: Gates, partition: Partition | No
         if a[leaf] is not b[leaf]:
             a[leaf] = blend(a[leaf], b[leaf], _leaf_gate(slots, a[leaf].ndim))
     return paths.with_leaves(base, a)
-
-
-def _of_decoder(params: Params) -> Partition:
-    if not isinstance(params, Mapping) or "layers/attn/q/kernel" not in paths.flatten(params):
-        raise ValueError(
-            "patch: these are no decoder's parameters as load_pair makes them, so it must be said who owns what: "
-            "patch(base, special, gates, partition), with the partition of your TreePair or what jp.partition made."
-        )
-    return components.of_decoder(params)
 
 
 def refuse_misfits(gates: Gates, partition: Partition) -> None:

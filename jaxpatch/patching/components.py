@@ -207,7 +207,8 @@ def gates(partition: Partition, chosen: Mapping[str, Sequence[Any] | np.ndarray 
         chosen: kind -> indices, (layer, index) or layer, in a list or an integer array; or "all"; or an array of floats or
             bools of the kind's shape, which are the gates.
 
-    Raises: KeyError, ValueError, IndexError naming every component that does not exist.
+    Raises: KeyError for unknown kinds, IndexError for components that do not exist, ValueError for anything else, or more than one
+        of these; every fault is named.
 
     Example:
         >>> from jaxpatch import testing
@@ -216,37 +217,46 @@ def gates(partition: Partition, chosen: Mapping[str, Sequence[Any] | np.ndarray 
         (1.0, [1.0, 1.0, 1.0])
     """
     made, faults = {}, []
-    refuse_unknown(partition, tuple(chosen))
     for name, wanted in chosen.items():
-        kind = partition[name]
-        if isinstance(wanted, str) and wanted == "all":
-            made[name] = jnp.full(kind.shape, value, jnp.float32)
-            continue
-        dense = wanted if isinstance(wanted, np.ndarray | jax.Array) else None
-        if dense is not None and np.issubdtype(dense.dtype, np.integer):
-            dense = None
-        if isinstance(wanted, str) or not np.iterable(wanted) or (dense is not None and dense.shape != kind.shape):
-            got = repr(wanted) if dense is None else f"an array {dense.shape}"
-            indices = f"[({', '.join(kind.axes)}), ...]" if len(kind.axes) > 1 else f"[{', '.join(kind.axes)}, ...]"
-            raise ValueError(f"gates for {name!r}: wanted {indices}, an array {kind.shape} or 'all'; got {got}.")
-        if dense is not None:
-            made[name] = jnp.asarray(dense, jnp.float32)
-            continue
-        array = np.zeros(kind.shape, np.float32)
-        for index in wanted:
-            place = np.atleast_1d(index)
-            is_place = np.issubdtype(place.dtype, np.integer) and place.shape == (len(kind.shape),)
-            if is_place and (place >= 0).all() and (place < kind.shape).all():
-                array[tuple(place)] = value
-            elif is_place and name == "kv" and place[1] >= kind.shape[1]:
-                faults.append(_no_keys_per_head(partition, f"kv {tuple(place.tolist())}"))
-            else:
-                shown = tuple(place.tolist()) if place.size > 1 else index
-                faults.append(f"no {name} {shown}: this model has ({', '.join(kind.axes)}) in {kind.shape}")
-        made[name] = jnp.asarray(array)
+        try:
+            made[name] = jnp.asarray(_gate(partition, name, wanted, value), jnp.float32)
+        except (KeyError, ValueError, IndexError) as fault:
+            faults.append(fault)
+    if faults:
+        sorts = {type(fault) for fault in faults}
+        error = sorts.pop() if len(sorts) == 1 else ValueError
+        raise error("; ".join(fault.args[0].rstrip(".") for fault in faults))
+    return made
+
+
+def _gate(partition: Partition, name: str, wanted: Any, value: float) -> np.ndarray | jax.Array:
+    """The gates of one kind. Raises as `gates` does."""
+    kind = lookup(partition, name)
+    if isinstance(wanted, str) and wanted == "all":
+        return np.full(kind.shape, value)
+    dense = wanted if isinstance(wanted, np.ndarray | jax.Array) else None
+    if dense is not None and np.issubdtype(dense.dtype, np.integer):
+        dense = None
+    if isinstance(wanted, str) or not np.iterable(wanted) or (dense is not None and dense.shape != kind.shape):
+        got = repr(wanted) if dense is None else f"an array {dense.shape}"
+        indices = f"[({', '.join(kind.axes)}), ...]" if len(kind.axes) > 1 else f"[{', '.join(kind.axes)}, ...]"
+        raise ValueError(f"gates for {name!r}: wanted {indices}, an array {kind.shape} or 'all'; got {got}.")
+    if dense is not None:
+        return dense
+    array, faults = np.zeros(kind.shape), []
+    for index in wanted:
+        place = np.atleast_1d(index)
+        is_place = np.issubdtype(place.dtype, np.integer) and place.shape == (len(kind.shape),)
+        if is_place and (place >= 0).all() and (place < kind.shape).all():
+            array[tuple(place)] = value
+        elif is_place and name == "kv" and place[1] >= kind.shape[1]:
+            faults.append(_no_keys_per_head(partition, f"kv {tuple(place.tolist())}"))
+        else:
+            shown = tuple(place.tolist()) if place.size > 1 else index
+            faults.append(f"no {name} {shown}: this model has ({', '.join(kind.axes)}) in {kind.shape}")
     if faults:
         raise IndexError("; ".join(faults))
-    return made
+    return array
 
 
 def disjoint(partition: Partition, kinds: Sequence[str]) -> tuple[str, ...]:

@@ -11,16 +11,17 @@ NUM_RESAMPLES = 1000
 def kept_inputs(gap: np.ndarray, base: np.ndarray) -> np.ndarray:
     """Which inputs have a gap worth dividing by: bool [B].
 
-    Raises: ValueError where there is none: the anchor does not separate these two models here.
+    Raises: ValueError where there is none: the read-out does not separate these two models here.
     """
     scale = np.abs(base).max() + np.abs(gap).max()
     positive = gap[gap > 1e-5 * scale]
     if positive.size == 0:
         largest = gap[np.argmax(np.abs(gap))]
-        hint = "its direction may be reversed" if largest < -1e-5 * scale else "the two models read alike along it"
+        hint = "its sign may be reversed" if largest < -1e-5 * scale else "the two models read alike"
         raise ValueError(
             f"no input has a positive gap F(special) - F(base): the largest in size is {largest:.3g}, where F itself reaches "
-            f"{scale:.3g}. This anchor cannot be scored here: {hint}. Fit another (fit_anchor), or use other prompts."
+            f"{scale:.3g}. By this read-out nothing can be scored here: {hint}. Take another (fit_anchor finds a decoder's), or "
+            "other inputs."
         )
     return gap > max(SMALLEST_GAP * np.median(positive), 1e-5 * scale)
 

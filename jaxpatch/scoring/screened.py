@@ -147,7 +147,7 @@ class _Screen:
         if len(bad := indices[~np.isfinite(scores)]):
             raise ValueError(
                 f"{self.kind} {tuple(bad[0].tolist())}: its patched run gives no number, nor do {len(bad) - 1} others. Narrow numbers "
-                'overflow: load the pair with dtype="float32" or "bfloat16".'
+                'overflow: load the pair with dtype="float32" or "bfloat16", or cast both trees of your own.'
             )
         self.effects[:, self.places[chosen]] = found.T
         self.exact[chosen] = scores

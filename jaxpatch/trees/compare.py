@@ -53,7 +53,7 @@ def is_same(one: Any, two: Any) -> bool:
     if not (_is_on_host(one) or _is_on_host(two)):
         return bool(_equal(one, two))
     pieces = (np.array_split(np.atleast_1d(leaf), PIECES) for leaf in (one, two))
-    return all(np.array_equal(own, other) for own, other in zip(*pieces, strict=True))
+    return all(_is_same(own, other) for own, other in zip(*pieces, strict=True))
 
 
 def is_finite(leaf: Any) -> bool:
@@ -62,7 +62,25 @@ def is_finite(leaf: Any) -> bool:
     >>> is_finite(np.zeros(2)), is_finite(np.array([1.0, np.inf]))
     (True, False)
     """
-    return all(np.isfinite(piece).all() for piece in np.array_split(np.atleast_1d(leaf), PIECES))
+    return all(_is_finite(piece) for piece in np.array_split(np.atleast_1d(leaf), PIECES))
+
+
+def _is_same(one: np.ndarray, two: np.ndarray) -> bool:
+    """Bits first: numbers of two bytes numpy compares one by one. Zeros of both signs are the same number."""
+    has_same_bits = one.dtype == two.dtype and np.array_equal(_bits(one), _bits(two))
+    return has_same_bits or np.array_equal(one, two)
+
+
+def _is_finite(piece: np.ndarray) -> bool:
+    """Of two bytes by the bits, for the same reason: what is no finite number has every bit of an infinity's."""
+    if piece.dtype.itemsize != 2:
+        return bool(np.isfinite(piece).all())
+    infinity = _bits(np.array(np.inf, piece.dtype))
+    return bool((_bits(piece) & infinity != infinity).all())
+
+
+def _bits(piece: np.ndarray) -> np.ndarray:
+    return piece.view(np.uint16) if piece.dtype.itemsize == 2 else piece
 
 
 def _is_on_host(leaf: Any) -> bool:

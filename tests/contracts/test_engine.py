@@ -35,6 +35,12 @@ PRODUCT = [
 ]
 
 
+FAMILIES = {parity.family(row.options): name for name, row in reversed(parity.ROWS.items())}
+"""Each -> the first of its rows."""
+TURNS = [(name, (kinds := parity.ROWS[name].kinds)[turn % len(kinds)]) for turn, name in enumerate(FAMILIES.values())]
+"""Of each family one row and one kind of component."""
+
+
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
     """Pairs by their options, made once: the torch models and what load_pair reads of them."""
@@ -67,6 +73,23 @@ def check_every_component(pairs, row: parity.Row):
 @pytest.mark.parametrize("name", parity.ROWS)
 def test_engine_is_the_torch_loop(pairs, name):
     check_every_component(pairs, parity.ROWS[name])
+
+
+@pytest.mark.parametrize(("name", "kind"), TURNS)
+def test_engine_is_the_torch_loop_to_many_digits(pairs, name, kind):
+    """In float64. Every row and kind takes minutes; docs/results/families.md has them all."""
+    check_in_float64(pairs, parity.ROWS[name]._replace(kinds=(kind,)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", parity.ROWS)
+def test_engine_is_the_torch_loop_to_many_digits_everywhere(pairs, name):
+    check_in_float64(pairs, parity.ROWS[name])
+
+
+def check_in_float64(pairs, row: parity.Row):
+    found = parity.exact_in_float64(pairs(**row.options)[0], row)
+    assert max(found.values()) <= parity.LIMITS["exact in float64"], found
 
 
 @pytest.mark.parametrize("name", parity.ROWS)

@@ -306,10 +306,12 @@ def test_inputs_may_be_any_tree_with_the_inputs_first():
         (dict(inputs={"a": XS, "b": XS[:2]}), ValueError, r"got a \(5, 4\), b \(2, 4\)"),
         (dict(inputs=jnp.zeros((0, WIDTH))), ValueError, r"at least one; got .*\(0, 4\)"),
         (dict(inputs=jnp.float32(3)), ValueError, r"at least one; got"),
+        (dict(kinds="unit"), ValueError, r"such as \('unit', 'block'\); got 'unit'"),
+        (dict(anchor=()), ValueError, "or several; got none"),
         (
             dict(anchor=jp.Anchor(layer=0, direction=np.eye(4)[0])),
             ValueError,
-            r"read by a function \(params, inputs\) -> \[B\]",
+            r"read by a function \(params, inputs\) -> \[B\], or several; got Anchor\.",
         ),
         (
             dict(anchor=lambda p, x: x),
@@ -324,7 +326,11 @@ def test_inputs_may_be_any_tree_with_the_inputs_first():
             ValueError,
             r"read-out 0 of base is no finite number for inputs \[0, 1, 2",
         ),
-        (dict(anchor=lambda p, x: x[:, 0]), ValueError, "no input has a positive gap.*the two models read alike"),
+        (
+            dict(anchor=lambda p, x: x[:, 0]),
+            ValueError,
+            "no input has a positive gap.*read-out.*read alike.*other inputs",
+        ),
         (dict(alpha=3), ValueError, "alpha: wanted"),
     ],
 )
@@ -341,6 +347,13 @@ def test_inputs_that_meet_in_the_batch_are_refused(small):
 
     with pytest.raises(ValueError, match=r"input 0 reads differently among copies.*running averages in BatchNorm"):
         jp.score(small.pair, XS, normed, kinds=("unit",))
+
+
+def test_curves_are_drawn_along_one_function(small):
+    found = jp.score(small.pair, XS, small.read, kinds=("unit",))
+    for wanted in ((small.read, small.read), jp.Anchor(layer=0, direction=np.eye(4)[0])):
+        with pytest.raises(ValueError, match=r"of a TreePair a function .*along which.*; got (tuple|Anchor)"):
+            jp.validate(small.pair, XS, wanted, found)
 
 
 def test_all_faults_of_a_call_are_named_at_once(small):

@@ -65,6 +65,8 @@ def test_any_type_on_disk_is_read_exactly(tmp_path, dtype):
     kept = paths.flatten(checkpoints.load(folder, dtype).params)
     for path, leaf in leaves.items():
         np.testing.assert_array_equal(kept[path].astype(np.float32), leaf)
+    same_type = np.asarray(kept["layers/mlp/up/kernel"][1])
+    assert same_type.T.tobytes() == tensors[UP].view(torch.uint8).numpy().tobytes(), "not the same bits"
 
 
 def test_shards_are_read_like_one_file(folders, tmp_path):

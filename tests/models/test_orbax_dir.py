@@ -118,12 +118,19 @@ def test_a_missing_config_is_refused(broken):
     refused(broken, "no config.json beside the parameters")
 
 
-@pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt"])
-def test_a_file_cut_short_is_refused(broken, name):
-    file = broken / orbax_dir.PARAMS / name
-    file.write_bytes(file.read_bytes()[:20])
+@pytest.mark.parametrize("bytes_left", [0, 20, 100])
+@pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt", "d/*"])
+def test_a_file_cut_short_is_refused(broken, name, bytes_left):
+    """And nothing that Orbax began goes on: that it ends where nobody waits would be a warning, and so an error."""
+    [file] = (broken / orbax_dir.PARAMS).glob(name)
+    file.write_bytes(file.read_bytes()[:bytes_left])
     said = refused(broken, "params is truncated or corrupt", "copy or save it again")
     assert "NoneType" not in said, said
+
+
+def test_a_missing_manifest_is_refused(broken):
+    (broken / orbax_dir.PARAMS / "manifest.ocdbt").unlink()
+    refused(broken, "params is truncated or corrupt (ValueError: it describes no leaf)")
 
 
 def test_missing_contents_are_refused(broken):

@@ -7,7 +7,7 @@ import pytest
 from patching_bits import bits, snapshot
 
 from jaxpatch import testing
-from jaxpatch.patching import components
+from jaxpatch.patching import components, patterns
 from jaxpatch.patching.blend import blend, patch
 from jaxpatch.patching.components import Kind, Slot
 from jaxpatch.trees import paths
@@ -185,7 +185,10 @@ def test_faults_are_named():
         patch(pair.base, pair.special, {"odd": jnp.zeros(2)}, {"odd": Kind((2,), ("x",), (Slot("nowhere", (0,)),))})
 
 
-def test_a_tree_of_ones_own_needs_its_partition():
-    base, special = ({"blocks": [{"up": jnp.full((2, 3), value)}]} for value in (1.0, 2.0))
-    with pytest.raises(ValueError, match=r"no decoder's parameters.*jp\.partition"):
-        patch(base, special, {"unit": jnp.ones(3)})
+def test_what_is_no_decoder_is_patched_by_its_own_partition():
+    base, special = ({"up": jnp.full((2, 3), value)} for value in (1.0, 2.0))
+    gates = {"unit": jnp.array([0.0, 1.0, 0.0])}
+    with pytest.raises(ValueError, match=r"no decoder's parameters: give the partition too"):
+        patch(base, special, gates)
+    patched = patch(base, special, gates, patterns.partition(base, {"unit": {"up": 1}}))
+    np.testing.assert_array_equal(patched["up"], [[1, 2, 1]] * 2)

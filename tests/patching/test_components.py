@@ -116,6 +116,16 @@ def test_everything_that_does_not_exist_is_named_at_once(partition):
     assert "(layer, head) in (3, 4)" in message and "(1, 1)" not in message
 
 
+def test_faults_of_every_sort_are_named_together(partition):
+    wanted = {"haed": [0], "head": [(9, 9)], "flux": "all", "mlp": "none", "layer": [1]}
+    with pytest.raises(ValueError) as caught:
+        components.gates(partition, wanted)
+    for part in ("'haed'; did you mean 'head'", "no head (9, 9)", "'flux'", "gates for 'mlp': wanted [layer, ...]"):
+        assert part in str(caught.value), part
+    with pytest.raises(KeyError, match=r"'haed'.*'flux'"):
+        components.gates(partition, {kind: wanted[kind] for kind in ("haed", "flux", "layer")})
+
+
 @pytest.mark.parametrize("kind", ["k", "v", "k_head", "head-key", "value", "qkv"])
 def test_keys_and_values_of_one_head_are_explained(partition, kind):
     with pytest.raises(KeyError, match=r"belong to a group of query heads.*2 groups for 4 query heads.*ask for 'kv'"):

@@ -35,13 +35,13 @@ def test_small_and_negative_gaps_are_dropped():
 @pytest.mark.parametrize(
     ("gap", "base", "hint"),
     [
-        ([-1.0, -2.0], [0.0, 0.0], "direction may be reversed"),
+        ([-1.0, -2.0], [0.0, 0.0], "sign may be reversed"),
         ([1e-7, -1e-8], [3.0, 2.0], "the two models read alike"),
         ([0.0, 0.0], [0.0, 0.0], "the two models read alike"),
     ],
 )
 def test_no_gap_is_an_error_that_says_what_to_do(gap, base, hint):
-    with pytest.raises(ValueError, match=f"no input has a positive gap.*{hint}.*Fit another.*use other prompts"):
+    with pytest.raises(ValueError, match=f"no input has a positive gap.*{hint}.*Take another.*or other inputs"):
         normalise.kept_inputs(np.array(gap), np.array(base))
 
 

@@ -48,6 +48,32 @@ def test_the_largest_finite_number_is_finite():
     assert compare.is_finite(np.array([np.finfo(np.float64).max]))
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_every_number_of_two_bytes_is_taken_for_what_it_is(dtype):
+    each = np.arange(2**16, dtype=np.uint16).view(dtype)
+    with np.errstate(invalid="ignore"):
+        finite = np.isfinite(each)
+    assert compare.is_finite(each[finite])
+    assert not any(map(compare.is_finite, each[~finite]))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("at", [0, 7, 39])
+def test_the_last_bit_of_a_number_of_two_bytes_counts(dtype, at):
+    one, two = np.ones(40, dtype), np.ones(40, dtype)
+    assert compare.is_same(one, two)
+    two.view(np.uint16)[at] ^= 1
+    assert not compare.is_same(one, two)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_numbers_are_the_same_whatever_their_bits(dtype):
+    assert compare.is_same(np.zeros(3, dtype), -np.zeros(3, dtype))
+    assert compare.is_same(np.ones(3, dtype), np.ones(3))
+    bits = np.full(3, 0x3C00, np.uint16)
+    assert not compare.is_same(bits.view(jnp.float16), bits.view(jnp.bfloat16))
+
+
 def test_arrays_are_compared_number_by_number_whatever_their_shape():
     for shape in [(), (1,), (3,), (40, 5), (2, 3, 4)]:
         one = np.arange(math.prod(shape), dtype=np.float32).reshape(shape)
