@@ -147,7 +147,8 @@ def instrument_of(
 
     at_once, _ = _fitting(lambda size: _bytes(_read, of_side(base), zeros, _first(size)), total, budget, "a run")
     ends = [in_groups(functools.partial(_read, of_side(side), zeros), total, at_once) for side in (base, special)]
-    alone = np.asarray(_read(of_side(base), zeros, np.zeros(at_once, np.int32)))
+    firsts = (np.full(at_once, number * batch, np.int32) for number in range(len(reads)))
+    alone = np.stack([np.asarray(_read(of_side(base), zeros, first)) for first in firsts])
     _refuse_bad_reads(ends[0].reshape(-1, batch), ends[1].reshape(-1, batch), alone)
     models = Models(*((base, special) if mode == "restoration" else (special, base)), inputs)
     is_knockout = jnp.bool(mode == "knockout")
@@ -298,18 +299,20 @@ def _numbered(select: Sequence[Any]) -> int:
 
 
 def _refuse_bad_reads(base: np.ndarray, special: np.ndarray, alone: np.ndarray) -> None:
-    """base, special: [R, B]. alone: the first reading of base, among copies of its input."""
+    """base, special: [R, B]. alone: of base, the first reading of each read-out, among copies of its input, [R, copies]."""
     wrong = []
     for name, end in (("base", base), ("special", special)):
         for number in range(len(end)):
             if bad := np.flatnonzero(~np.isfinite(end[number])).tolist():
                 wrong.append(f"read-out {number} of {name} is no finite number for inputs {bad}.")
-    off, most = np.abs(alone - base[0, 0]).max(), LARGEST_MIXING * np.abs(special - base).max()
-    if not wrong and not off <= most:
-        wrong.append(
-            f"read-out 0: input 0 reads differently among copies of itself and among the others, by {off:.3g}. Each must be "
-            "read by itself: no statistics over the batch (running averages in BatchNorm), no dropout."
-        )
+    offs, rounding = np.abs(alone - base[:, :1]).max(axis=1), 1e-5 * np.abs(base).max(axis=1)
+    most = np.maximum(LARGEST_MIXING * np.abs(special - base).max(axis=1), rounding)
+    for number in range(len(base)) if not wrong else ():
+        if not offs[number] <= most[number]:
+            wrong.append(
+                f"read-out {number}: input 0 reads differently among copies of itself and among the others, by {offs[number]:.3g}. "
+                "Each must be read by itself: no statistics over the batch (running averages in BatchNorm), no dropout."
+            )
     if wrong:
         raise ValueError("\n".join(wrong))
 

@@ -345,8 +345,10 @@ def test_inputs_that_meet_in_the_batch_are_refused(small):
         y = small.model.apply(params, xs)
         return ((y - y.mean(0)) / y.std(0))[:, 0]
 
-    with pytest.raises(ValueError, match=r"input 0 reads differently among copies.*running averages in BatchNorm"):
-        jp.score(small.pair, XS, normed, kinds=("unit",))
+    for reads, which in (((normed,), 0), ((small.read, normed), 1)):
+        said = rf"read-out {which}: input 0 reads differently among copies.*running averages in BatchNorm"
+        with pytest.raises(ValueError, match=said):
+            jp.score_each(small.pair, XS, reads, kinds=("unit",))
 
 
 def test_curves_are_drawn_along_one_function(small):
