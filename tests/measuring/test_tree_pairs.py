@@ -307,7 +307,6 @@ def test_inputs_may_be_any_tree_with_the_inputs_first():
         (dict(inputs=jnp.zeros((0, WIDTH))), ValueError, r"at least one; got .*\(0, 4\)"),
         (dict(inputs=jnp.float32(3)), ValueError, r"at least one; got"),
         (dict(kinds="unit"), ValueError, r"such as \('unit', 'block'\); got 'unit'"),
-        (dict(anchor=()), ValueError, "or several; got none"),
         (
             dict(anchor=jp.Anchor(layer=0, direction=np.eye(4)[0])),
             ValueError,
@@ -349,6 +348,11 @@ def test_inputs_that_meet_in_the_batch_are_refused(small):
         said = rf"read-out {which}: input 0 reads differently among copies.*running averages in BatchNorm"
         with pytest.raises(ValueError, match=said):
             jp.score_each(small.pair, XS, reads, kinds=("unit",))
+
+
+def test_no_read_out_at_all_is_refused(small):
+    with pytest.raises(ValueError, match="or several; got none"):
+        jp.score_each(small.pair, XS, (), kinds=("unit",))
 
 
 def test_curves_are_drawn_along_one_function(small):
