@@ -198,8 +198,17 @@ def score_each(
         asked |= {**exchange._asdict(), "repairs": repairs}
     identity = devices.agreed(_identity(pair, inputs, wanted, budget, options=options, **asked))
     budget = int(journal.begin(identity)["budget"])
-    exchanged = dict(exchange=exchange, repairs=repairs) if method in ACTIVATION_METHODS else {}
-    tool = instrument.of_pair(pair, inputs, wanted, mode=mode, budget=budget, mesh=mesh, journal=journal, **exchanged)
+    tool = instrument.of_pair(
+        pair,
+        inputs,
+        wanted,
+        mode=mode,
+        exchange=exchange if method in ACTIVATION_METHODS else None,
+        repairs=repairs,
+        budget=budget,
+        mesh=mesh,
+        journal=journal,
+    )
     layers = [int(each.layer) if isinstance(each, Anchor) else pair.config.layers - 1 for each in wanted]
     return scores_with(tool, kinds=tuple(kinds), method=method, layers=layers, options=options)
 

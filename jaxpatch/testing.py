@@ -98,10 +98,8 @@ def relay_pair(written: Sequence[float] = (1.0,)):
     base["layers/attn/o/kernel"][1, 0, 0, STATE] = 1
     special = {path: leaf.copy() for path, leaf in base.items()}
     special["layers/mlp/down/kernel"][0, :, WRITTEN] = written
-    sides = {
-        name: paths.unflatten(jax.tree.map(jnp.asarray, side)) for name, side in (("base", base), ("special", special))
-    }
-    return checkpoints.Pair(config=config, **sides)
+    sides = (paths.unflatten(jax.tree.map(jnp.asarray, side)) for side in (base, special))
+    return checkpoints.Pair(base=next(sides), special=next(sides), config=config)
 
 
 def tiny_checkpoints(folder: str | Path, *, seed: int = 0) -> tuple[Path, Path]:

@@ -48,7 +48,7 @@ def block(
     is_vector = exchange.site == "vector"
 
     def gate(*kinds: str) -> Gate:
-        return _joint([gates[kind] for kind in kinds if kind in gates], where)
+        return _joint([jnp.asarray(gates[kind]) for kind in kinds if kind in gates], where)
 
     def whole(kind: str) -> tuple[str, ...]:
         """All of a half-step's vectors are exchanged with it."""
@@ -148,9 +148,9 @@ def _of_experts(
         return share[..., None] * layers.neurons(inputs, config.activation)
 
     def add(total: jax.Array, expert: jax.Array) -> tuple[jax.Array, None]:
-        matrices = ({"kernel": mlp["down"]["kernel"][expert]} for mlp in (host, donor))
-        both = activations(host, own, expert), activations(donor, other, expert)
-        return total + _through(is_vector, layers.written, gate[..., expert, :], *matrices, *both), None
+        ours, theirs = ({"kernel": mlp["down"]["kernel"][expert]} for mlp in (host, donor))
+        before, after = activations(host, own, expert), activations(donor, other, expert)
+        return total + _through(is_vector, layers.written, gate[..., expert, :], ours, theirs, before, after), None
 
     return jax.lax.scan(add, jnp.zeros_like(own), jnp.arange(config.experts, dtype=jnp.int32))[0]
 
@@ -177,17 +177,17 @@ def reads(
     """
     blend.refuse_misfits(gates, exchanges.of_decoder(host))
     models = tuple(map(effect.unpatched, (host, donor)))
-    streams = tuple(model.embedded(config, inputs.tokens) for model in models)
-    context = decoder.causal_context(config, inputs.tokens.shape[1], streams[0].dtype)
-    places = where(exchange, inputs, streams[0].dtype)
+    ours, theirs = (model.embedded(config, inputs.tokens) for model in models)
+    context = decoder.causal_context(config, inputs.tokens.shape[1], ours.dtype)
+    places = where(exchange, inputs, ours.dtype)
 
-    def step(streams, number):
-        weights = (model.block(number) for model in models)
+    def step(streams: tuple[jax.Array, jax.Array], number: jax.Array):
+        ours, theirs = (model.block(number) for model in models)
         own = {kind: jnp.asarray(gate)[number] for kind, gate in gates.items()}
-        x, y = block(config, exchange, *weights, own, *streams, context.at(number), places)
+        x, y = block(config, exchange, ours, theirs, own, *streams, context.at(number), places)
         return (x, y), decoder.take(x, inputs.lengths - 1)[:, 0]
 
     depth = jnp.arange(read_outs.depth(config, wanted), dtype=jnp.int32)
-    states = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), streams, depth)[1]
+    states = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), (ours, theirs), depth)[1]
 
     return effect.read_states(config, models[0], states, wanted)

@@ -128,8 +128,17 @@ def of_pair(
 
     def exact(kind: str, indices: np.ndarray, progress: sweep.Progress) -> np.ndarray:
         if exchange is not None or kind in local.KINDS:
-            shared = dict(budget=budget, mesh=mesh, journal=journal, progress=progress)
-            found = sweep.exact(config, kind, placed, indices, exchange=exchange, **shared)
+            found = sweep.exact(
+                config,
+                kind,
+                placed,
+                indices,
+                exchange=exchange,
+                budget=budget,
+                mesh=mesh,
+                journal=journal,
+                progress=progress,
+            )
             return sign * found.reshape(len(indices), -1)
         found = []
         for index in indices:

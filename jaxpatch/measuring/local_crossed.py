@@ -68,10 +68,10 @@ def _whole_block(config: DecoderConfig, kind: str, exchange: Exchange, models: M
     def one(at):
         layer, index = at
         x, y = (run.entering[layer - run.first] for run in runs)
-        sides = (decoder.widened(decoder.layer_of(side, layer)) for side in (models.host, models.donor))
+        ours, theirs = (decoder.widened(decoder.layer_of(side, layer)) for side in (models.host, models.donor))
         gates = {kind: jnp.zeros(shape, x.dtype).at[index].set(1) if shape else jnp.ones((), x.dtype)}
         own = context.at(layer)
-        return crossed.block(config, exchange, *sides, gates, x, y, own, places.astype(x.dtype))[0]
+        return crossed.block(config, exchange, ours, theirs, gates, x, y, own, places.astype(x.dtype))[0]
 
     return jax.lax.map(one, (layer, indices))
 
