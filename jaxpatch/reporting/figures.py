@@ -188,7 +188,7 @@ def roles(findings: Findings) -> Figure:
         for axes in trio:
             axes.set_visible(False)
     for kind, (single, total, index) in zip(kinds, panels, strict=False):
-        _role_panel(single, placed, kind)
+        _role_panel(single, placed, kind, columns)
         _depth_profile(total, index, by_layer.loc[by_layer["kind"] == kind], placed.weights.layer)
     looks = {role: drawing.ROLE_LOOKS[role] for role in ("source", "relay", "both", "neither")}
     figure.legend(
@@ -403,8 +403,8 @@ def _label_dots(
         )
 
 
-def _role_panel(axes: Axes, placed: Roles, kind: str) -> None:
-    """Every component that can reach the anchor, E_a on x and E_w on y, with the lines that part the roles."""
+def _role_panel(axes: Axes, placed: Roles, kind: str, panels: int) -> None:
+    """Every component that can reach the anchor, E_a on x and E_w on y, with the lines that part the roles. panels: side by side."""
     sort, frame = placed.weights.partition[kind], wording.placed(placed, kind)
     own, passed = 100 * frame["E_w"].to_numpy(np.float64), 100 * frame["E_a"].to_numpy(np.float64)
     is_crowded = len(frame) > MOST_VECTOR_CELLS
@@ -433,7 +433,9 @@ def _role_panel(axes: Axes, placed: Roles, kind: str) -> None:
     axes.axvline(0, color=SOFT, linewidth=0.7, zorder=1)
     strongest = wording.strongest_of_roles(frame, NUM_NAMED)
     names = [name.rpartition(" ")[2] for name in frame["name"]]
-    _label_dots(axes, passed, own, names.__getitem__, strongest.index.to_numpy(), np.ptp(axes.get_xlim()), most=12)
+    _label_dots(
+        axes, passed, own, names.__getitem__, strongest.index.to_numpy(), panels * np.ptp(axes.get_xlim()), most=12
+    )
     axes.set_xlabel("E_a: what passes through (% of the gap)")
     axes.set_ylabel("E_w: its own weights (% of the gap)")
     axes.set_title(f"{wording.capital(wording.plural(kind))}, labelled {'.'.join(sort.axes)}", pad=9)
@@ -454,7 +456,8 @@ def _depth_profile(total: Axes, index: Axes, rows: pd.DataFrame, anchor: int) ->
     total.set_title("Added up by layer", pad=16)
     known = rows.dropna(subset="source_index")
     _whiskers(index, known["layer"], known["source_index"], known["low"], known["high"], vertical=True)
-    index.plot(known["layer"], known["source_index"], "o", color=INK, markersize=3.5, zorder=4)
+    sums = known["E_w"] + known["E_a"]
+    index.scatter(known["layer"], known["source_index"], s=5 + 45 * sums / sums.max(), color=INK, linewidth=0, zorder=4)
     index.axhline(0.5, color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)))
     index.set_ylim(-0.04, 1.04)
     index.set_yticks([0, 0.5, 1], ["0, relays", "0.5", "1, sources"])

@@ -340,20 +340,21 @@ def _relays(findings: Findings, drawn: Mapping[str, str]) -> Html:
             "relays", "Sources and relays", E_A, page.paragraph("No activations were exchanged in this run.")
         )
     found = roles.activations
-    parts: list[Any] = [page.paragraph(wording.sorted_out(roles, kind), kind="said") for kind in roles.roles]
+    told = [wording.sorted_out(roles, kind) for kind in roles.roles]
+    parts: list[Any] = [page.paragraph(each, kind="said") for each in told]
     parts.append(page.paragraph(wording.criteria(roles)))
     if "roles" in drawn:
-        told = " ".join(wording.sorted_out(roles, kind) for kind in roles.roles)
         parts.append(
             page.figure(
                 drawn["roles"],
                 f"Scatter of E_w against E_a for {wording.listed([wording.plural(kind) for kind in roles.roles])}, and both by "
-                f"layer. {told}",
+                f"layer. {' '.join(told)}",
                 "Above: a dot a component. Dashed: from where on a score is high, and the slanted line below which E_w is too "
                 "small a part of E_a to be the component's own; a dot beyond a line stays grey where its interval holds 0. "
                 "Below: what the positive scores of a layer add up to; E_a counts the same signal at every component it "
                 "passes, so sums may be above 100 %. Source index: the sum of E_w over the sum of both, with its interval; "
-                "near 0 a layer passes on what others made, at one half what its components write is their own.",
+                "near 0 a layer passes on what others made, at one half what its components write is their own; larger dots, "
+                "larger sums.",
             )
         )
     parts.append(_role_table(findings))

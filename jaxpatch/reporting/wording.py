@@ -389,12 +389,10 @@ def strongest_of_roles(frame: pd.DataFrame, count: int) -> pd.DataFrame:
 def sorted_out(roles: Roles, kind: str) -> str:
     """How many components of a kind play each role, the strongest of each, and whether E_a says anything of E_w."""
     frame = placed(roles, kind)
-    if frame.empty:
-        return f"No {singular(kind)} can reach the anchor."
     counts = {role: int(np.sum(frame["role"] == role)) for role in ROLES}
     told = [
         f"{_number_of(counts['source'], 'source', 'sources')}, {_number_of(counts['relay'], 'relay', 'relays')}",
-        f"{_number_of(counts['both'], 'that is both', 'that are both')}, {counts['neither']:,} neither",
+        f"{counts['both'] or 'none'} that {'is' if counts['both'] < 2 else 'are'} both, {counts['neither']:,} neither",
     ]
     said = [f"{capital(counted({kind: len(frame)}))} can reach the anchor: {', '.join(told)}."]
     for row in strongest_of_roles(frame, 1).to_dict("records"):

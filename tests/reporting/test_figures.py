@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from reporting_cases import HOSTILE, curve, with_scores
 
-from jaxpatch.reporting import drawing, figures
+from jaxpatch.reporting import drawing, figures, wording
 
 
 def texts(figure) -> str:
@@ -89,8 +89,7 @@ def test_every_component_stands_in_the_map_by_its_two_scores_and_in_the_colour_o
         rows = frame[frame["role"] == role]
         assert np.allclose(dots.get_offsets(), 100 * rows[["E_a", "E_w"]])
     named = {text.get_text() for text in single.texts}
-    strongest = frame[frame["role"] != "neither"].nlargest(1, "E_a")["name"].item()
-    assert strongest.removeprefix("head ") in named
+    assert wording.strongest_of_roles(frame, 1)["name"].iloc[0].removeprefix("head ") in named
     assert not any(name in named for name in frame[frame["role"] == "neither"]["name"].str.removeprefix("head "))
     lines = [line.get_xydata() for line in single.lines]
     share, own = exact.roles.criteria
@@ -107,7 +106,7 @@ def test_below_the_map_stand_the_sums_of_each_layer_and_its_source_index(exact):
         assert np.allclose(drawn[f"sum of {score}"], 100 * rows[score])
     known = rows.dropna()
     assert 0 < len(known) <= exact.scores.layer + 1
-    assert np.allclose(index.lines[0].get_xydata(), known[["layer", "source_index"]])
+    assert np.allclose(index.collections[1].get_offsets(), known[["layer", "source_index"]])
     assert "Heads" in single.get_title(loc="left") and total.get_title(loc="left") == "Added up by layer"
 
 

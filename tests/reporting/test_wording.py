@@ -220,7 +220,7 @@ def test_two_rankings_that_are_one_are_called_so_and_none_is_no_role(exact):
         "1.000: the two rankings are nearly one."
     )
     unsure = said(wording.sorted_out(hand_placed(exact, [0.1, 0.2, 0.3, 0.4], [0.2, 0.4, 0.6, 0.8], low=1), "head"))
-    assert "no source, no relay, no that are both" not in unsure and "Strongest" not in unsure
+    assert "no source, no relay, none that is both, 8 neither" in unsure and "Strongest" not in unsure
 
 
 def test_criteria_are_said_as_they_are(exact):
