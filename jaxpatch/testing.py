@@ -92,7 +92,8 @@ def relay_pair(written: Sequence[float] = (1.0,)):
     config = tiny_config(activation="relu", **shape)
     shapes = paths.flatten(jax.eval_shape(functools.partial(decoder.init, config), jax.random.key(0)))
     base = {path: np.full(leaf.shape, float(path.endswith("scale")), np.float32) for path, leaf in shapes.items()}
-    base["embed/kernel"][:, 2:] = 1 + np.abs(np.random.default_rng(0).standard_normal((config.vocab, 6)))
+    # so long that what is written hardly changes the norms, and effects add up
+    base["embed/kernel"][:, 2:] = 100 * (1 + np.abs(np.random.default_rng(0).standard_normal((config.vocab, 6))))
     base["layers/mlp/up/kernel"][0, 2:] = 0.1
     base["layers/attn/v/kernel"][1, WRITTEN, 0, 0] = 1
     base["layers/attn/o/kernel"][1, 0, 0, STATE] = 1

@@ -241,7 +241,9 @@ def test_activations_are_scored_as_weights_are(method):
     for kind, values in found.values.items():
         assert values[:2].all() and not values[2:].any() and last.values[kind][2:].any()
     frame = found.to_frame()
-    assert frame[frame["layer"] < 2]["is_exact"].all() == (method == "activation")
+    assert frame[frame["layer"] < 2]["is_exact"].all() == (
+        method != "attribution"
+    )  # a screen's sample is larger than these
     assert ("neuron" in found.screening) == (method == "screened_activation")
     assert ("head" in found.noise) == (method != "attribution") and all(each < 1e-4 for each in found.noise.values())
     assert (snapshot(PAIR.base), snapshot(PAIR.special)) == before

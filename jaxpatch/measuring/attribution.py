@@ -204,7 +204,8 @@ def effects(
 
     def add(total: dict[str, jax.Array], dropped: jax.Array):
         is_other = (numbers != dropped)[:, None, None]
-        return {kind: total[kind] + jnp.abs(each) * is_other for kind, each in descend(dropped).items()}, None
+        found = descend(dropped)
+        return {kind: total[kind] + jnp.where(is_other, jnp.abs(each), 0) for kind, each in found.items()}, None
 
     shapes = jax.eval_shape(descend, jnp.int32(0))
     nothing = jax.tree.map(lambda each: jnp.zeros(each.shape, each.dtype), shapes)

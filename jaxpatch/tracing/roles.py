@@ -138,7 +138,7 @@ def place(weights: Scores, activations: Scores, criteria: Criteria = DEFAULTS) -
         >>> asked = testing.tiny_pair(), testing.tiny_inputs(), jp.Anchor(layer=1, direction=jnp.eye(16)[0])
         >>> placed = place(jp.score(*asked, kinds=("head",)), jp.score(*asked, kinds=("head",), method="activation"))
         >>> placed.roles["head"].shape, sorted(placed.to_frame()["role"].unique())
-        ((3, 4), ['both', 'neither', 'relay', 'source'])
+        ((3, 4), ['both', 'neither', 'source'])
     """
     if faults := _faults(weights, activations, criteria):
         raise ValueError("these scores cannot be placed against each other:\n" + "\n".join(f"  - {f}" for f in faults))

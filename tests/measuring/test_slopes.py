@@ -187,7 +187,7 @@ def test_the_descent_is_jaxs_own_gradient():
 
     def tapped(x, neurons_tap, mid_tap, z_tap):
         block = decoder.Block(CONFIG).bind({"params": weights})
-        mid = x + block.attn.write(block.head_vectors(x, context) + z_tap) + mid_tap
+        mid = x + block.attn.write(block.attn.attend(block.heads(x), context) + z_tap) + mid_tap
         halves = (
             block.mlp_input(mid) @ weights["mlp"][half]["kernel"] + weights["mlp"][half]["bias"]
             for half in ("gate", "up")

@@ -121,7 +121,7 @@ def out_of_memory(monkeypatch, largest: int, words="RESOURCE_EXHAUSTED: Out of m
     real, sizes = sweep._piece, []
 
     def piece(*args):
-        sizes.append(size := args[8])
+        sizes.append(size := args[9])
         if size > largest and len(sizes) > first:
             raise jax.errors.JaxRuntimeError(words)
         return real(*args)

@@ -311,10 +311,13 @@ def test_a_config_that_does_not_fit_the_tensors_is_refused(folders, special):
     refused(folders[0], special, "missing tensor model.layers.2.mlp.up_proj.weight")
 
 
-@pytest.mark.parametrize("content", [b"{'model_type': 1", b"", b"\xff\xfe", b"[1, 2]"])
-def test_a_broken_config_is_refused(folders, special, content):
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [(b"{'model_type': 1", "JSON"), (b"", "JSON"), (b"\xff\xfe", "not readable as text"), (b"[1, 2]", "JSON")],
+)
+def test_a_broken_config_is_refused(folders, special, content, what):
     (special / "config.json").write_bytes(content)
-    refused(folders[0], special, "config.json", "JSON", error=checkpoints.CheckpointError)
+    refused(folders[0], special, "config.json", what, error=checkpoints.CheckpointError)
 
 
 @pytest.mark.parametrize("breaking", [lambda b: b[:-40], lambda b: b[:50], lambda b: b"", lambda b: b"garbage" * 99])
