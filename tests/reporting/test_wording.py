@@ -210,7 +210,7 @@ def test_roles_are_counted_with_the_strongest_of_each(exact):
         "Strongest relay: head 0.2, E_a 40 % (39 to 41 %) and E_w 0 % (−1.0 to 1.0 %). "
         "Strongest source: head 0.0, E_a 2.0 % (1.0 to 3.0 %) and E_w 20 % (19 to 21 %). "
         "Strongest of those that are both: head 0.1, E_a 30 % (29 to 31 %) and E_w 10 % (9.0 to 11 %). "
-        "Spearman of E_a and E_w 0.180: where the state is seen says little of whose weights made it."
+        "Spearman of E_a and E_w 0.203: where the state is seen says little of whose weights made it."
     )
 
 
