@@ -16,7 +16,8 @@ The floors, from the bottom; each imports only what stands before it:
 
 from jaxpatch.measuring.anchors import AnchorInfo, fit_anchor
 from jaxpatch.measuring.inputs import Inputs, encode
-from jaxpatch.measuring.read_outs import Anchor, NextToken
+from jaxpatch.measuring.read_outs import Anchor, Contribution, NextToken
+from jaxpatch.measuring.targets import contribution
 from jaxpatch.measuring.tree_pairs import TreePair
 from jaxpatch.models.checkpoints import CheckpointError, Pair, load_pair
 from jaxpatch.models.saving import save_adapter, save_checkpoint, save_orbax
@@ -33,6 +34,7 @@ __all__ = [
     "Anchor",
     "AnchorInfo",
     "CheckpointError",
+    "Contribution",
     "Criteria",
     "DifferentRunError",
     "Inputs",
@@ -42,6 +44,7 @@ __all__ = [
     "Roles",
     "Scores",
     "TreePair",
+    "contribution",
     "encode",
     "fit_anchor",
     "gates",

@@ -1,6 +1,7 @@
 """The conductor: one call per stage, in the order of the method. No arithmetic of its own."""
 
 import importlib.metadata
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxpatch.measuring import devices, instrument, outcomes, read_outs, sweep, tree_pairs, writing
+from jaxpatch.measuring import devices, instrument, outcomes, read_outs, sweep, targets, tree_pairs, writing
 from jaxpatch.measuring.attribution import REPAIRS
 from jaxpatch.measuring.inputs import Inputs
 from jaxpatch.measuring.inputs import checked as checked_inputs
@@ -20,9 +21,10 @@ from jaxpatch.models import layers, layout
 from jaxpatch.models.checkpoints import Pair, refuse_others
 from jaxpatch.patching import components
 from jaxpatch.patching import exchange as exchanges
-from jaxpatch.scoring import ACTIVATION_METHODS, EXACT, METHODS, SCREENED, normalise, scores
+from jaxpatch.scoring import ACTIVATION_METHODS, AS_CAREFUL, EXACT, METHODS, SCREENED, normalise, scores
 from jaxpatch.scoring.method import DEFAULTS, Answer, Options, all_silent
 from jaxpatch.shapes import Gates, Params
+from jaxpatch.tracing import flow
 from jaxpatch.trees import paths
 from jaxpatch.trees.fingerprint import fingerprint
 from jaxpatch.validating import controls, curves
@@ -274,6 +276,102 @@ def scores_with(
                     stacklevel=2,
                 )
     return tuple(made)
+
+
+def trace(
+    pair: Pair,
+    inputs: Any,
+    anchor: ReadOut,
+    *,
+    sources: Sequence[str] = ("head", "neuron"),
+    relays: Sequence[str] = ("head",),
+    method: str = "screened",
+    path: str = "total",
+    rules: flow.Rules = flow.DEFAULTS,
+    site: str = "contribution",
+    positions: str = "all",
+    aggregate: str = "mean_of_ratios",
+    top: int = 20,
+    seed: int = 0,
+    memory: int | None = None,
+    started: Callable[[str], None] = lambda name: None,
+    progress: Callable[[str], sweep.Progress] = all_silent,
+) -> flow.Flow:
+    """Who supplies the state: from it back through the relays that aggregate it to the sources that make it.
+
+    Suppliers of the state are placed as `place` does, by E_w and E_a. Each relay that stands out becomes a target: its own contribution
+    is read in place of the state (`contribution`), with base and special as its ends, and its suppliers are placed in the same way.
+
+    Args:
+        pair, inputs, anchor: as for `score`; of decoders alone.
+        sources: kinds whose parameters may supply (E_w). relays: kinds whose activations may (E_a); of them "head", "neuron",
+            "attention" and "mlp" are followed.
+        method: for E_w; E_a is found as carefully: by "activation" where this is "exact", by "screened_activation" where it screens, by
+            "attribution" otherwise.
+        path: how a target reaches what it is a part of, "total" or "direct" (see `contribution`).
+        rules: what stands out, how many suppliers are kept, and when tracing ends.
+        site, positions, aggregate, top, seed, memory: as for `score`.
+        started: called with a target's name when its suppliers are looked for.
+
+    Returns: a `Flow`.
+
+    Raises: KeyError, ValueError for what `score` refuses, and where the state has no suppliers to trace.
+
+    References: Sun et al., arXiv 2604.13694; the procedure is ours.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxpatch import testing
+        >>> anchor = Anchor(layer=1, direction=jnp.eye(8)[testing.STATE])
+        >>> found = trace(testing.relay_pair((2.0, -1.0)), testing.tiny_inputs(), anchor, method="exact")
+        >>> found.to_frame()[["supplier", "role", "target"]].values.tolist()
+        [['head 1.0', 'relay', 'state'], ['neuron 0.0', 'source', 'state'], ['neuron 0.0', 'source', 'head 1.0']]
+    """
+    if not isinstance(pair, Pair):
+        raise ValueError("trace: contributions are read in decoders; a TreePair has none. Score it with read-outs of your own.")
+    options = Options(top=top, aggregate=aggregate, seed=seed, progress=progress)
+    if method not in METHODS:
+        raise KeyError(f"method {method!r}; wanted one of {', '.join(METHODS)}.")
+    passed = AS_CAREFUL[method]
+    for kinds, by in ((sources, method), (relays, passed)):
+        exchange = exchanges.Exchange(site, positions)
+        _refuse_bad_options(
+            pair, inputs, (anchor,), kinds, by, "restoration", exchange, (), options, memory, None, sweep.FORGETFUL
+        )
+    listened: dict[tuple[flow.Component, ...], ReadOut] = {(): anchor}
+
+    def measure(chain: tuple[flow.Component, ...]) -> flow.Measured | str:
+        started(" < ".join(["state", *(f"{kind} {'.'.join(map(str, index))}" for kind, index in chain)]))
+        if chain:
+            *above, (kind, index) = chain
+            try:
+                listened[chain] = targets.contribution(pair, inputs, listened[tuple(above)], kind, index, path=path)
+            except read_outs.UnheardError:
+                return "nothing listens to what it writes"
+        asked = listened[chain]
+        tool, crossed = (
+            instrument.of_pair(pair, inputs, asked, exchange=exchange, budget=memory)
+            for exchange in (None, exchanges.Exchange(site, positions))
+        )
+        try:
+            is_kept = normalise.kept_inputs(tool.gap, tool.base)
+        except normalise.NoGapError:
+            if not chain:
+                raise
+            return "its contribution is no larger in special than in base"
+        layers = [read_outs.depth(pair.config, [asked]) - 1]
+        weights, activations = (
+            scores_with(each, kinds=tuple(kinds), method=by, layers=layers, options=options)[0]
+            for each, kinds, by in ((tool, sources, method), (crossed, relays, passed))
+        )
+        own = math.nan
+        if chain and chain[-1][0] in tool.partition:
+            alone = tool.read(components.gates(tool.partition, {chain[-1][0]: [chain[-1][1]]})) - tool.base
+            own = float(normalise.normalised(alone, tool.gap, is_kept, aggregate))
+        return flow.Measured(weights, activations, own)
+
+    followed = [kind for kind in read_outs.TARGETS if not (kind == "neuron" and pair.config.experts)]
+    return flow.follow(measure, rules, targets=followed)
 
 
 def validate(

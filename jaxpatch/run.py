@@ -20,7 +20,7 @@ from jaxpatch.models import checkpoints, layers
 from jaxpatch.models.differences import Choices
 from jaxpatch.patching import blend, changes, components, exchange
 from jaxpatch.reporting import figures, findings, likeness, manifest, report, tables
-from jaxpatch.scoring import METHODS, normalise, scores
+from jaxpatch.scoring import AS_CAREFUL, METHODS, normalise, scores
 from jaxpatch.tracing import roles
 from jaxpatch.trees import paths
 from jaxpatch.validating import controls
@@ -29,8 +29,6 @@ RESULTS = {"report.html", "scores.csv", "roles.csv", "anchor.safetensors", "mani
 """What a run writes; a folder that holds anything else is not ours to replace."""
 ROOM_NEEDED = 50_000_000
 """Free bytes the results need at most."""
-PASSED_ON = {"exact": "activation", "screened": "screened_activation"}
-"""The method of E_a that is as good as a method of E_w; of the others it is "attribution"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +218,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
     placed = None
     if exchanged := _exchanged(options, pair):
         with journal.following() as second:
-            placed = roles.place(found, scored(exchanged, PASSED_ON.get(options.method, "attribution"), second))
+            placed = roles.place(found, scored(exchanged, AS_CAREFUL[options.method], second))
     curves = ()
     if options.validation:
         with clock.stage("validate") as part:

@@ -188,6 +188,5 @@ def reads(
         return (x, y), decoder.take(x, inputs.lengths - 1)[:, 0]
 
     depth = jnp.arange(read_outs.depth(config, wanted), dtype=jnp.int32)
-    states = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), (ours, theirs), depth)[1]
-
-    return effect.read_states(config, models[0], states, wanted)
+    (x, _), states = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), (ours, theirs), depth)
+    return effect.read_states(config, models[0], x, states, wanted)

@@ -8,6 +8,7 @@ Narrow models run in their own arithmetic, beside the host: it is one more row o
 component changed, and what meets a matrix is rounded relative to how far the two are apart (`layers.meet`).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -15,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxpatch.measuring import read_outs
+from jaxpatch.measuring import contributions, read_outs
 from jaxpatch.measuring.inputs import Inputs
-from jaxpatch.measuring.read_outs import Anchor, NextToken, ReadOut
+from jaxpatch.measuring.read_outs import Anchor, Contribution, NextToken, ReadOut
 from jaxpatch.models import decoder
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.prefix_tree import PrefixTree
@@ -134,10 +135,11 @@ def finish(
         is_beside_host: the first of the candidates is the host itself, which starts before all others, and theirs are not streams but
             what is added to the host's when they enter.
 
-    Only the last tokens go through the last block that any read-out needs.
+    Only the last tokens go through the last block that any read-out needs; but contributions listen to all of them.
     """
     context, reads = context_of(config, models), models.read_outs
-    top = read_outs.depth(config, reads) - 1
+    depth, targets = read_outs.depth(config, reads), [each for each in reads if isinstance(each, Contribution)]
+    top = depth if targets else depth - 1
     waits = start[..., None, None]
 
     def block(layer):
@@ -179,6 +181,8 @@ def finish(
     found = jnp.broadcast_to(unreached, (*x.shape[:-2], *unreached.shape))
     x, found = jax.lax.fori_loop((first + 1) // 2, top, step, (x, found))
     x = enter(2 * top, x)
+    if targets:
+        return _contributions(config, models, targets, x, context.at(top))
     found = note(found, x, top)
     highest, last = block(top), x[..., context.last, :]
     last = jnp.where(waits <= 2 * top, highest.attention_at_ends(x, context.at(top)), last)
@@ -192,6 +196,19 @@ def finish(
         elif read_out.layer == top:
             found = found.at[..., row, :].set(read_out.read(last))
     return found
+
+
+def _contributions(
+    config: DecoderConfig,
+    models: Models,
+    targets: Sequence[Contribution],
+    x: Float[Array, "*lead C M D"],
+    context: decoder.TreeContext,
+) -> Float[Array, "*lead C R B"]:
+    """Of targets in one block. x: the streams that enter it."""
+    weights = decoder.layer_of(models.host, targets[0].layer)
+    each = [contributions.read_nodes(config, weights, target, x, models.tree, context) for target in targets]
+    return jnp.stack(each, axis=-2)
 
 
 def host_reads(config: DecoderConfig, models: Models) -> Float[Array, "R B"]:

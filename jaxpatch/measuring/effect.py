@@ -10,9 +10,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxpatch.measuring import read_outs
+from jaxpatch.measuring import contributions, read_outs
 from jaxpatch.measuring.inputs import Inputs
-from jaxpatch.measuring.read_outs import Anchor, NextToken, ReadOut
+from jaxpatch.measuring.read_outs import Anchor, Contribution, NextToken, ReadOut
 from jaxpatch.models import decoder, layers
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.patching import blend, components
@@ -88,15 +88,23 @@ def reads(config: DecoderConfig, model: Patched, inputs: Inputs, wanted: Sequenc
     Raises: KeyError, ValueError for gates that do not fit the model.
     """
     blend.refuse_misfits(model.gates, model.partition)
-    return read_states(config, model, every_last_state(config, model, inputs, read_outs.depth(config, wanted)), wanted)
+    entering = model.embedded(config, inputs.tokens)
+    x, states = run(config, model, inputs, entering, 0, read_outs.depth(config, wanted))
+    return read_states(config, model, x, states, wanted)
 
 
-def read_states(config: DecoderConfig, model: Patched, states: jax.Array, wanted: Sequence[ReadOut]) -> jax.Array:
-    """Read-outs of the residual stream after every block at the last tokens, [depth, B, D]: [R, B]. model: whose logits they make."""
+def read_states(
+    config: DecoderConfig, model: Patched, x: jax.Array, states: jax.Array, wanted: Sequence[ReadOut]
+) -> jax.Array:
+    """Read-outs of the residual stream after the last block that was run, [B, T, D], and after each at the last tokens, [depth, B, D]:
+    [R, B]. model: whose logits, and whose targets, they make."""
 
     def one(read_out: ReadOut) -> jax.Array:
         if isinstance(read_out, NextToken):
             return read_out.read(model.logits(config, states[-1]))
+        if isinstance(read_out, Contribution):
+            context = decoder.causal_context(config, x.shape[-2], x.dtype).at(read_out.layer)
+            return contributions.read_prompts(config, model.block(jnp.int32(read_out.layer)), read_out, x, context)
         return read_out.read(states[read_out.layer])
 
     return jnp.stack([one(read_out) for read_out in wanted])

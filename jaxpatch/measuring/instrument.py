@@ -1,5 +1,6 @@
 """The waist: all that scoring may ask of two models. Above this line nothing knows what a model is."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from jax.sharding import Mesh
 
 from jaxpatch.measuring import crossed, devices, effect, inputs, local, memory, read_outs, sweep
 from jaxpatch.measuring.downstream import Models
-from jaxpatch.measuring.read_outs import ReadOut
+from jaxpatch.measuring.read_outs import Contribution, ReadOut
 from jaxpatch.measuring.slopes import Cheap
 from jaxpatch.models import layout, prefix_tree
 from jaxpatch.models.checkpoints import Pair
@@ -105,8 +106,9 @@ def of_pair(
     asked = tuple(read_outs.checked_for(prompts, each, config) for each in read_outs.several(wanted))
     budget = memory.default_budget(pair.base) if budget is None else budget
     at_once = memory.prompts_at_once(config, prompts.tokens.shape[1], memory.itemsize_of(pair.base), budget)
-    asked = _referring(pair, prompts, asked, at_once)
     host, donor = (pair.base, pair.special) if mode == "restoration" else (pair.special, pair.base)
+    asked = _referring(pair, prompts, asked, at_once)
+    asked = tuple(_holding(config, host, prompts, each, at_once) for each in asked)
     sign = 1 if mode == "restoration" else -1
     own_ends = exchange is not None and exchange.positions == "last"
     tree = prefix_tree.of_prompts(np.asarray(prompts.tokens), np.asarray(prompts.lengths), own_ends=own_ends)
@@ -116,8 +118,10 @@ def of_pair(
     partition = components.of_decoder(pair.base) if exchange is None else exchanges.of_decoder(pair.base)
 
     def reads(side: Params) -> np.ndarray:
+        whole = tuple(read_outs.unheld(each) for each in asked)
+
         def of_some(rows: np.ndarray) -> jax.Array:
-            return _reads(config, side, prompts.rows(rows), tuple(each.rows(rows) for each in asked))
+            return _reads(config, side, prompts.rows(rows), tuple(each.rows(rows) for each in whole))
 
         return in_groups(of_some, prompts.tokens.shape[0], at_once).reshape(-1)
 
@@ -267,6 +271,18 @@ def _referring(pair: Pair, prompts: inputs.Inputs, asked: tuple[ReadOut, ...], a
     )
 
 
+def _holding(config, host: Params, prompts: inputs.Inputs, read_out: ReadOut, at_once: int) -> ReadOut:
+    """A contribution through one input alone, with the host's own stream for the others."""
+    if not isinstance(read_out, Contribution) or read_out.through == "all":
+        return read_out
+
+    def entering(rows: np.ndarray) -> jax.Array:
+        return jnp.moveaxis(_entering(config, host, prompts.rows(rows), read_out.layer), 0, -1)
+
+    held = np.moveaxis(in_groups(entering, prompts.tokens.shape[0], at_once), -1, 0)
+    return dataclasses.replace(read_out, held=jnp.asarray(held))
+
+
 def _seen(name: str, kind: components.Kind, config, read_out: ReadOut) -> np.ndarray:
     seen = np.zeros(kind.shape, bool)
     if kind.axes[0] == "layer":
@@ -286,6 +302,12 @@ def _whole(effects: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 @functools.partial(jax.jit, static_argnums=0)
 def _reads(config, params, prompts: inputs.Inputs, asked: tuple[ReadOut, ...]) -> jax.Array:
     return effect.reads(config, effect.unpatched(params), prompts, asked)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _entering(config, params, prompts: inputs.Inputs, layer: int) -> jax.Array:
+    model = effect.unpatched(params)
+    return effect.run(config, model, prompts, model.embedded(config, prompts.tokens), 0, layer)[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -17,6 +17,9 @@ from jaxpatch.trees.fingerprint import fingerprint
 
 READ_OUTS = ("projection", "cosine", "centred")
 NEXT_TOKEN = ("kl", "log_prob")
+TARGETS = ("head", "neuron", "attention", "mlp")
+"""Kinds whose contribution can be read."""
+THROUGH = ("all", "query", "key", "value")
 
 
 @flax.struct.dataclass
@@ -90,20 +93,78 @@ class NextToken:
         return dataclasses.replace(self, reference=jax.nn.log_softmax(layers.at_least_float32(special_logits)))
 
 
-ReadOut = Anchor | NextToken
+class UnheardError(ValueError):
+    """A target to which nothing listens."""
+
+
+@flax.struct.dataclass
+class Contribution:
+    """What one component, a target, writes into the residual stream, along where it is listened to:
+    ``sum_t <written(t), along(t)>``. What its attention or MLP writes is meant, before any norm behind it. `contributions.of_target`
+    makes one.
+
+    kind, index: the target, of `TARGETS`, as (layer, ...). along: [B, T, D], 0 where nothing listens. through: by which of a head's
+    inputs a patch may reach it (path patching): "all", or "query", "key" or "value", the others being held at the host's own. held: the
+    host's stream entering the target's block, [B, T, D]; the instrument fills it in.
+    """
+
+    along: Any
+    kind: str = flax.struct.field(pytree_node=False)
+    index: tuple[int, ...] = flax.struct.field(pytree_node=False)
+    through: str = flax.struct.field(pytree_node=False, default="all")
+    held: Any = None
+
+    @property
+    def layer(self) -> int:
+        """The target's own."""
+        return self.index[0]
+
+    @property
+    def name(self) -> str:
+        """>>> Contribution(None, "head", (3, 1)).name
+        'head 3.1'
+        """
+        return f"{self.kind} {'.'.join(map(str, self.index))}"
+
+    def rows(self, which: Any) -> "Contribution":
+        """For some of the prompts."""
+        held = None if self.held is None else self.held[which]
+        return dataclasses.replace(self, along=self.along[which], held=held)
+
+
+ReadOut = Anchor | NextToken | Contribution
 """What maps a run of the model on each prompt to one number."""
 
 
 def depth(config: DecoderConfig, read_outs: Sequence[ReadOut]) -> int:
-    """Blocks that must run before all of these can be read."""
-    return max(config.layers if isinstance(r, NextToken) else r.layer + 1 for r in read_outs)
+    """Blocks that must run before all of these can be read. A target's own block is not among them: it is read from what enters."""
+
+    def blocks(read_out: ReadOut) -> int:
+        if isinstance(read_out, NextToken):
+            return config.layers
+        return read_out.layer + 1 if isinstance(read_out, Anchor) else read_out.layer
+
+    return max(map(blocks, read_outs))
+
+
+def unheld(read_out: ReadOut) -> ReadOut:
+    """A contribution through all of its target's inputs: what both ends of a pair are read by. Others as they are."""
+    if not isinstance(read_out, Contribution):
+        return read_out
+    return dataclasses.replace(read_out, through="all", held=None)
 
 
 def several(wanted: Any) -> tuple[ReadOut, ...]:
-    """One read-out or some, as a tuple. Raises ValueError where there is none, or something else."""
+    """One read-out or some, as a tuple. Raises ValueError where there is none, or something else, or what cannot be read together."""
     asked = tuple(wanted) if isinstance(wanted, Iterable) else (wanted,)
     if not asked or not all(isinstance(each, ReadOut) for each in asked):
-        raise ValueError(f"read-outs: wanted an Anchor, a NextToken, or several; got {wanted!r}.")
+        raise ValueError(f"read-outs: wanted an Anchor, a NextToken, a Contribution, or several; got {wanted!r}.")
+    targets = [each for each in asked if isinstance(each, Contribution)]
+    if targets and (len(targets) < len(asked) or len({each.layer for each in targets}) > 1):
+        names = ", ".join(each.name if isinstance(each, Contribution) else type(each).__name__ for each in asked)
+        raise ValueError(
+            f"read-outs: contributions are read together with others of their own layer, and nothing else; got {names}. Ask apart."
+        )
     return asked
 
 
@@ -114,6 +175,8 @@ def described(read_out: ReadOut) -> str:
     'projection after block 1'
     """
     own = fingerprint({str(number): leaf for number, leaf in enumerate(jax.tree.leaves(read_out))})
+    if isinstance(read_out, Contribution):
+        return f"contribution of {read_out.name} through {read_out.through} ({own})"
     where = f"after block {read_out.layer}" if isinstance(read_out, Anchor) else "of the next token"
     return f"{read_out.read_out} {where} ({own})"
 
@@ -122,6 +185,8 @@ def checked_for(inputs: Inputs, read_out: ReadOut, config: DecoderConfig) -> Rea
     """A read-out for these inputs, its arrays on the device. Raises ValueError with every fault."""
     if isinstance(read_out, NextToken):
         return _checked_next_token(read_out, config, inputs.tokens.shape[0])
+    if isinstance(read_out, Contribution):
+        return _checked_contribution(read_out, config, inputs.tokens.shape)
     return checked(read_out, config)
 
 
@@ -145,6 +210,43 @@ def _checked_next_token(read_out: NextToken, config: DecoderConfig, batch: int) 
             f"next token: reference is {given.dtype} {given.shape}; wanted one token id a prompt, ({batch},), 0 to {config.vocab - 1}."
         )
     return dataclasses.replace(read_out, reference=jnp.asarray(given, jnp.int32))
+
+
+def _checked_contribution(target: Contribution, config: DecoderConfig, shape: tuple[int, ...]) -> Contribution:
+    faults = target_faults(target.kind, target.index, config)
+    if target.through not in THROUGH:
+        faults.append(f"through {target.through!r}; wanted one of {', '.join(THROUGH)}")
+    elif target.through != "all" and target.kind not in ("head", "attention"):
+        faults.append(f"through {target.through!r}: only heads and attention have such inputs; wanted 'all'")
+    along = np.asarray(target.along)
+    if along.shape != (*shape, config.width):
+        faults.append(
+            f"along has shape {along.shape}; wanted {(*shape, config.width)}, one direction a token of these prompts"
+        )
+    elif not np.isfinite(along).all():
+        faults.append("along holds NaN or infinity")
+    if faults:
+        raise ValueError(f"contribution of {target.name}: " + "; ".join(faults) + ".")
+    if not along.any():
+        raise UnheardError(f"contribution of {target.name}: along is 0 everywhere, so nothing listens to what it writes.")
+    return dataclasses.replace(target, along=jnp.asarray(along), index=tuple(map(int, target.index)))
+
+
+def target_faults(kind: str, index: Sequence[int], config: DecoderConfig) -> list[str]:
+    """What is wrong with a target."""
+    sizes = {"head": (config.layers, config.heads), "neuron": (config.layers, config.neurons)}
+    shape = sizes.get(kind, (config.layers,))
+    if kind not in TARGETS:
+        return [f"kind {kind!r}; wanted one of {', '.join(TARGETS)}"]
+    if kind == "neuron" and config.experts:
+        return ["neurons of experts cannot be targets; wanted one of head, attention, mlp"]
+    is_place = len(index) == len(shape) and all(isinstance(n, int | np.integer) for n in index)
+    if not is_place or not all(0 <= n < size for n, size in zip(index, shape, strict=True)):
+        ends = ", ".join(f"0 to {size - 1}" for size in shape)
+        return [f"index {tuple(index)}; wanted {len(shape)} whole numbers: {ends}"]
+    if index[0] == 0:
+        return ["nothing but embeddings stands below block 0; wanted a target in a higher one"]
+    return []
 
 
 def checked(anchor: Anchor, config: DecoderConfig) -> Anchor:

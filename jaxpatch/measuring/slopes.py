@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxpatch.measuring import local, read_outs
+from jaxpatch.measuring import contributions, local, read_outs
 from jaxpatch.measuring.downstream import Models
-from jaxpatch.measuring.read_outs import NextToken
+from jaxpatch.measuring.read_outs import Contribution, NextToken
 from jaxpatch.models import decoder, experts, layers
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.patching import blend, components
@@ -266,6 +266,10 @@ def at_the_top(config: DecoderConfig, models: Models, after: Float[Array, "B T D
     (read_out,) = models.read_outs
 
     def read(x: jax.Array) -> jax.Array:
+        if isinstance(read_out, Contribution):
+            context = decoder.causal_context(config, x.shape[-2], x.dtype).at(read_out.layer)
+            weights = decoder.layer_of(models.host, read_out.layer)
+            return contributions.read_prompts(config, weights, read_out, x, context).sum()
         state = decoder.take(x, models.inputs.lengths - 1)[:, 0]
         if isinstance(read_out, NextToken):
             state = decoder.apply(config, models.host, state, method="read_out")

@@ -49,12 +49,14 @@ class PrefixTree(NamedTuple):
     """Prompts without repetition.
 
     tokens, positions: of each node; a node comes after all that it can see.
-    last: the node of each prompt's last token. inside: attention among the nodes. ends: attention of the last tokens alone.
+    last: the node of each prompt's last token. paths: the node at each position of the padded prompts; at padding, the last one.
+    inside: attention among the nodes. ends: attention of the last tokens alone.
     """
 
     tokens: Int[Array, " M"]
     positions: Int[Array, " M"]
     last: Int[Array, " B"]
+    paths: Int[Array, "B T"]
     inside: Tiles
     ends: Tiles
 
@@ -88,6 +90,7 @@ def of_prompts(tokens: np.ndarray, lengths: np.ndarray, *, own_ends: bool = Fals
         tokens=token_of,
         positions=position_of,
         last=jnp.asarray([path[-1] for path in paths], jnp.int32),
+        paths=jnp.asarray([path + path[-1:] * (tokens.shape[1] - len(path)) for path in paths], jnp.int32),
         inside=_tiles(
             [(path, node_row) for path, row in zip(paths, owned, strict=True) for node_row in _cut(row, owned)]
         ),

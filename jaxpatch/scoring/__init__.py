@@ -21,9 +21,11 @@ ACTIVATION_METHODS: dict[str, Method] = {
     "screened_activation": screened.effects,
 }
 
+AS_CAREFUL = dict.fromkeys(METHODS, "attribution") | {"exact": "activation", "screened": "screened_activation"}
+"""Of E_w's methods -> the one of E_a that is as good."""
 EXACT = ("exact", "activation")
 """Those that truly replace everything."""
 SCREENED = ("screened", "screened_activation")
 """Those that truly replace some."""
 
-__all__ = ["ACTIVATION_METHODS", "EXACT", "METHODS", "SCREENED", "Answer", "Method"]
+__all__ = ["ACTIVATION_METHODS", "AS_CAREFUL", "EXACT", "METHODS", "SCREENED", "Answer", "Method"]

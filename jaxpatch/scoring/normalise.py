@@ -8,17 +8,21 @@ SMALLEST_GAP = 0.05
 NUM_RESAMPLES = 1000
 
 
+class NoGapError(ValueError):
+    """A read-out that does not tell two models apart."""
+
+
 def kept_inputs(gap: np.ndarray, base: np.ndarray) -> np.ndarray:
     """Which inputs have a gap worth dividing by: bool [B].
 
-    Raises: ValueError where there is none: the read-out does not separate these two models here.
+    Raises: NoGapError where there is none: the read-out does not separate these two models here.
     """
     scale = np.abs(base).max() + np.abs(gap).max()
     positive = gap[gap > 1e-5 * scale]
     if positive.size == 0:
         largest = gap[np.argmax(np.abs(gap))]
         hint = "its sign may be reversed" if largest < -1e-5 * scale else "the two models read alike"
-        raise ValueError(
+        raise NoGapError(
             f"no input has a positive gap F(special) - F(base): the largest in size is {largest:.3g}, where F itself reaches "
             f"{scale:.3g}. By this read-out nothing can be scored here: {hint}. Take another (fit_anchor finds a decoder's), or "
             "other inputs."

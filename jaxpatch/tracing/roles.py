@@ -152,7 +152,7 @@ def place(weights: Scores, activations: Scores, criteria: Criteria = DEFAULTS) -
 
 
 def _roles(weights: Scores, activations: Scores, kind: str, criteria: Criteria) -> np.ndarray:
-    is_source, is_passing = (_is_high(found, kind, criteria.share) for found in (weights, activations))
+    is_source, is_passing = (is_high(found, kind, criteria.share) for found in (weights, activations))
     is_own = weights.values[kind] >= criteria.own * activations.values[kind]
     roles = np.select(
         [is_passing & ~is_own, is_passing & is_own & is_source, is_passing, is_source],
@@ -161,8 +161,8 @@ def _roles(weights: Scores, activations: Scores, kind: str, criteria: Criteria) 
     return roles.astype(np.int8)
 
 
-def _is_high(found: Scores, kind: str, share: float) -> np.ndarray:
-    """With a single prompt there is no interval, and the score alone decides."""
+def is_high(found: Scores, kind: str, share: float) -> np.ndarray:
+    """Whether a score stands out of its kind: bool, of the kind's shape. With a single prompt there is no interval, and the score alone decides."""
     values, low = found.values[kind], found.low[kind]
     return (values > 0) & (values >= share * values.max()) & ~(low <= 0)
 

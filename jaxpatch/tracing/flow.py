@@ -1,0 +1,317 @@
+"""Who supplies whom: from a formed state back through the relays that aggregate it to the sources that make it.
+
+The state's suppliers are placed by E_w and E_a (`roles`). A relay among them becomes a target: what it contributes takes the place of
+the state, and its own suppliers are placed in the same way; and so on, until nothing stands out, little of the state is left, or the
+deepest level is reached. That suppliers are traced from aggregation heads back to sources is known (Sun et al., arXiv 2604.13694); the
+procedure, its stopping rule and the comparison with chance are ours.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+
+from jaxpatch.scoring.scores import Scores
+from jaxpatch.tracing import roles
+from jaxpatch.tracing.roles import Criteria
+
+STATE = ("state", ())
+"""The first node: what the anchor reads."""
+
+Component = tuple[str, tuple[int, ...]]
+"""A kind, and a place in it."""
+
+
+class Measured(NamedTuple):
+    """weights, activations: E_w and E_a of whatever may supply a target. own: how much of its contribution the target's own parameters
+    recover; NaN for the state, which has none."""
+
+    weights: Scores
+    activations: Scores
+    own: float = math.nan
+
+
+Measure = Callable[[tuple[Component, ...]], Measured | str]
+"""(targets, from the first below the state to the one that is asked of) -> its suppliers' scores; or why it has none."""
+
+
+class Rules(NamedTuple):
+    """When tracing goes on.
+
+    criteria: what stands out among the suppliers of one target. most: relays, and sources of each kind, that are kept of those at most.
+    least: of the state; a supplier is kept where it recovers so much of its target, and a relay is followed where its share of the
+        state, along the path by which it was found, is no less. levels: of targets below the state, at most.
+    """
+
+    criteria: Criteria = roles.DEFAULTS
+    most: int = 5
+    least: float = 0.05
+    levels: int = 2
+
+
+DEFAULTS = Rules()
+
+
+class Node(NamedTuple):
+    """A component, or the state. role: of `roles.ROLES`, as a supplier of the target by which it was found. level: 0 is the state.
+    share: of the state, along the path by which it was found. own: `Measured.own`. end: why it was not followed further; "" where it
+    was."""
+
+    kind: str
+    index: tuple[int, ...]
+    role: str
+    level: int
+    share: float
+    own: float
+    end: str
+
+    @property
+    def name(self) -> str:
+        """>>> Node("head", (3, 1), "relay", 1, 0.4, 0.0, "").name
+        'head 3.1'
+        """
+        return f"{self.kind} {'.'.join(map(str, self.index))}".strip()
+
+
+class Edge(NamedTuple):
+    """supplier, target: numbers of nodes. weights, activations: E_w and E_a of the supplier on the target's contribution, each as
+    (score, low, high) with a 95 % interval; NaN where it was not scored so."""
+
+    supplier: int
+    target: int
+    weights: tuple[float, float, float]
+    activations: tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow:
+    """What tracing found.
+
+    Attributes:
+        nodes: the state first, then level by level. edges: as they were found.
+        measured: number of a node -> the scores of its suppliers, for every node that was followed.
+        rules: by which.
+    """
+
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+    rules: Rules
+    measured: Mapping[int, Measured] = field(repr=False)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row an edge."""
+        rows = [
+            {
+                "supplier": self.nodes[edge.supplier].name,
+                "role": self.nodes[edge.supplier].role,
+                "target": self.nodes[edge.target].name,
+                "level": self.nodes[edge.target].level + 1,
+                **dict(zip(("E_w", "E_w low", "E_w high"), edge.weights, strict=True)),
+                **dict(zip(("E_a", "E_a low", "E_a high"), edge.activations, strict=True)),
+            }
+            for edge in self.edges
+        ]
+        names = ["supplier", "role", "target", "level", "E_w", "E_w low", "E_w high", "E_a", "E_a low", "E_a high"]
+        return pd.DataFrame(rows, columns=names)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The graph as arrays: of nodes "kind", "layer" (-1 for the state), "role", "level", "share", "own"; of edges "supplier" and
+        "target", and "E_w" and "E_a", [E, 3] each, score and interval."""
+        return {
+            "kind": np.array([node.kind for node in self.nodes]),
+            "layer": np.array([node.index[0] if node.index else -1 for node in self.nodes]),
+            "role": np.array([node.role for node in self.nodes]),
+            **{name: np.array([getattr(node, name) for node in self.nodes]) for name in ("level", "share", "own")},
+            **{name: np.array([getattr(edge, name) for edge in self.edges], int) for name in ("supplier", "target")},
+            "E_w": np.array([edge.weights for edge in self.edges]).reshape(-1, 3),
+            "E_a": np.array([edge.activations for edge in self.edges]).reshape(-1, 3),
+        }
+
+    def to_json(self) -> str:
+        """Nodes and edges, with null for what is not known."""
+        nodes = [{"name": node.name, **node._asdict()} for node in self.nodes]
+        edges = [edge._asdict() for edge in self.edges]
+        rules = {**self.rules._asdict(), "criteria": self.rules.criteria._asdict()}
+        return json.dumps(_known({"rules": rules, "nodes": nodes, "edges": edges}), indent=1)
+
+    def to_graphml(self) -> str:
+        """For Gephi, yEd, NetworkX. What is not known has no data element."""
+        root = ElementTree.Element("graphml", xmlns="http://graphml.graphdrawing.org/xmlns")
+        of_nodes = {name: getattr(self.nodes[0], name) for name in ("name", "kind", "role", "level", "share", "own")}
+        names = ("E_w", "E_w_low", "E_w_high", "E_a", "E_a_low", "E_a_high")
+        for domain, keys in (("node", of_nodes), ("edge", dict.fromkeys(names, 0.0))):
+            for name, value in keys.items():
+                kind = {str: "string", int: "int"}.get(type(value), "double")
+                ElementTree.SubElement(root, "key", {"id": name, "for": domain, "attr.name": name, "attr.type": kind})
+        graph = ElementTree.SubElement(root, "graph", edgedefault="directed")
+
+        def data(element: ElementTree.Element, values: Mapping[str, object]) -> None:
+            for name, value in values.items():
+                if _known(value) is not None:
+                    ElementTree.SubElement(element, "data", key=name).text = str(value)
+
+        for number, node in enumerate(self.nodes):
+            element = ElementTree.SubElement(graph, "node", id=f"n{number}")
+            data(element, {name: getattr(node, name) for name in of_nodes})
+        for edge in self.edges:
+            ends = {"source": f"n{edge.supplier}", "target": f"n{edge.target}"}
+            element = ElementTree.SubElement(graph, "edge", ends)
+            data(element, dict(zip(names, (*edge.weights, *edge.activations), strict=True)))
+        ElementTree.indent(root)
+        return ElementTree.tostring(root, encoding="unicode")
+
+    def overlap(self) -> pd.DataFrame:
+        """How many of the sources that tracing found are among the first by E_w for the state itself: one row a kind.
+
+        As many are taken from the ranking as were found, among the components that stand below the highest target. Columns: kind,
+        traced, candidates, shared, share; chance, the share to be expected of so many drawn at random; p, of so many shared or more.
+
+        References: Sun et al., arXiv 2604.13694, who report 75 % over neurons; the comparison with chance is ours.
+        """
+        rows, state = [], self.measured[0].weights
+        followed = [self.nodes[number].index[0] for number in self.measured if number]
+        for kind, values in state.values.items():
+            found = {
+                self.nodes[edge.supplier].index
+                for edge in self.edges
+                if edge.target and self.nodes[edge.supplier].kind == kind and _is_high(edge.weights, self.rules)
+            }
+            if not found:
+                continue
+            below = values[: max(followed)]
+            best = np.argsort(-below.ravel(), kind="stable")[: len(found)]
+            ranked = {tuple(map(int, np.unravel_index(place, below.shape))) for place in best}
+            shared, number = len(found & ranked), below.size
+            rows.append(
+                {
+                    "kind": kind,
+                    "traced": len(found),
+                    "candidates": number,
+                    "shared": shared,
+                    "share": shared / len(found),
+                    "chance": len(found) / number,
+                    "p": at_least(shared, len(found), number),
+                }
+            )
+        return pd.DataFrame(rows, columns=["kind", "traced", "candidates", "shared", "share", "chance", "p"])
+
+
+def at_least(shared: int, drawn: int, number: int) -> float:
+    """The probability that two draws of so many out of a number share so many or more.
+
+    >>> at_least(0, 3, 10), round(at_least(2, 2, 4), 4)
+    (1.0, 0.1667)
+    """
+    ways = sum(math.comb(drawn, k) * math.comb(number - drawn, drawn - k) for k in range(shared, drawn + 1))
+    return ways / math.comb(number, drawn)
+
+
+def follow(
+    measure: Measure, rules: Rules = DEFAULTS, *, targets: Sequence[str] = ("head", "neuron", "attention", "mlp")
+) -> Flow:
+    """Trace from the state back.
+
+    Args:
+        measure: what says how much each component supplies to a target. It is asked once for each.
+        targets: kinds that can be followed.
+
+    Raises: ValueError where not even the state's suppliers can be measured.
+    """
+    nodes = [Node(*STATE, role="state", level=0, share=1.0, own=math.nan, end="")]
+    numbers: dict[Component, int] = {STATE: 0}
+    edges: list[Edge] = []
+    measured: dict[int, Measured] = {}
+    waiting: list[tuple[int, tuple[Component, ...]]] = [(0, ())]
+    while waiting:
+        number, chain = waiting.pop(0)
+        target, found = nodes[number], measure(chain)
+        if isinstance(found, str):
+            if not number:
+                raise ValueError(f"the state has no suppliers to trace: {found}")
+            nodes[number] = target._replace(end=found)
+            continue
+        measured[number] = found
+        suppliers = _suppliers(found, rules)
+        nodes[number] = target._replace(own=found.own, end="" if suppliers else "no supplier stands out")
+        for component, role, weights, activations in suppliers:
+            is_relay = role in ("relay", "both")
+            if component not in numbers:
+                share = target.share * (activations if is_relay else weights)[0]
+                end = _end(component, role, share, target.level + 1, rules, targets)
+                numbers[component] = len(nodes)
+                nodes.append(Node(*component, role, target.level + 1, share, math.nan, end))
+                if not end:
+                    waiting.append((numbers[component], (*chain, component)))
+            edges.append(Edge(numbers[component], number, weights, activations))
+    return Flow(nodes=tuple(nodes), edges=tuple(edges), rules=rules, measured=measured)
+
+
+def _end(
+    component: Component, role: str, share: float, level: int, rules: Rules, targets: Sequence[str]
+) -> str:
+    """Why a supplier is not followed; "" where it is."""
+    kind, index = component
+    if role == "source":
+        return "a source"
+    if kind not in targets:
+        return f"contributions of {kind} are not read"
+    if index[0] == 0:
+        return "nothing but embeddings stands below block 0"
+    if level > rules.levels:
+        return "the deepest level"
+    return f"its share of the state is below {rules.least:g}" if share < rules.least else ""
+
+
+Supplier = tuple[Component, str, tuple[float, float, float], tuple[float, float, float]]
+
+
+def _suppliers(found: Measured, rules: Rules) -> list[Supplier]:
+    """What stands out and recovers enough: relays first, then sources, each from the strongest down."""
+    made = []
+    for kind, number in _roles(found, rules.criteria).items():
+        for index in map(tuple, np.argwhere(number).tolist()):
+            role = roles.ROLES[number[index]]
+            weights, activations = (_score(each, kind, index) for each in (found.weights, found.activations))
+            size = (weights if role == "source" else activations)[0]
+            if size >= rules.least:
+                made.append((size, ((kind, index), role, weights, activations)))
+    made.sort(key=lambda each: -each[0])
+    every = [supplier for _, supplier in made]
+    relays = [each for each in every if each[1] != "source"][: rules.most]
+    sources = [each for each in every if each[1] == "source"]
+    first = {kind: [each for each in sources if each[0][0] == kind][: rules.most] for kind in found.weights.values}
+    return relays + [each for each in sources if each in first[each[0][0]]]
+
+
+def _roles(found: Measured, criteria: Criteria) -> dict[str, np.ndarray]:
+    """Of every kind whose parameters were scored. Where activations were not, nothing can be known of relays."""
+    both = any(kind in found.activations.values for kind in found.weights.values)
+    placed = dict(roles.place(found.weights, found.activations, criteria).roles) if both else {}
+    for kind in found.weights.values.keys() - placed.keys():
+        placed[kind] = np.where(roles.is_high(found.weights, kind, criteria.share), roles.ROLES.index("source"), 0)
+    return placed
+
+
+def _is_high(weights: tuple[float, float, float], rules: Rules) -> bool:
+    return weights[0] >= rules.least and not weights[1] <= 0
+
+
+def _score(found: Scores, kind: str, index: tuple[int, ...]) -> tuple[float, float, float]:
+    if kind not in found.values:
+        return (math.nan,) * 3
+    value, low, high = (float(each[kind][index]) for each in (found.values, found.low, found.high))
+    return value, low, high
+
+
+def _known(value):
+    """With None for NaN, wherever it is."""
+    if isinstance(value, Mapping):
+        return {name: _known(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_known(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
