@@ -23,9 +23,10 @@ from jaxpatch.models.checkpoints import CheckpointError, Pair, load_pair
 from jaxpatch.models.saving import save_adapter, save_checkpoint, save_orbax
 from jaxpatch.patching.blend import patch
 from jaxpatch.patching.patterns import partition
-from jaxpatch.pipeline import gates, generate, score, score_each, validate
+from jaxpatch.pipeline import gates, generate, score, score_each, trace, validate
 from jaxpatch.resume import DifferentRunError, Journal
 from jaxpatch.scoring.scores import Scores
+from jaxpatch.tracing.flow import Flow, Rules
 from jaxpatch.tracing.roles import Criteria, Roles, place
 
 __version__ = "0.1.0"
@@ -37,11 +38,13 @@ __all__ = [
     "Contribution",
     "Criteria",
     "DifferentRunError",
+    "Flow",
     "Inputs",
     "Journal",
     "NextToken",
     "Pair",
     "Roles",
+    "Rules",
     "Scores",
     "TreePair",
     "contribution",
@@ -58,5 +61,6 @@ __all__ = [
     "save_orbax",
     "score",
     "score_each",
+    "trace",
     "validate",
 ]

@@ -315,7 +315,7 @@ def trace(
 
     Returns: a `Flow`.
 
-    Raises: KeyError, ValueError for what `score` refuses, and where the state has no suppliers to trace.
+    Raises: ValueError for bad options, all at once, and where the state itself is no larger in special than in base.
 
     References: Sun et al., arXiv 2604.13694; the procedure is ours.
 
@@ -328,16 +328,22 @@ def trace(
         [['head 1.0', 'relay', 'state'], ['neuron 0.0', 'source', 'state'], ['neuron 0.0', 'source', 'head 1.0']]
     """
     if not isinstance(pair, Pair):
-        raise ValueError("trace: contributions are read in decoders; a TreePair has none. Score it with read-outs of your own.")
-    options = Options(top=top, aggregate=aggregate, seed=seed, progress=progress)
-    if method not in METHODS:
-        raise KeyError(f"method {method!r}; wanted one of {', '.join(METHODS)}.")
-    passed = AS_CAREFUL[method]
-    for kinds, by in ((sources, method), (relays, passed)):
-        exchange = exchanges.Exchange(site, positions)
-        _refuse_bad_options(
-            pair, inputs, (anchor,), kinds, by, "restoration", exchange, (), options, memory, None, sweep.FORGETFUL
+        raise ValueError(
+            "trace: contributions are read in decoders; a TreePair has none. Score it with read-outs of your own."
         )
+    options = Options(top=top, aggregate=aggregate, seed=seed, progress=progress)
+    crossing, passed = exchanges.Exchange(site, positions), AS_CAREFUL.get(method, "activation")
+    faults = flow.faults(rules) + targets.path_faults(path)
+    if method in ACTIVATION_METHODS:
+        faults.append(f"method {method!r} is of activations; wanted one of {', '.join(METHODS)}.")
+    for kinds, by, exchange in ((sources, method, exchanges.Exchange()), (relays, passed, crossing)):
+        asked = kinds, by, "restoration", exchange, (), options, memory, None, sweep.FORGETFUL
+        try:
+            _refuse_bad_options(pair, inputs, (anchor,), *asked)
+        except (KeyError, ValueError) as error:
+            faults.append(str(error.args[0]))
+    if faults:
+        raise ValueError("trace:\n" + "\n".join(dict.fromkeys(faults)))
     listened: dict[tuple[flow.Component, ...], ReadOut] = {(): anchor}
 
     def measure(chain: tuple[flow.Component, ...]) -> flow.Measured | str:
@@ -350,8 +356,7 @@ def trace(
                 return "nothing listens to what it writes"
         asked = listened[chain]
         tool, crossed = (
-            instrument.of_pair(pair, inputs, asked, exchange=exchange, budget=memory)
-            for exchange in (None, exchanges.Exchange(site, positions))
+            instrument.of_pair(pair, inputs, asked, exchange=exchange, budget=memory) for exchange in (None, crossing)
         )
         try:
             is_kept = normalise.kept_inputs(tool.gap, tool.base)

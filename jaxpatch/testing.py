@@ -69,17 +69,21 @@ WRITTEN, STATE = 0, 1
 """Axes of the residual stream of `relay_pair`: what sources write, and the state that the relay writes from it."""
 
 
-def relay_pair(written: Sequence[float] = (1.0,)):
+def relay_pair(written: Sequence[float] = (1.0,), *, hops: int = 1):
     """A hierarchy made by hand: neurons write, a head passes on what they wrote, and the state is what that head writes.
 
     In block 0 each neuron j is active on every token, and in special, and there alone, writes ``written[j]`` along `WRITTEN`. Head
     (1, 0), the same in both models, takes that up from all tokens and writes it along `STATE`, where nothing else writes. So neurons
     are the sources of the state, each with its share of the sum, however they add up or cancel; and the head is a relay: its
-    activation carries all of it, its parameters nothing.
+    activation carries all of it, its parameters nothing. Where what is written is far longer than the rest of the stream, 200 or so,
+    the norm lets no more than one of them through: then each source is enough, and none is needed.
 
-    Args: written: of each neuron. Their sum must not be 0.
+    Args:
+        written: of each neuron. Their sum must not be 0.
+        hops: relays in a row, 1 to 5. Head (n, 0) passes on what the one below it wrote, from axis n - 1 to axis n; the last one's is
+            the state.
 
-    Returns: a `Pair` to be read along ``Anchor(layer=1, direction=jnp.eye(8)[STATE])``.
+    Returns: a `Pair` to be read along ``Anchor(layer=hops, direction=jnp.eye(8)[hops])``, `STATE` where there is one.
 
     Example:
         >>> import jaxpatch as jp
@@ -88,15 +92,17 @@ def relay_pair(written: Sequence[float] = (1.0,)):
         >>> found.values["head"].round(4).tolist()
         [[0.0, 0.0], [1.0, 0.0]]
     """
-    shape = dict(layers=2, width=8, heads=2, kv_heads=2, head_width=4, neurons=len(written), gated=False)
+    shape = dict(layers=hops + 1, width=8, heads=2, kv_heads=2, head_width=4, neurons=len(written), gated=False)
     config = tiny_config(activation="relu", **shape)
     shapes = paths.flatten(jax.eval_shape(functools.partial(decoder.init, config), jax.random.key(0)))
     base = {path: np.full(leaf.shape, float(path.endswith("scale")), np.float32) for path, leaf in shapes.items()}
     # so long that what is written hardly changes the norms, and effects add up
-    base["embed/kernel"][:, 2:] = 100 * (1 + np.abs(np.random.default_rng(0).standard_normal((config.vocab, 6))))
-    base["layers/mlp/up/kernel"][0, 2:] = 0.1
-    base["layers/attn/v/kernel"][1, WRITTEN, 0, 0] = 1
-    base["layers/attn/o/kernel"][1, 0, 0, STATE] = 1
+    others = 100 * (1 + np.abs(np.random.default_rng(0).standard_normal((config.vocab, 6))))
+    base["embed/kernel"][:, hops + 1 :] = others[:, hops - 1 :]
+    base["layers/mlp/up/kernel"][0, hops + 1 :] = 0.1
+    for hop in range(1, hops + 1):
+        base["layers/attn/v/kernel"][hop, hop - 1, 0, 0] = 1
+        base["layers/attn/o/kernel"][hop, 0, 0, hop] = 1
     special = {path: leaf.copy() for path, leaf in base.items()}
     special["layers/mlp/down/kernel"][0, :, WRITTEN] = written
     sides = (paths.unflatten(jax.tree.map(jnp.asarray, side)) for side in (base, special))

@@ -228,7 +228,9 @@ def _checked_contribution(target: Contribution, config: DecoderConfig, shape: tu
     if faults:
         raise ValueError(f"contribution of {target.name}: " + "; ".join(faults) + ".")
     if not along.any():
-        raise UnheardError(f"contribution of {target.name}: along is 0 everywhere, so nothing listens to what it writes.")
+        raise UnheardError(
+            f"contribution of {target.name}: along is 0 everywhere, so nothing listens to what it writes."
+        )
     return dataclasses.replace(target, along=jnp.asarray(along), index=tuple(map(int, target.index)))
 
 

@@ -2,8 +2,8 @@
 
 A state is made by components that read what others wrote. To ask who supplies one of them, its own contribution is read in place of
 the state: what it writes, token by token, along the gradient of the read-out above it. For the anchor's own direction, ``<out_t, u>``,
-that is known (Sun et al., arXiv 2604.13694); targets further down, read in the same way for the target above them, and gradients through
-the blocks between, are ours. A gradient is taken in base's run and then stays as it is, so that contributions add up.
+that is known (Sun et al., arXiv 2604.13694); targets further down, read in the same way for the target above them, and gradients
+through the blocks between, are ours. A gradient is taken in base's run and then stays as it is, so that contributions add up.
 """
 
 import functools
@@ -67,6 +67,11 @@ def contribution(
     return read_outs.checked_for(prompts, Contribution(along, kind, index, through), pair.config)
 
 
+def path_faults(path: str) -> list[str]:
+    """What is wrong with one."""
+    return [] if path in PATHS else [f"path {path!r}; wanted one of {', '.join(PATHS)}"]
+
+
 def listening(
     config: DecoderConfig,
     params: Params,
@@ -87,8 +92,7 @@ def listening(
         faults.append(
             f"index {index}: block {index[0]} stands no lower than what it would supply; wanted one below {depth}"
         )
-    if path not in PATHS:
-        faults.append(f"path {path!r}; wanted one of {', '.join(PATHS)}")
+    faults += path_faults(path)
     if faults:
         raise ValueError(f"target {kind} {'.'.join(map(str, index))}: " + "; ".join(faults) + ".")
     batch, tokens = prompts.tokens.shape

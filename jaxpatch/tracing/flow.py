@@ -57,6 +57,25 @@ class Rules(NamedTuple):
 DEFAULTS = Rules()
 
 
+def faults(rules: Rules) -> list[str]:
+    """What is wrong with some.
+
+    >>> faults(Rules(most=0))
+    ['rules.most: wanted at least 1; got 0.']
+    """
+    found = [
+        f"rules.{name}: wanted at least {fewest}; got {getattr(rules, name)!r}."
+        for name, fewest in (("most", 1), ("levels", 0))
+        if getattr(rules, name) < fewest
+    ]
+    shares = {"least": rules.least} | {f"criteria.{name}": value for name, value in rules.criteria._asdict().items()}
+    return found + [
+        f"rules.{name}: wanted a share from 0 to 1; got {value!r}."
+        for name, value in shares.items()
+        if not 0 <= value <= 1
+    ]
+
+
 class Node(NamedTuple):
     """A component, or the state. role: of `roles.ROLES`, as a supplier of the target by which it was found. level: 0 is the state.
     share: of the state, along the path by which it was found. own: `Measured.own`. end: why it was not followed further; "" where it
@@ -103,8 +122,28 @@ class Flow:
     rules: Rules
     measured: Mapping[int, Measured] = field(repr=False)
 
+    @property
+    def direct(self) -> np.ndarray:
+        """What of each edge does not pass through a relay that was followed: [E].
+
+        Totals are sums over paths, so ``direct(s, t) = total(s, t) - sum_r total(s, r) direct(r, t)`` over the relays r between them;
+        totals are E_w of a source and E_a of a relay. Exact where effects add up. Ours.
+        """
+        out = np.zeros(len(self.edges))
+        totals = {
+            (e.supplier, e.target): (e.weights if self.nodes[e.supplier].role == "source" else e.activations)[0]
+            for e in self.edges
+        }
+        order = sorted(range(len(self.edges)), key=lambda number: -self.nodes[self.edges[number].supplier].index[0])
+        found: dict[tuple[int, int], float] = {}
+        for number in order:  # from the highest supplier down, so that what stands between is known
+            supplier, target = ends = self.edges[number][:2]
+            through = sum(totals.get((supplier, r), 0.0) * own for (r, t), own in found.items() if t == target)
+            out[number] = found[ends] = totals[ends] - through
+        return out
+
     def to_frame(self) -> pd.DataFrame:
-        """One row an edge."""
+        """One row an edge: supplier, role, target, level, E_w and E_a on the target with their intervals, and `direct`."""
         rows = [
             {
                 "supplier": self.nodes[edge.supplier].name,
@@ -113,21 +152,24 @@ class Flow:
                 "level": self.nodes[edge.target].level + 1,
                 **dict(zip(("E_w", "E_w low", "E_w high"), edge.weights, strict=True)),
                 **dict(zip(("E_a", "E_a low", "E_a high"), edge.activations, strict=True)),
+                "direct": direct,
             }
-            for edge in self.edges
+            for edge, direct in zip(self.edges, self.direct, strict=True)
         ]
-        names = ["supplier", "role", "target", "level", "E_w", "E_w low", "E_w high", "E_a", "E_a low", "E_a high"]
+        names = ["supplier", "role", "target", "level"]
+        names += ["E_w", "E_w low", "E_w high", "E_a", "E_a low", "E_a high", "direct"]
         return pd.DataFrame(rows, columns=names)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The graph as arrays: of nodes "kind", "layer" (-1 for the state), "role", "level", "share", "own"; of edges "supplier" and
-        "target", and "E_w" and "E_a", [E, 3] each, score and interval."""
+        "target", "direct", and "E_w" and "E_a", [E, 3] each, score and interval."""
         return {
             "kind": np.array([node.kind for node in self.nodes]),
             "layer": np.array([node.index[0] if node.index else -1 for node in self.nodes]),
             "role": np.array([node.role for node in self.nodes]),
             **{name: np.array([getattr(node, name) for node in self.nodes]) for name in ("level", "share", "own")},
             **{name: np.array([getattr(edge, name) for edge in self.edges], int) for name in ("supplier", "target")},
+            "direct": self.direct,
             "E_w": np.array([edge.weights for edge in self.edges]).reshape(-1, 3),
             "E_a": np.array([edge.activations for edge in self.edges]).reshape(-1, 3),
         }
@@ -135,7 +177,7 @@ class Flow:
     def to_json(self) -> str:
         """Nodes and edges, with null for what is not known."""
         nodes = [{"name": node.name, **node._asdict()} for node in self.nodes]
-        edges = [edge._asdict() for edge in self.edges]
+        edges = [edge._asdict() | {"direct": own} for edge, own in zip(self.edges, self.direct.tolist(), strict=True)]
         rules = {**self.rules._asdict(), "criteria": self.rules.criteria._asdict()}
         return json.dumps(_known({"rules": rules, "nodes": nodes, "edges": edges}), indent=1)
 
@@ -143,7 +185,7 @@ class Flow:
         """For Gephi, yEd, NetworkX. What is not known has no data element."""
         root = ElementTree.Element("graphml", xmlns="http://graphml.graphdrawing.org/xmlns")
         of_nodes = {name: getattr(self.nodes[0], name) for name in ("name", "kind", "role", "level", "share", "own")}
-        names = ("E_w", "E_w_low", "E_w_high", "E_a", "E_a_low", "E_a_high")
+        names = ("E_w", "E_w_low", "E_w_high", "E_a", "E_a_low", "E_a_high", "direct")
         for domain, keys in (("node", of_nodes), ("edge", dict.fromkeys(names, 0.0))):
             for name, value in keys.items():
                 kind = {str: "string", int: "int"}.get(type(value), "double")
@@ -158,10 +200,10 @@ class Flow:
         for number, node in enumerate(self.nodes):
             element = ElementTree.SubElement(graph, "node", id=f"n{number}")
             data(element, {name: getattr(node, name) for name in of_nodes})
-        for edge in self.edges:
+        for edge, direct in zip(self.edges, self.direct.tolist(), strict=True):
             ends = {"source": f"n{edge.supplier}", "target": f"n{edge.target}"}
             element = ElementTree.SubElement(graph, "edge", ends)
-            data(element, dict(zip(names, (*edge.weights, *edge.activations), strict=True)))
+            data(element, dict(zip(names, (*edge.weights, *edge.activations, direct), strict=True)))
         ElementTree.indent(root)
         return ElementTree.tostring(root, encoding="unicode")
 
@@ -251,9 +293,7 @@ def follow(
     return Flow(nodes=tuple(nodes), edges=tuple(edges), rules=rules, measured=measured)
 
 
-def _end(
-    component: Component, role: str, share: float, level: int, rules: Rules, targets: Sequence[str]
-) -> str:
+def _end(component: Component, role: str, share: float, level: int, rules: Rules, targets: Sequence[str]) -> str:
     """Why a supplier is not followed; "" where it is."""
     kind, index = component
     if role == "source":

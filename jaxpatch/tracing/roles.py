@@ -162,7 +162,8 @@ def _roles(weights: Scores, activations: Scores, kind: str, criteria: Criteria) 
 
 
 def is_high(found: Scores, kind: str, share: float) -> np.ndarray:
-    """Whether a score stands out of its kind: bool, of the kind's shape. With a single prompt there is no interval, and the score alone decides."""
+    """Whether a score stands out of its kind: bool, of the kind's shape. With a single prompt there is no interval, and the score alone
+    decides."""
     values, low = found.values[kind], found.low[kind]
     return (values > 0) & (values >= share * values.max()) & ~(low <= 0)
 

@@ -1,0 +1,231 @@
+"""Tracing: on hierarchies made by hand, whose graph is known, and on scores made by hand."""
+
+import json
+import math
+from xml.etree import ElementTree
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+import jaxpatch as jp
+from jaxpatch import testing
+from jaxpatch.patching.components import Kind
+from jaxpatch.tracing import flow
+
+
+def traced(written, hops=1, **asked):
+    anchor = jp.Anchor(layer=hops, direction=jnp.eye(8)[hops])
+    return jp.trace(testing.relay_pair(written, hops=hops), testing.tiny_inputs(), anchor, method="exact", **asked)
+
+
+def ends(found):
+    return {(row.supplier, row.target): row for row in found.to_frame().itertuples()}
+
+
+def test_two_relays_in_a_row_come_out_as_built():
+    found = traced((3.0, 1.0), hops=2)
+    edges = ends(found)
+    heads = {("head 2.0", "state"), ("head 1.0", "state"), ("head 1.0", "head 2.0")}
+    targets = ("state", "head 2.0", "head 1.0")
+    assert edges.keys() == heads | {(f"neuron 0.{n}", target) for n in (0, 1) for target in targets}
+    assert {node.name: node.role for node in found.nodes} == {
+        "state": "state",
+        "head 2.0": "relay",
+        "head 1.0": "relay",
+        "neuron 0.0": "source",
+        "neuron 0.1": "source",
+    }
+    for ends_of, edge in edges.items():
+        shares = {"neuron 0.0": 0.75, "neuron 0.1": 0.25}
+        if edge.role == "source":
+            assert edge.E_w == pytest.approx(shares[edge.supplier], abs=0.02)
+        else:
+            assert edge.E_a == pytest.approx(1, abs=0.02) and edge.E_w == pytest.approx(0, abs=1e-5)
+        is_built = ends_of in {("head 2.0", "state"), ("head 1.0", "head 2.0")} or edge.target == "head 1.0"
+        assert edge.direct == pytest.approx(
+            (edge.E_a if edge.role == "relay" else edge.E_w) if is_built else 0, abs=0.03
+        )
+    for node in found.nodes:
+        if node.kind == "head":
+            assert node.own == pytest.approx(0, abs=1e-5) and node.end == ""
+        elif node.kind == "neuron":
+            assert node.end == "a source"
+
+
+def test_a_source_that_works_against_the_others_is_no_supplier():
+    found = traced((4.0, -1.0))
+    assert ends(found).keys() == {
+        ("head 1.0", "state"),
+        ("neuron 0.0", "state"),
+        ("neuron 0.0", "head 1.0"),
+    }
+    assert ends(found)["neuron 0.0", "head 1.0"].E_w == pytest.approx(4 / 3, abs=0.05)
+
+
+def test_of_redundant_sources_each_is_enough_and_none_is_needed():
+    """Restoration finds both, and says of each that it is nearly all; knockout by single components misses both."""
+    edges = ends(traced((1e5, 1e5)))
+    for n in (0, 1):
+        assert edges[f"neuron 0.{n}", "head 1.0"].E_w > 0.99
+    pair, anchor = testing.relay_pair((1e5, 1e5)), jp.Anchor(layer=1, direction=jnp.eye(8)[1])
+    lost = jp.score(pair, testing.tiny_inputs(), anchor, kinds=("neuron",), mode="knockout")
+    assert np.abs(lost.values["neuron"]).max() < 0.01 and lost.ceilings["all neuron"] == pytest.approx(1, abs=1e-3)
+
+
+def test_sources_that_cancel_leave_nothing_to_trace():
+    with pytest.raises(ValueError, match="no input has a positive gap"):
+        traced((1.0, -1.0))
+
+
+def test_overlap_is_counted_against_chance():
+    overlap = traced((3.0, 1.0)).overlap().set_index("kind").loc["neuron"]
+    assert (overlap.traced, overlap.candidates, overlap["shared"]) == (2, 2, 2)
+    assert overlap.share == overlap.chance == overlap.p == 1
+
+
+def test_one_input_of_a_relay_is_named_by_path_patching():
+    pair, prompts = testing.relay_pair((2.0, 1.0)), testing.tiny_inputs()
+    anchor = jp.Anchor(layer=1, direction=jnp.eye(8)[1])
+    through = {
+        name: jp.score(
+            pair, prompts, jp.contribution(pair, prompts, anchor, "head", (1, 0), through=name), kinds=("neuron",)
+        ).values["neuron"][0]
+        for name in ("all", "query", "key", "value")
+    }
+    np.testing.assert_allclose(through["value"], through["all"], atol=1e-5)
+    assert not np.abs([through["query"], through["key"]]).max() > 1e-6
+
+
+def scores(method, values, low=0.5):
+    """Scores of one kind in three layers. values: [3, n]. low: end of the interval, times the score."""
+    values = np.array(values, np.float32)
+    return jp.Scores(
+        values={"head": values},
+        effects={"head": np.stack([values, values])},
+        low={"head": values * low},
+        high={"head": values * 1.5},
+        gap=np.ones(2),
+        is_kept=np.ones(2, bool),
+        ceilings={},
+        noise={},
+        method=method,
+        aggregate="mean_of_ratios",
+        layer=2,
+        partition={"head": Kind((3, 2), ("layer", "head"), ())},
+    )
+
+
+def measured(own, passed, **options):
+    return flow.Measured(scores("exact", own, **options), scores("activation", passed, **options), 0.1)
+
+
+NOTHING = [[0, 0], [0, 0], [0, 0]]
+
+
+def test_each_relay_is_followed_once_for_what_it_was_first_found_to_supply():
+    asked = []
+    said = {
+        (): measured([[0, 0], [0, 0], [0, 0]], [[0, 0], [0.5, 0], [0.9, 0]]),
+        (("head", (2, 0)),): measured([[0.6, 0], [0, 0], [0, 0]], [[0.6, 0], [0.5, 0.4], [0, 0]]),
+        (("head", (1, 0)),): "its contribution is no larger in special than in base",
+        (("head", (2, 0)), ("head", (1, 1))): measured(NOTHING, NOTHING),
+    }
+
+    def measure(chain):
+        asked.append(chain)
+        return said[chain]
+
+    found = flow.follow(measure)
+    assert asked == list(said)
+    by_name = {node.name: node for node in found.nodes}
+    assert by_name["head 1.0"].end == "its contribution is no larger in special than in base"
+    assert by_name["head 1.1"].end == "no supplier stands out" and by_name["head 1.1"].level == 2
+    assert by_name["head 1.1"].share == pytest.approx(0.9 * 0.4)
+    assert by_name["head 0.0"].role == "both"
+    assert by_name["head 0.0"].end == "nothing but embeddings stands below block 0"
+
+
+@pytest.mark.parametrize(
+    ("rules", "end"),
+    [
+        (dict(levels=0), "the deepest level"),
+        (dict(least=0.6), "its share of the state is below 0.6"),
+        (dict(targets=("mlp",)), "contributions of head are not read"),
+    ],
+)
+def test_what_is_not_followed_says_why(rules, end):
+    targets = {name: rules.pop(name) for name in ("targets",) if name in rules}
+    first = measured(NOTHING, [[0, 0], [0, 0], [0.9, 0]])
+    second = measured(NOTHING, [[0, 0], [0.65, 0], [0, 0]])
+
+    def measure(chain):
+        return second if chain else first
+
+    found = flow.follow(measure, flow.Rules(**rules), **targets)
+    assert found.nodes[-1].end == end
+
+
+def test_suppliers_that_may_be_chance_or_are_too_weak_are_left_out():
+    unsure = measured([[0.5, 0], [0, 0], [0, 0]], [[0, 0], [0, 0], [0.9, 0]], low=-0.1)
+    assert not flow.follow(lambda chain: unsure).edges
+    weak = measured([[0.04, 0.02], [0, 0], [0, 0]], NOTHING)
+    assert not flow.follow(lambda chain: weak).edges
+
+
+def test_no_more_than_were_asked_for_of_each_sort():
+    many = measured([[0.5, 0.4], [0.3, 0.2], [0, 0]], [[0, 0], [0, 0], [0.9, 0.8]])
+    found = flow.follow(lambda chain: many, flow.Rules(most=1, levels=0))
+    assert [node.name for node in found.nodes] == ["state", "head 2.0", "head 0.0"]
+
+
+def test_graph_in_every_form():
+    found = traced((3.0, 1.0))
+    arrays = found.arrays()
+    assert arrays["E_w"].shape == arrays["E_a"].shape == (len(found.edges), 3)
+    assert arrays["layer"].tolist() == [-1, 1, 0, 0]
+    told = json.loads(found.to_json())
+    assert [node["name"] for node in told["nodes"]] == [node.name for node in found.nodes]
+    assert told["nodes"][0]["own"] is None and told["rules"]["most"] == 5
+    names = {"g": "http://graphml.graphdrawing.org/xmlns"}
+    root = ElementTree.fromstring(found.to_graphml())
+    drawn = root.findall("g:graph/g:edge", names)
+    assert [(edge.get("source"), edge.get("target")) for edge in drawn] == [
+        (f"n{edge.supplier}", f"n{edge.target}") for edge in found.edges
+    ]
+    keys = {key.get("id") for key in root.findall("g:key", names)}
+    assert {data.get("key") for data in root.iter("{http://graphml.graphdrawing.org/xmlns}data")} <= keys
+    first = {data.get("key"): data.text for data in drawn[0]}
+    assert float(first["E_a"]) == pytest.approx(found.edges[0].activations[0])
+    neuron = {data.get("key") for data in drawn[1]}
+    assert "E_a" not in neuron and "E_w" in neuron, "of neurons' activations nothing was asked"
+    assert pd.isna(found.to_frame().set_index("supplier").loc["neuron 0.0", "E_a"]).all()
+
+
+def test_chance_of_sharing():
+    assert flow.at_least(2, 3, 5) == pytest.approx(
+        sum(math.comb(3, k) * math.comb(2, 3 - k) for k in (2, 3)) / math.comb(5, 3)
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (dict(method="best"), "unknown method 'best'"),
+        (dict(method="activation"), "method 'activation' is of activations; wanted one of exact"),
+        (dict(sources=("heads",)), "heads"),
+        (dict(relays=("embed",)), "nothing to exchange for 'embed'"),
+        (dict(path="long"), "path 'long'; wanted one of total, direct"),
+        (dict(rules=flow.Rules(most=0, least=2.0)), "most: wanted at least 1; got 0.*\n.*least: wanted a share"),
+    ],
+)
+def test_bad_options_are_named(asked, words):
+    anchor = jp.Anchor(layer=1, direction=jnp.eye(8)[1])
+    with pytest.raises((KeyError, ValueError), match=f"(?s){words}"):
+        jp.trace(testing.relay_pair(), testing.tiny_inputs(), anchor, **asked)
+
+
+def test_trees_of_ones_own_have_no_contributions():
+    with pytest.raises(ValueError, match="a TreePair has none"):
+        jp.trace(object(), None, None)
