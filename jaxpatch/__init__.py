@@ -8,7 +8,7 @@ The floors, from the bottom; each imports only what stands before it:
     measuring          tasks, anchors, effects: the definition, and the engine that computes it fast
     scoring            one number per component, five ways
     planning           what a run will cost, from two configs
-    tracing            sources and relays
+    tracing            sources and relays, and who supplies whom
     validating         restoration and knockout against controls
     reporting          tables, figures, one HTML page, the manifest
     pipeline, run, plan, cli    the conductor and the command line

@@ -10,9 +10,9 @@ from jaxpatch import check, plan, run
 
 
 def main() -> None:
-    """``jaxpatch run ...``, ``plan ...`` or ``check ...``; exit status 0 done, 1 refused or failed, 2 bad usage, 130 interrupted."""
+    """``jaxpatch run``, ``trace``, ``plan`` or ``check``; exit status 0 done, 1 refused or failed, 2 bad usage, 130 interrupted."""
     options = tyro.extras.subcommand_cli_from_dict(
-        {"run": run.Run, "plan": plan.Plan, "check": check.Check},
+        {"run": run.Run, "trace": run.Trace, "plan": plan.Plan, "check": check.Check},
         prog="jaxpatch",
         description="Find which parameters carry a behaviour: Weight Patching in JAX.",
         config=(tyro.conf.OmitArgPrefixes,),

@@ -24,7 +24,7 @@ from jaxpatch.patching import exchange as exchanges
 from jaxpatch.scoring import ACTIVATION_METHODS, AS_CAREFUL, EXACT, METHODS, SCREENED, normalise, scores
 from jaxpatch.scoring.method import DEFAULTS, Answer, Options, all_silent
 from jaxpatch.shapes import Gates, Params
-from jaxpatch.tracing import flow
+from jaxpatch.tracing import flow, roles
 from jaxpatch.trees import paths
 from jaxpatch.trees.fingerprint import fingerprint
 from jaxpatch.validating import controls, curves
@@ -288,6 +288,7 @@ def trace(
     method: str = "screened",
     path: str = "total",
     rules: flow.Rules = flow.DEFAULTS,
+    state: roles.Roles | None = None,
     site: str = "contribution",
     positions: str = "all",
     aggregate: str = "mean_of_ratios",
@@ -310,6 +311,7 @@ def trace(
             "attribution" otherwise.
         path: how a target reaches what it is a part of, "total" or "direct" (see `contribution`).
         rules: what stands out, how many suppliers are kept, and when tracing ends.
+        state: E_w and E_a of the state's own suppliers, where `place` has them already.
         site, positions, aggregate, top, seed, memory: as for `score`.
         started: called with a target's name when its suppliers are looked for.
 
@@ -333,7 +335,11 @@ def trace(
         )
     options = Options(top=top, aggregate=aggregate, seed=seed, progress=progress)
     crossing, passed = exchanges.Exchange(site, positions), AS_CAREFUL.get(method, "activation")
-    faults = flow.faults(rules) + targets.path_faults(path)
+    faults = (
+        flow.faults(rules)
+        + targets.path_faults(path)
+        + ([] if state is None else _state_faults(state, sources, relays))
+    )
     if method in ACTIVATION_METHODS:
         faults.append(f"method {method!r} is of activations; wanted one of {', '.join(METHODS)}.")
     for kinds, by, exchange in ((sources, method, exchanges.Exchange()), (relays, passed, crossing)):
@@ -347,6 +353,8 @@ def trace(
     listened: dict[tuple[flow.Component, ...], ReadOut] = {(): anchor}
 
     def measure(chain: tuple[flow.Component, ...]) -> flow.Measured | str:
+        if state is not None and not chain:
+            return flow.Measured(state.weights.of(sources), state.activations.of(relays))
         started(" < ".join(["state", *(f"{kind} {'.'.join(map(str, index))}" for kind, index in chain)]))
         if chain:
             *above, (kind, index) = chain
@@ -568,6 +576,19 @@ def _refuse_bad_options(
         raise ValueError("\n".join(unknown + faults))
     if unknown:
         raise KeyError(unknown[0])
+
+
+def _state_faults(state: roles.Roles, sources: Sequence[str], relays: Sequence[str]) -> list[str]:
+    """Kinds that were to be placed and are not."""
+    return [
+        f"state: its {name} have no {kind!r}; score it as well, or leave it out of {what}."
+        for name, what, kinds, found in (
+            ("weights", "sources", sources, state.weights),
+            ("activations", "relays", relays, state.activations),
+        )
+        for kind in kinds
+        if kind not in found.values
+    ]
 
 
 def _exchange_faults(exchange: exchanges.Exchange, repairs: tuple[str, ...], method: str) -> list[str]:

@@ -15,18 +15,30 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jaxpatch import atomic, pipeline, reference, resume
-from jaxpatch.measuring import anchors, devices, inputs, prompt_sets, read_outs, tasks
+from jaxpatch.measuring import anchors, devices, inputs, prompt_sets, read_outs, targets, tasks
 from jaxpatch.models import checkpoints, layers
 from jaxpatch.models.differences import Choices
 from jaxpatch.patching import blend, changes, components, exchange
 from jaxpatch.reporting import figures, findings, likeness, manifest, report, tables
 from jaxpatch.scoring import AS_CAREFUL, METHODS, normalise, scores
-from jaxpatch.tracing import roles
+from jaxpatch.tracing import flow, roles
 from jaxpatch.trees import paths
 from jaxpatch.validating import controls
 
-RESULTS = {"report.html", "scores.csv", "roles.csv", "anchor.safetensors", "manifest.json", "figures"}
+RESULTS = {
+    "report.html",
+    "scores.csv",
+    "roles.csv",
+    "flow.csv",
+    "flow.json",
+    "flow.graphml",
+    "anchor.safetensors",
+    "manifest.json",
+    "figures",
+}
 """What a run writes; a folder that holds anything else is not ours to replace."""
+TRACED_TOP = 20
+"""Of the best suppliers of each target that are found for certain; few of them are kept."""
 ROOM_NEEDED = 50_000_000
 """Free bytes the results need at most."""
 
@@ -104,6 +116,30 @@ class Run:
     seed: int = 0
     choices: Choices = field(default_factory=Choices)
     overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace(Run):
+    """As run; and from the state back through the relays that aggregate it to the sources that supply them.
+
+    Attributes:
+        through: kinds whose activations may relay the state: head, neuron, attention, mlp; of those that --kinds names.
+        path: how a relay reaches what it is a part of: total, through all blocks between; or direct.
+        levels: of relays below the state that are followed, at most.
+        most: suppliers of each sort that are kept of one target, at most.
+        least: share of a target that a supplier must recover, and of the state that a relay must carry to be followed.
+    """
+
+    through: tuple[str, ...] = ("head",)
+    path: str = "total"
+    levels: int = flow.DEFAULTS.levels
+    most: int = flow.DEFAULTS.most
+    least: float = flow.DEFAULTS.least
+
+    @property
+    def rules(self) -> flow.Rules:
+        """When tracing goes on."""
+        return flow.Rules(most=self.most, least=self.least, levels=self.levels)
 
 
 @dataclass
@@ -219,6 +255,25 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
     if exchanged := _exchanged(options, pair):
         with journal.following() as second:
             placed = roles.place(found, scored(exchanged, AS_CAREFUL[options.method], second))
+    traced = None
+    if isinstance(options, Trace):
+        with clock.stage("trace") as part:
+            traced = pipeline.trace(
+                pair,
+                encoded["scoring"],
+                anchor,
+                sources=options.kinds,
+                relays=options.through,
+                method=options.method,
+                path=options.path,
+                rules=options.rules,
+                state=placed,
+                aggregate=options.aggregate,
+                top=min(options.top, TRACED_TOP),
+                seed=options.seed,
+                memory=None if options.memory is None else int(options.memory * 2**30),
+                progress=part,
+            )
     curves = ()
     if options.validation:
         with clock.stage("validate") as part:
@@ -255,6 +310,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
             pair=compared,
             exchanged=placed,
         ),
+        flow=traced,
     )
     with clock.stage("write the results"):
         if devices.is_first():
@@ -302,13 +358,16 @@ def unfinished(out: Path) -> Path:
 
 
 def write(made: findings.Findings, out: Path, *, overwrite: bool) -> None:
-    """All results, or none: scores.csv, roles.csv, anchor.safetensors, manifest.json, figures/, report.html."""
+    """All results, or none: scores.csv, roles.csv, flow.csv, flow.json, flow.graphml, anchor.safetensors, manifest.json, figures/,
+    report.html."""
     from safetensors.numpy import save
 
     with atomic.directory(out, overwrite=overwrite) as folder:
         tables.write_scores(made, folder / "scores.csv")
         if made.roles is not None:
             tables.write_roles(made.roles, folder / "roles.csv")
+        if made.flow is not None:
+            tables.write_flow(made.flow, folder)
         vector = {"direction": np.asarray(made.anchor.direction, np.float32)}
         if made.anchor.centre is not None:
             vector["centre"] = np.asarray(made.anchor.centre, np.float32)
@@ -374,12 +433,27 @@ def refuse(options: Run, *, is_writing: bool = True) -> None:
     faults += [f"--{fault}" for fault in checkpoints.choice_faults(options.choices)]
     if options.memory is not None and not math.isfinite(options.memory):
         faults.append(f"--memory {options.memory}: wanted a number of GiB")
+    if isinstance(options, Trace):
+        faults += _trace_faults(options)
     if is_writing:
         wrong = [f"--out {options.out}: {fault}" for fault in _out_faults(options)]
         kept = unfinished(options.out.expanduser())
         faults += wrong or [f"{kept}: {fault}" for fault in resume.place_faults(kept)]
     if faults:
         raise ValueError("these options cannot be used:\n" + "\n".join(f"  - {fault}" for fault in faults))
+
+
+def _trace_faults(options: Trace) -> list[str]:
+    faults = [f"--{fault.removeprefix('rules.').removesuffix('.')}" for fault in flow.faults(options.rules)]
+    faults += [f"--{fault}" for fault in targets.path_faults(options.path)]
+    if not options.relays:
+        faults.append("--no-relays: there is nothing to trace through; leave it out, or use `jaxpatch run`")
+    for kind in options.through:
+        if kind not in read_outs.TARGETS:
+            faults.append(f"--through {kind}: {paths.did_you_mean(kind, read_outs.TARGETS)}")
+        elif kind not in options.kinds:
+            faults.append(f"--through {kind}: wanted one of --kinds, {', '.join(options.kinds)}")
+    return faults + ([] if options.through else ["--through: wanted at least one"])
 
 
 def _out_faults(options: Run) -> list[str]:

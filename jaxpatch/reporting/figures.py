@@ -10,11 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from jaxpatch.reporting import drawing, wording
 from jaxpatch.reporting.drawing import INK, LINE, NEGATIVE, POSITIVE, SOFT
 from jaxpatch.reporting.findings import Findings
+from jaxpatch.tracing.flow import Flow
 from jaxpatch.tracing.roles import Roles
 from jaxpatch.validating.curves import Curve
 
@@ -205,6 +207,78 @@ def roles(findings: Findings) -> Figure:
 
 
 @drawing.styled
+def flow(findings: Findings) -> Figure:
+    """Who supplies whom, from left to right by block: relays above, sources below, the state at the right."""
+    traced = findings.flow
+    assert traced is not None
+    top = findings.scores.layer + 1
+    places = _flow_places(traced, top)
+    rows = [y for _, y in places]
+    figure = drawing.sheet(0.36 * (max(rows) - min(rows) + 1) + 1.3)
+    axes = figure.subplots()
+    for edge, direct in sorted(zip(traced.edges, traced.direct, strict=True), key=lambda each: abs(each[1])):
+        if abs(direct) < traced.rules.least:
+            continue
+        look = drawing.ROLE_LOOKS[traced.nodes[edge.supplier].role]
+        bend = 0.0 if places[edge.supplier][1] != places[edge.target][1] else -0.25
+        arrow = FancyArrowPatch(
+            places[edge.supplier],
+            places[edge.target],
+            arrowstyle="-|>",
+            mutation_scale=9,
+            shrinkA=5,
+            shrinkB=7,
+            connectionstyle=f"arc3,rad={bend}",
+            linewidth=0.6 + 4.4 * min(abs(direct), 1.0),
+            linestyle="-" if direct > 0 else (0, (2, 2)),
+            color=look["color"],
+            alpha=0.45,
+            zorder=2,
+        )
+        axes.add_patch(arrow)
+    for node, (x, y) in zip(traced.nodes, places, strict=True):
+        look = drawing.ROLE_LOOKS.get(node.role, {"color": INK, "marker": "*", "s": 90})
+        is_followed = not node.end or node.role == "source"
+        axes.scatter(
+            x,
+            y,
+            marker=look["marker"],
+            s=1.6 * look["s"],
+            c=look["color"] if is_followed else "white",
+            edgecolor=look["color"],
+            linewidth=1.1,
+            zorder=4,
+        )
+        axes.annotate(
+            node.name if node.role == "state" else node.name.replace(" ", " "),
+            (x, y),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=8,
+            zorder=5,
+        )
+    axes.set(xlim=(-0.9, top + 0.9), ylim=(min(rows) - 0.7, max(rows) + 1.0), yticks=[])
+    axes.set_xlabel("block")
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
+    drawing.grid(axes, "x")
+    roles_there = [role for role in ("source", "relay", "both") if any(node.role == role for node in traced.nodes)]
+    figure.legend(
+        handles=[
+            Line2D([], [], linestyle="none", marker=look["marker"], color=look["color"], label=wording.ROLES[role])
+            for role, look in ((role, drawing.ROLE_LOOKS[role]) for role in roles_there)
+        ],
+        loc="outside upper left",
+        ncols=3,
+        handletextpad=0.3,
+        columnspacing=1.5,
+    )
+    return figure
+
+
+@drawing.styled
 def agreement(findings: Findings) -> Figure:
     """Cheap against exact scores of what was truly replaced, a panel a kind, with the identity line."""
     screened = findings.scores.screening
@@ -344,6 +418,8 @@ def make(findings: Findings) -> dict[str, Figure]:
             made[f"{kind}_depth"] = neuron_depth(findings, kind)
     if findings.roles is not None:
         made["roles"] = roles(findings)
+    if findings.flow is not None:
+        made["flow"] = flow(findings)
     if findings.scores.screening:
         made["agreement"] = agreement(findings)
     if findings.curves:
@@ -367,6 +443,22 @@ def save_all(findings: Findings, folder: str | Path) -> Mapping[str, str]:
     for name, text in drawn.items():
         (folder / f"{name}.svg").write_text(f'<?xml version="1.0" encoding="utf-8"?>\n{text}', encoding="utf-8")
     return drawn
+
+
+def _flow_places(traced: Flow, top: int) -> list[tuple[float, float]]:
+    """Where each node stands: its block across; relays from 1 up, sources from 0 down, in the order in which they were found."""
+    taken: dict[tuple[int, bool], int] = {}
+    places = []
+    for node in traced.nodes:
+        if node.role == "state":
+            places.append((float(top), 0.5))
+            continue
+        column = node.index[0], node.role == "source"
+        row = taken[column] = taken.get(column, 0) + 1
+        # neighbours in a row of blocks stand a little apart, so that their names do
+        lift = 0.34 * (node.index[0] % 3)
+        places.append((float(node.index[0]), 1.1 - row - lift if column[1] else row + lift))
+    return places
 
 
 def _whiskers(axes: Axes, place, middle, low, high, *, colour: str = INK, vertical: bool = False) -> None:

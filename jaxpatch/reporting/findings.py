@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from jaxpatch.measuring.anchors import AnchorInfo
 from jaxpatch.measuring.read_outs import Anchor
 from jaxpatch.scoring.scores import Scores
+from jaxpatch.tracing.flow import Flow
 from jaxpatch.tracing.roles import Roles
 from jaxpatch.validating.curves import Curve
 
@@ -23,7 +24,7 @@ class Findings(NamedTuple):
     """One run. task: its name; question: option -> value as asked for.
 
     roles: of the components that E_a was asked of; None where of none. curves and samples may be empty (not asked for). pair: what
-    `likeness.of_pair` says. manifest: versions, hashes, dtype, seed, commit, times.
+    `likeness.of_pair` says. manifest: versions, hashes, dtype, seed, commit, times. flow: who supplies whom; None where not traced.
     """
 
     task: str
@@ -36,3 +37,4 @@ class Findings(NamedTuple):
     samples: tuple[Sample, ...]
     pair: Mapping[str, Any]
     manifest: Mapping[str, Any]
+    flow: Flow | None = None

@@ -51,6 +51,7 @@ def render(findings: Findings, drawn: Mapping[str, str] | None = None) -> str:
         "anchor": ("The anchor", _anchor(findings, drawn)),
         "scores": ("Scores", _scores(findings, drawn)),
         "relays": ("Sources and relays", _relays(findings, drawn)),
+        "flow": ("Who supplies whom", _flow(findings, drawn)),
         "trust": ("Cheap score", _trust(findings, drawn)),
         "validation": ("Validation", _validation(findings, drawn)),
         "samples": ("What the models write", _samples(findings)),
@@ -375,6 +376,62 @@ def _relays(findings: Findings, drawn: Mapping[str, str]) -> Html:
         page.paragraph("All roles are in roles.csv, beside this page where the run wrote it.", kind="lead"),
     ]
     return page.section("relays", "Sources and relays", E_A, *parts)
+
+
+def _flow(findings: Findings, drawn: Mapping[str, str]) -> Html:
+    traced, title = findings.flow, "Who supplies whom"
+    lead = "From the state back through the relays that aggregate it to the sources that supply them."
+    if traced is None:
+        return page.section(
+            "flow", title, lead, page.paragraph("Nothing was traced in this run (`jaxpatch trace` does).")
+        )
+    told = wording.supplied(traced)
+    parts: list[Any] = [page.paragraph(each, kind="said") for each in told]
+    parts.append(page.paragraph(wording.tracing_rules(traced)))
+    parts.append(
+        page.figure(
+            drawn["flow"],
+            f"Graph of suppliers and targets by block. {' '.join(told)}",
+            "From left to right by block; an arrow leads from a supplier to what it supplies, as wide as the part of its score "
+            "that does not pass through another relay shown here; dashed where that is negative, left out where it is below "
+            f"{wording.percent(traced.rules.least)}. Hollow: a relay that was not followed.",
+        )
+    )
+    columns = (
+        Column("supplier"),
+        Column("role"),
+        Column("of"),
+        *(Column(name, is_number=True) for name in ("E_w", "interval", "E_a", "interval", "direct")),
+    )
+    rows = [
+        (
+            row["supplier"].replace(" ", SPACE),
+            row["role"],
+            row["target"].replace(" ", SPACE),
+            *(cell for side in ("E_w", "E_a") for cell in _score_cells(row, side)),
+            wording.percent(row["direct"]),
+        )
+        for row in traced.to_frame().to_dict("records")
+    ]
+    parts.append(
+        page.table(columns, rows, "Suppliers of each target, the strongest first; shares of the target's own gap")
+    )
+    ends = [(node.name.replace(" ", SPACE), node.end) for node in traced.nodes if node.end and node.role != "source"]
+    if ends:
+        parts.append(
+            page.details(
+                "Why tracing ended where it did",
+                page.table((Column("relay"), Column("not followed further because")), ends, ""),
+            )
+        )
+    parts.append(page.paragraph("The graph is in flow.csv, flow.json and flow.graphml, beside this page.", kind="lead"))
+    return page.section("flow", title, lead, *parts)
+
+
+def _score_cells(row: Mapping[Any, Any], side: str) -> tuple[str, str]:
+    if math.isnan(row[side]):
+        return DASH, DASH
+    return wording.percent(row[side]), wording.interval(row[f"{side} low"], row[f"{side} high"])
 
 
 def _exchanged(findings: Findings) -> str:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from jaxpatch.reporting import wording
 from jaxpatch.reporting.findings import Findings
+from jaxpatch.tracing.flow import Flow
 from jaxpatch.tracing.roles import Roles
 
 ROUND_TRIP = "%.9g"
@@ -25,6 +26,13 @@ def write_scores(findings: Findings, path: str | Path) -> Path:
     """
     findings.scores.to_frame().to_csv(path, index=False, float_format=ROUND_TRIP, lineterminator="\n")
     return Path(path)
+
+
+def write_flow(flow: Flow, folder: Path) -> None:
+    """flow.csv, one row an edge; flow.json, all of the graph; flow.graphml, for programs that draw graphs."""
+    flow.to_frame().to_csv(folder / "flow.csv", index=False)
+    (folder / "flow.json").write_text(flow.to_json(), encoding="utf-8")
+    (folder / "flow.graphml").write_text(flow.to_graphml(), encoding="utf-8")
 
 
 def write_roles(roles: Roles, path: str | Path) -> Path:

@@ -11,6 +11,7 @@ from jaxpatch.patching import components
 from jaxpatch.reporting.findings import Findings
 from jaxpatch.scoring import EXACT, agreement
 from jaxpatch.scoring.method import Screening
+from jaxpatch.tracing.flow import Flow
 from jaxpatch.tracing.roles import Roles
 from jaxpatch.validating import controls
 from jaxpatch.validating.curves import Curve
@@ -427,6 +428,54 @@ def criteria(roles: Roles) -> str:
         "it. A relay has a high E_a, while its E_w is not high or is less than "
         f"{own} of it: it writes the state because others made its input different. Both: high E_a and high E_w, the "
         "second a good part of the first. These criteria are ours, and adjustable (jp.Criteria)."
+    )
+
+
+def supplied(traced: Flow) -> list[str]:
+    """For each target that was followed who supplies it; and whether the sources found so are those that the ranking names."""
+    told = []
+    for number in traced.measured:
+        node = traced.nodes[number]
+        named = {"relay": [], "source": []}
+        for edge in traced.edges:
+            if edge.target == number:
+                supplier = traced.nodes[edge.supplier]
+                role = "source" if supplier.role == "source" else "relay"
+                share = (edge.weights if role == "source" else edge.activations)[0]
+                named[role].append(f"{supplier.name} ({percent(share)})")
+        parts = [
+            f"{_number_of(len(found), role, f'{role}s')}{', the strongest ' + found[0] if found else ''}"
+            for role, found in named.items()
+        ]
+        own = "" if math.isnan(node.own) else f" Its own parameters recover {percent(node.own)} of what it contributes."
+        told.append(f"{capital('the state' if not number else node.name)}: {listed(parts)}.{own}")
+    for row in traced.overlap().to_dict("records"):
+        told.append(
+            f"Of {counted({row['kind']: row['traced']})} that tracing found to supply relays, {row['shared']} "
+            f"({percent(row['share'])}) are among the first {row['traced']} by E_w for the state itself; chance would give "
+            f"{percent(row['chance'])} (p {number_or_less(row['p'])})."
+        )
+    return told
+
+
+def number_or_less(p: float) -> str:
+    """A probability in words that claim no more than it can.
+
+    >>> number_or_less(0.0301), number_or_less(1e-9)
+    ('0.03', 'below 0.001')
+    """
+    return "below 0.001" if p < 0.001 else number(p)
+
+
+def tracing_rules(traced: Flow) -> str:
+    """When a supplier counts, and when tracing ends."""
+    rules = traced.rules
+    return (
+        f"A supplier stands out where the interval of its score lies above 0, the score is at least {percent(rules.criteria.share)} of "
+        f"the largest of its kind, and it recovers at least {percent(rules.least)} of its target; of each sort the first "
+        f"{rules.most} are kept. A relay's own contribution, along the gradient of what it is a part of, then takes the place of the "
+        f"state, down to {rules.levels} levels. Sources are scored by weight patching (E_w), relays by activation patching (E_a). The "
+        "procedure is ours."
     )
 
 

@@ -1,8 +1,8 @@
 """From effects to scores: the mean of per-input ratios, its interval, and what stands beside it."""
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -51,6 +51,16 @@ class Scores:
     screening: Mapping[str, Screening] = field(default_factory=dict, repr=False)
     exchange: Exchange | None = None
     repairs: tuple[str, ...] = ()
+
+    def of(self, kinds: Sequence[str]) -> "Scores":
+        """The same, of some kinds alone."""
+        parts = ("values", "effects", "low", "high")
+        few = {name: {kind: getattr(self, name)[kind] for kind in kinds} for name in parts}
+        rest = {
+            name: {kind: each for kind, each in getattr(self, name).items() if kind in kinds}
+            for name in ("noise", "screening")
+        }
+        return replace(self, **few, **rest)
 
     @property
     def drowned(self) -> tuple[str, ...]:
