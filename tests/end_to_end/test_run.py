@@ -51,7 +51,7 @@ def test_a_run_writes_everything_and_prints_the_report(in_process, tmp_path, cap
     printed = capsys.readouterr().out
     out = tmp_path / "results"
     assert str(out / "report.html") in printed.replace("\n", "")
-    assert set(left_behind(out)) == run.RESULTS
+    assert set(left_behind(out)) == run.RESULTS - {"flow.csv", "flow.json", "flow.graphml"}
     frame = pd.read_csv(out / "scores.csv")
     assert frame.groupby("kind").size().to_dict() == {"head": 12, "neuron": 72}
     placed = pd.read_csv(out / "roles.csv")
@@ -114,6 +114,38 @@ def test_a_run_stopped_while_it_exchanges_activations_goes_on_there(in_process, 
     assert left_behind(tmp_path) == ["results", "whole"]
     for name in ("scores.csv", "roles.csv"):
         assert (tmp_path / "results" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_trace_adds_the_graph_to_what_a_run_writes(arguments, tmp_path, monkeypatch, capsys):
+    more = ["--no-validation", "--method", "local_linear", "--levels", "1", "--most", "2"]
+    monkeypatch.setattr(sys, "argv", ["jaxpatch", "trace", *arguments[1:], *more])
+    cli.main()
+    out = tmp_path / "results"
+    assert set(left_behind(out)) == run.RESULTS
+    graph = json.loads((out / "flow.json").read_text(encoding="utf-8"))
+    assert graph["rules"]["most"] == 2 and graph["rules"]["levels"] == 1
+    edges = pd.read_csv(out / "flow.csv")
+    assert {"state"} < set(edges["target"]) and edges["level"].max() == 2
+    state = edges[(edges["target"] == "state") & (edges["role"] == "source")].iloc[0]
+    scores = pd.read_csv(out / "scores.csv").set_index("name")
+    assert state["E_w"] == pytest.approx(scores.loc[state["supplier"], "score"], rel=1e-5)
+    assert "Suppliers of each target" in (out / "report.html").read_text(encoding="utf-8")
+    capsys.readouterr()
+    wrong = ["--levels", "-1", "--most", "0", "--least", "2", "--path", "long", "--through", "kv", "mlp", "--no-relays"]
+    monkeypatch.setattr(sys, "argv", ["jaxpatch", "trace", *arguments[1:], "--overwrite", *wrong])
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr().err
+    for fault in (
+        "--levels: wanted at least 0; got -1",
+        "--most: wanted at least 1; got 0",
+        "--least: wanted a share from 0 to 1; got 2.0",
+        "--path 'long'; wanted one of total, direct",
+        "--through kv:",
+        "--through mlp: wanted one of --kinds, head, neuron",
+        "--no-relays: there is nothing to trace through",
+    ):
+        assert fault in said
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Small findings, truly scored."""
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Mapping
 
@@ -15,6 +16,7 @@ from jaxpatch.patching import changes
 from jaxpatch.patching.exchange import Exchange
 from jaxpatch.reporting import figures, likeness
 from jaxpatch.reporting.findings import Findings, Sample
+from jaxpatch.tracing import flow
 
 SAMPLES = (
     Sample("Describe owls.", "base", "Owls are birds.", False),
@@ -48,7 +50,19 @@ def exact(scored) -> Findings:
     changed = changes.by_kind(pair.base, pair.special, found.partition)
     told = likeness.of_pair(unlike, changed, found.partition) | {"parity": {"base": {"said": f"as {HOSTILE}"}}}
     question = {"base": "models/base", "layer": None}
-    return Findings("owls", question, anchor, info, found, placed, curves, SAMPLES, told, MANIFEST)
+    traced = supplied(placed)
+    return Findings("owls", question, anchor, info, found, placed, curves, SAMPLES, told, MANIFEST, traced)
+
+
+def supplied(placed: jp.Roles) -> flow.Flow:
+    """A graph of two levels, of a state's own suppliers again and again, whatever stands below whom."""
+
+    def measure(chain):
+        if len(chain) > 1:
+            return "it was enough"
+        return flow.Measured(placed.weights, placed.activations.of(["head"]), 0.25 if chain else math.nan)
+
+    return flow.follow(measure, flow.Rules(most=2))
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +90,7 @@ def coarse(scored, exact) -> Findings:
         high={kind: array + 0.1 for kind, array in values.items()},
         ceilings={f"all {kind}": 0.5 for kind in kinds},
     )
-    nothing = dict(anchor_info=None, roles=None, curves=(), samples=(), manifest={}, question={})
+    nothing = dict(flow=None, anchor_info=None, roles=None, curves=(), samples=(), manifest={}, question={})
     return exact._replace(scores=found, **nothing)
 
 

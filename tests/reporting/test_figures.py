@@ -17,8 +17,16 @@ def texts(figure) -> str:
 
 def test_only_what_was_scored_is_drawn(exact, screened, coarse):
     both = ["anchor", "top_components", "head_map", "neuron_depth"]
-    assert list(figures.make(exact)) == [*both, "roles", "curves"]
-    assert list(figures.make(screened)) == ["anchor", "top_components", "head_map", "roles", "agreement", "curves"]
+    assert list(figures.make(exact)) == [*both, "roles", "flow", "curves"]
+    assert list(figures.make(screened)) == [
+        "anchor",
+        "top_components",
+        "head_map",
+        "roles",
+        "flow",
+        "agreement",
+        "curves",
+    ]
     shapes = ["layer_depth", "kv_map", "matrix_map", "norm_map"]
     assert list(figures.make(coarse)) == ["anchor", "top_components", *shapes]
 
@@ -203,3 +211,15 @@ def test_matplotlib_keeps_its_own_settings(exact):
     before = dict(mpl.rcParams)
     drawing.svg(figures.head_map(exact), "x")
     assert dict(mpl.rcParams) == before
+
+
+def test_graph_has_a_mark_a_component_and_an_arrow_an_edge_that_counts(exact):
+    traced = exact.flow
+    axes = figures.flow(exact).axes[0]
+    named = [text.get_text() for text in axes.texts]
+    assert named == [node.name for node in traced.nodes]
+    counts = np.abs(traced.direct) >= traced.rules.least
+    assert counts.any() and len(axes.patches) == counts.sum()
+    for text, node in zip(axes.texts, traced.nodes, strict=True):
+        assert text.xy[0] == (node.index[0] if node.index else exact.scores.layer + 1)
+    assert len({text.xy for text in axes.texts}) == len(named), "no two stand on each other"

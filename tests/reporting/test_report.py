@@ -141,6 +141,18 @@ def test_sources_and_relays_are_told_with_their_criteria_and_both_scores(exact, 
     assert "roles.csv" in page and "roles.csv" not in Page(pages["coarse"])
 
 
+def test_suppliers_of_every_target_that_was_followed_are_told(exact, pages):
+    page, traced = Page(pages["exact"]), exact.flow
+    for line in (*wording.supplied(traced), wording.tracing_rules(traced)):
+        assert line.replace(wording.SPACE, " ") in page
+    row = traced.to_frame().iloc[0]
+    ends = wording.interval(row["E_w low"], row["E_w high"])
+    start = f"{row['supplier']} {row['role']} state {wording.percent(row['E_w'])} {ends}"
+    assert start.replace(wording.SPACE, " ") in page
+    assert "it was enough" in page and "flow.graphml" in page
+    assert "Nothing was traced in this run" in Page(pages["coarse"])
+
+
 def test_samples_stand_beside_each_other_with_their_verdicts(pages):
     page = Page(pages["exact"])
     assert (

@@ -1,6 +1,8 @@
 """The table on disk holds every bit; the summary on the terminal says what matters and takes nothing as markup."""
 
 import io
+import json
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -43,6 +45,14 @@ def test_csv_of_roles_has_both_scores_of_every_component_that_has_a_role(exact, 
         assert np.array_equal(read[name.replace(" ", "_")].to_numpy(np.float32), frame[name].to_numpy(np.float32))
     assert read["role"].tolist() == frame["role"].tolist() and read["name"].tolist() == frame["name"].tolist()
     assert read["E_a_is_exact"].all()
+
+
+def test_graph_is_written_in_three_forms(exact, tmp_path):
+    tables.write_flow(exact.flow, tmp_path)
+    frame = pd.read_csv(tmp_path / "flow.csv")
+    pd.testing.assert_frame_equal(frame, exact.flow.to_frame(), check_dtype=False)
+    assert json.loads((tmp_path / "flow.json").read_text(encoding="utf-8"))["nodes"][0]["name"] == "state"
+    assert ElementTree.parse(tmp_path / "flow.graphml").getroot().tag.endswith("graphml")
 
 
 def test_terminal_says_what_was_found(exact):
