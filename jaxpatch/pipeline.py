@@ -393,6 +393,7 @@ def validate(
     anchor: Anchor | Read,
     found: scores.Scores,
     *,
+    others: Mapping[str, scores.Scores] | None = None,
     num_random: int = 3,
     seed: int = 0,
     progress: sweep.Progress = sweep.silent,
@@ -400,13 +401,15 @@ def validate(
     """Restoration and knockout curves of a ranking, with controls of equal size.
 
     The first k components by score, special's into base (restoration) or base's into special (knockout), read by anchor recovery
-    and by ``KL(special || patched)`` of next tokens. Controls: random orders, and largest ``|W_special - W_base|``; both take as many
-    components of each kind as the ranking does.
+    and by ``KL(special || patched)`` of next tokens. Controls: random orders, random ones in which each component gives way to one of
+    its own layer (where each has several of a kind), largest ``|W_special - W_base|``, and what else is
+    given; all take as many components of each kind as the ranking does.
 
     Args:
         inputs, anchor: as for `score`; the inputs of the scores, or better, others.
         found: what `score` returned. Of overlapping kinds (a head and its layer) only the finer take part.
-        num_random: random orders that are averaged.
+        others: name -> scores of the same kinds by which other orders are drawn: E_a, first order.
+        num_random: random orders that are averaged, of each sort.
 
     Returns: a `Curve` for each order and mode; none where no scored component can reach the anchor. Of a `TreePair`, which has no next
         token, `kl` is NaN.
@@ -417,7 +420,7 @@ def validate(
         >>> pair, prompts, anchor = testing.tiny_pair(), testing.tiny_inputs(), Anchor(layer=1, direction=jnp.eye(16)[0])
         >>> drawn = validate(pair, prompts, anchor, score(pair, prompts, anchor))
         >>> sorted({curve.name for curve in drawn})
-        ['largest change', 'random', 'top']
+        ['largest change', 'random', 'random, same layers', 'top']
     """
     if isinstance(pair, TreePair) and callable(anchor):
         tool, outcome_fn = tree_pairs.instrument_of(pair, inputs, anchor), tree_pairs.outcome_of(pair, inputs, anchor)
@@ -433,16 +436,28 @@ def validate(
     order = controls.ranked(values, tool.reach)
     if not len(order.places):
         return ()
+    others = others or {}
+    if missing := [
+        f"{name}: no {kind!r}" for name, each in others.items() for kind in kinds if kind not in each.values
+    ]:
+        raise ValueError(f"others: wanted scores of {', '.join(kinds)}; {'; '.join(missing)}.")
     changes = {k: np.asarray(components.delta_norms(pair.base, pair.special, tool.partition[k])) for k in kinds}
+    shapes = {kind: tool.partition[kind].shape for kind in kinds}
+    seeds = range(seed, seed + num_random)
+    in_layers = {}
+    if all(np.prod(shape[1:]) > 1 for shape in shapes.values()):  # otherwise there is nothing else in a layer
+        in_layers = {"random, same layers": [controls.shuffled_in_layers(order, shapes, each) for each in seeds]}
     orders = {
         "top": [order],
+        **{name: [controls.matched(order, each.values)] for name, each in others.items()},
         "largest change": [controls.matched(order, changes)],
-        "random": [controls.shuffled(order, seed + number) for number in range(num_random)],
+        **in_layers,
+        "random": [controls.shuffled(order, each) for each in seeds],
     }
     return curves.draw(
         outcome_fn,
         orders,
-        {kind: tool.partition[kind].shape for kind in kinds},
+        shapes,
         curves.sizes(len(order.places)),
         tool.base,
         tool.gap,

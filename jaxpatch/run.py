@@ -282,6 +282,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
                 encoded["scoring"],
                 anchor,
                 found,
+                others=_other_orders(found, placed),
                 num_random=options.num_random,
                 seed=options.seed,
                 progress=part("sets patched"),
@@ -339,6 +340,13 @@ def _parity(options: Run, pair: checkpoints.Pair) -> dict[str, dict[str, Any]]:
             + "\nLook at them with `jaxpatch check`; --no-parity goes on all the same."
         )
     return found
+
+
+def _other_orders(found: scores.Scores, placed: roles.Roles | None) -> dict[str, scores.Scores]:
+    """What else could have ranked the components that E_w ranks: E_a, where it was asked of all of them."""
+    if placed is None or not found.values.keys() <= placed.activations.values.keys():
+        return {}
+    return {"largest E_a": placed.activations}
 
 
 def _compared(pair: checkpoints.Pair, kinds: Sequence[str]) -> dict[str, Any]:

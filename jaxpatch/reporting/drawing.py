@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 
 INK, SOFT, LINE, PALE = "#1b1e23", "#5b626d", "#d5d8dd", "#f1f2f4"
 POSITIVE, NEGATIVE = "#2463a6", "#c4501b"
-CONTROL_GREYS = ("#4d5159", "#83888f", "#a9adb3", "#c3c6ca")
-CONTROL_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)))
-CONTROL_MARKERS = ("s", "^", "D", "v")
+CONTROL_GREYS = ("#4d5159", "#83888f", "#a9adb3", "#c3c6ca", "#6a5d4d")
+CONTROL_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (2, 3)))
+CONTROL_MARKERS = ("s", "^", "D", "v", "P")
 KIND_COLOURS = {
     "head": "#8a3b8f",
     "neuron": "#1a7f6b",

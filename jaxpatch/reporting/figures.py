@@ -575,9 +575,9 @@ def _looks(drawn: list[Curve]) -> list[tuple[Curve, dict]]:
         (
             curve,
             {
-                "color": drawing.CONTROL_GREYS[n % 4],
-                "linestyle": drawing.CONTROL_DASHES[n % 4],
-                "marker": drawing.CONTROL_MARKERS[n % 4],
+                "color": drawing.CONTROL_GREYS[n % 5],
+                "linestyle": drawing.CONTROL_DASHES[n % 5],
+                "marker": drawing.CONTROL_MARKERS[n % 5],
                 "markersize": 3.5,
                 "linewidth": 1.3,
                 "label": curve.name,

@@ -563,7 +563,8 @@ def _validation(findings: Findings, drawn: Mapping[str, str]) -> Html:
                 f"Above: the control state, 0{SPACE}% as in base, 100{SPACE}% as in special; bands are 95{SPACE}% "
                 "intervals over prompts. Below: how far the next-token distribution is from special's. k runs over "
                 "the ranking, all kinds together; every control takes as many of each kind. “random”: drawn "
-                "at random, several draws averaged. “largest change”: by the size of special − base. At the last k "
+                "at random, several draws averaged; “same layers”: each from the layer of the one in its place. “largest change”: "
+                "by the size of special − base. “largest E_a”: by what activation patching recovers. At the last k "
                 "all that can reach the anchor is patched, and all orders are one.",
             )
         )
@@ -644,8 +645,9 @@ def _limits(findings: Findings) -> Html:
         "Intervals cover the choice of prompts, not the choice of anchor, of layer or of the pair, and with few "
         f"prompts they are somewhat too narrow. Among {num:,} components with a score, about 2.5{SPACE}% would lie "
         "wholly above 0 by chance if none did anything: look at size and at the curves, not at single small scores.",
-        "Random controls say what so many components recover anyway; “largest change” says whether the size of the "
-        "change alone would have found the same ones. A ranking that does not beat both has found little.",
+        "Random controls say what so many components recover anyway, and what their depth alone explains; “largest change” says "
+        "whether the size of the change alone would have found the same ones. A ranking that does not beat these has found little. "
+        "“largest E_a”: where that does as well, knowing where the state is seen would have been enough.",
         f"The score is the {ratio} of effect and gap. Dividing by the gap, the choice of anchor and the intervals are "
         "ours; that single components are swapped between two checkpoints and read along an inner direction is the "
         "paper's (arXiv 2604.13694).",

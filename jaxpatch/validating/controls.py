@@ -47,6 +47,23 @@ def shuffled(order: Order, seed: int) -> Order:
     return matched(order, {name: draw.random(size) for name, size in shapes.items()})
 
 
+def shuffled_in_layers(order: Order, shapes: Mapping[str, tuple[int, ...]], seed: int) -> Order:
+    """A random order in which every component gives way to one of its own kind and layer: what depth alone explains.
+
+    Args: shapes: of each kind, layers first where it has them.
+    """
+    draw = np.random.default_rng(seed)
+    places = np.empty_like(order.places)
+    for number, name in enumerate(order.names):
+        mine = np.flatnonzero(order.kinds == number)
+        width = int(np.prod(shapes[name][1:], dtype=int))
+        layers = order.places[mine] // width
+        for layer in np.unique(layers):
+            here = mine[layers == layer]
+            places[here] = draw.permutation(order.places[here])
+    return order._replace(places=places)
+
+
 def mask(order: Order, count: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """Gates at 1 for the first `count` components.
 

@@ -28,6 +28,19 @@ class Curve(NamedTuple):
     high: np.ndarray
     kl: np.ndarray
 
+    @property
+    def area(self) -> float:
+        """Mean recovery over log k, from 1 to all: between 0 and 1 where recovery is. The higher in restoration, the lower in
+        knockout, the better the order.
+
+        >>> ks, rising = np.array([1, 10, 100]), np.array([0.0, 0.5, 1.0])
+        >>> round(Curve("top", "restoration", ks, rising, rising, rising, rising).area, 6)
+        0.5
+        """
+        if len(self.ks) == 1:
+            return float(self.recovery[0])
+        return float(np.trapezoid(self.recovery, np.log(self.ks)) / np.log(self.ks[-1] / self.ks[0]))
+
 
 def sizes(total: int) -> np.ndarray:
     """k on a log grid, from 1 to all.

@@ -18,7 +18,12 @@ def test_ranking_by_hand():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda o: controls.shuffled(o, 3), lambda o: controls.matched(o, {k: -v for k, v in VALUES.items()})]
+    "make",
+    [
+        lambda o: controls.shuffled(o, 3),
+        lambda o: controls.shuffled_in_layers(o, SHAPES, 3),
+        lambda o: controls.matched(o, {k: -v for k, v in VALUES.items()}),
+    ],
 )
 def test_controls_match_the_kinds_at_every_size(make):
     order = controls.ranked(VALUES, REACH)
@@ -34,3 +39,12 @@ def test_random_orders_depend_on_the_seed_alone():
     order = controls.ranked(VALUES, REACH)
     one, same, other = (controls.shuffled(order, seed).places.tolist() for seed in (1, 1, 2))
     assert one == same != other
+
+
+def test_random_orders_in_layers_keep_every_depth_at_every_size():
+    order = controls.ranked(VALUES, REACH)
+    other = controls.shuffled_in_layers(order, SHAPES, 0)
+    width = np.array([SHAPES[name][1] for name in order.names])[order.kinds]
+    assert (order.places // width == other.places // width).all() and (order.places != other.places).any()
+    single = controls.ranked({"layer": np.array([0.3, 0.1])}, {"layer": np.ones(2, bool)})
+    assert controls.shuffled_in_layers(single, {"layer": (2,)}, 0).places.tolist() == single.places.tolist()
