@@ -6,9 +6,7 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = (
-    "1"  # hundreds of small programs, here and in other processes, each run for a moment
-)
+import quick_compilation  # noqa: F401  # isort: skip
 
 import jax
 import jaxtyping

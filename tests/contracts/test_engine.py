@@ -88,7 +88,7 @@ def test_engine_is_the_torch_loop_to_many_digits_everywhere(pairs, name):
 
 
 def check_in_float64(pairs, row: parity.Row):
-    found = parity.exact_in_float64(pairs(**row.options)[0], row)
+    found = {kind: parity.apart(*both) for kind, both in parity.exact_in_float64(pairs(**row.options)[0], row).items()}
     assert max(found.values()) <= parity.LIMITS["exact in float64"], found
 
 
@@ -136,8 +136,13 @@ def test_definition_is_the_torch_loop_for_the_kinds_that_no_row_asks_for(pairs, 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", parity.ROWS)
 def test_engine_is_the_torch_loop_for_every_draw_and_kind(name, tmp_path):
-    for column, worst in parity.of_row(parity.ROWS[name], tmp_path):
-        assert worst <= parity.LIMITS[column], column
+    """In float32 against the truth, which is PyTorch's in float64: random models may magnify rounding beyond any limit set before."""
+    found: dict[str, list[float]] = {}
+    for column, distance in parity.of_row(parity.ROWS[name], tmp_path):
+        found.setdefault(column, []).append(distance)
+    limits = parity.LIMITS | {"exact": max(parity.LIMITS["exact"], parity.TIMES * max(found.pop(parity.ROUNDING)))}
+    for column, distances in found.items():
+        assert max(distances) <= limits[column], column
     jax.clear_caches()
 
 

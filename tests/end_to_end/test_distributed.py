@@ -24,7 +24,7 @@ def test_two_processes_write_one_report_with_the_scores_of_one(arguments, tmp_pa
     both = [
         started(
             [*arguments, "--distributed", "--mesh", "2", "2"],
-            XLA_FLAGS="--xla_force_host_platform_device_count=2",
+            JAX_NUM_CPU_DEVICES="2",
             JAX_PROCESS_ID=str(number),
             **meeting,
         )

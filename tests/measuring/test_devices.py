@@ -78,7 +78,7 @@ except ValueError as error:
 def processes(shape, number, others=(), *, script=COMPARE, dtype="float32", experts=False):
     """The same command in so many processes; each sees its share of the devices. Returns what they print."""
     here = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={shape[0] * shape[1] // number}",
+        "JAX_NUM_CPU_DEVICES": str(shape[0] * shape[1] // number),
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_X64": str(int(dtype == "float64")),
         "DTYPE": dtype,

@@ -46,7 +46,7 @@ for save in (jp.save_checkpoint, jp.save_orbax):
 
 
 def test_each_of_eight_devices_gets_its_part_of_a_pair(tmp_path):
-    here = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    here = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", LOAD, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env=here, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
