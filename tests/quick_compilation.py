@@ -1,4 +1,4 @@
-"""Settings for hundreds of small programs, here and in other processes, each run for a moment: what counts is how soon they are compiled.
+"""Settings for hundreds of small programs, here and in other processes, each run for a moment: what counts is how soon they compile.
 
 To be imported before jax.
 """

@@ -46,7 +46,7 @@ def effects(instrument: Instrument, kinds: tuple[str, ...], options: Options) ->
     Raises: ValueError where a patched run gives no number.
     """
     draw = np.random.default_rng(options.seed)
-    cheap = instrument.cheap(kinds, options.progress("local linear"))
+    cheap = instrument.cheap(kinds, options.progress("cheap score"))
     weights = _weights(instrument, options.aggregate)
     answers = {}
     for kind in kinds:
