@@ -70,37 +70,35 @@ class Row(NamedTuple):
 
 ROWS = {
     "GQA tied biases": Row(dict(kv_heads=2, tied=True, **ALL_BIASES), 1, KINDS),
-    "MHA untied": Row(dict(kv_heads=4), 0, ("head", "kv")),
-    "MQA untied attention bias": Row(dict(kv_heads=1, attention_bias=True), 2, ("head", "kv")),
+    "MHA untied": Row(dict(kv_heads=4), 0, ("head",)),
+    "MQA untied attention bias": Row(dict(kv_heads=1, attention_bias=True), 2, ("kv",)),
     "GQA untied mlp bias": Row(dict(kv_heads=2, mlp_bias=True), 2, ("neuron",)),
-    "Mistral, window": Row(dict(model_type="mistral", sliding_window=2), 1, ("head", "kv", "layer")),
+    "Mistral, window": Row(dict(model_type="mistral", sliding_window=2), 1, ("head",)),
     "Qwen2, local layers": Row(
         dict(model_type="qwen2", tied=True, use_sliding_window=True, sliding_window=2, max_window_layers=1),
         2,
-        ("head", "kv", "neuron", "layer"),
+        ("head", "neuron"),
     ),
     "Qwen3, local layers": Row(
         dict(model_type="qwen3", attention_bias=True, use_sliding_window=True, sliding_window=3, layer_types=THREE),
         2,
-        KINDS,
+        ("head", "kv"),
     ),
-    "Gemma": Row(dict(model_type="gemma", kv_heads=1, tied=True), 1, ("head", "kv", "neuron")),
+    "Gemma": Row(dict(model_type="gemma", kv_heads=1, tied=True), 1, ("head", "neuron")),
     "Gemma 2": Row(dict(model_type="gemma2", tied=True, sliding_window=2, query_pre_attn_scalar=9), 2, KINDS),
-    "Gemma 3": Row(dict(model_type="gemma3_text", tied=True, sliding_window=2), 2, ("head", "kv", "neuron", "norm")),
-    "Gemma 3 that sees": Row(dict(model_type="gemma3", tied=True, sliding_window=2), 2, ("head", "neuron", "norm")),
-    "Phi-3": Row(dict(model_type="phi3", sliding_window=3), 2, ("head", "kv", "neuron", "matrix")),
-    "OLMo 2": Row(dict(model_type="olmo2"), 2, KINDS),
-    "Granite": Row(dict(model_type="granite", **GRANITE), 2, ("head", "kv", "neuron", "layer", "embed")),
-    "GPT-2": Row(dict(model_type="gpt2", kv_heads=4, tied=True), 2, (*KINDS, "positions")),
+    "Gemma 3": Row(dict(model_type="gemma3_text", tied=True, sliding_window=2), 2, ("head", "norm")),
+    "Gemma 3 that sees": Row(dict(model_type="gemma3", tied=True, sliding_window=2), 2, ("neuron",)),
+    "Phi-3": Row(dict(model_type="phi3", sliding_window=3), 2, ("head", "matrix")),
+    "OLMo 2": Row(dict(model_type="olmo2"), 2, ("head", "kv", "neuron", "attention")),
+    "Granite": Row(dict(model_type="granite", **GRANITE), 2, ("kv", "neuron", "embed")),
+    "GPT-2": Row(dict(model_type="gpt2", kv_heads=4, tied=True), 2, ("head", "neuron", "positions")),
     "NeoX": Row(dict(model_type="gpt_neox", kv_heads=4, rope_parameters=hf.ROPES["gpt_neox"]), 2, KINDS),
-    "OPT": Row(dict(model_type="opt", kv_heads=4, tied=True), 1, ("head", "kv", "neuron", "norm", "positions")),
-    "Mixtral": Row(dict(model_type="mixtral", num_local_experts=3), 1, ("neuron", *EXPERTS, "head", "mlp")),
+    "OPT": Row(dict(model_type="opt", kv_heads=4, tied=True), 1, ("head", "norm", "positions")),
+    "Mixtral": Row(dict(model_type="mixtral", num_local_experts=3), 1, ("neuron", *EXPERTS)),
     "Qwen3-MoE": Row(
         dict(model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2, norm_topk_prob=True), 2, (*KINDS, *EXPERTS)
     ),
-    "OLMoE": Row(
-        dict(model_type="olmoe", num_experts=3, num_experts_per_tok=2), 2, ("head", "kv", "neuron", *EXPERTS, "matrix")
-    ),
+    "OLMoE": Row(dict(model_type="olmoe", num_experts=3, num_experts_per_tok=2), 2, ("head", "kv", *EXPERTS)),
 }
 """Each family; of Llama each way of sharing keys, each bias and each anchor. The whole product of those is marked slow."""
 

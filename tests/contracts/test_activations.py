@@ -103,8 +103,14 @@ STEM = [3, 1, 4, 1, 5]
 READ_OUTS = jp.Anchor(layer=1, direction=U), NextToken("log_prob")
 
 
-@pytest.mark.parametrize("mode", instrument.MODES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "mode"),
+    [
+        pytest.param(shape, mode, marks=() if (mode == "restoration") != (shape == "dense") else pytest.mark.slow)
+        for shape in SHAPES
+        for mode in instrument.MODES
+    ],
+)
 def test_engine_is_the_definition_for_every_kind(shape, mode):
     """Two read-outs in one pass; one prompt is the beginning of another, and its last token in the midst of that is not exchanged."""
     pair = testing.tiny_pair(testing.tiny_config(**SHAPES[shape]))
@@ -174,7 +180,9 @@ def test_attribution_of_vectors_at_last_tokens_is_autograd(pairs, name):
         assert parity.apart(found, true) <= SLOPE_TOLERANCE, kind
 
 
-@pytest.mark.parametrize("name", [LLAMA, "OLMo 2", "Qwen3-MoE"])
+@pytest.mark.parametrize(
+    "name", [LLAMA, *(pytest.param(name, marks=pytest.mark.slow) for name in ("OLMo 2", "Qwen3-MoE"))]
+)
 def test_repaired_attribution_is_the_slow_one(pairs, name):
     torch_pair, pair = pairs(name)
     for kind in ("query", "key", "value", "kv"):

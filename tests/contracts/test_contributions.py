@@ -87,8 +87,15 @@ def test_table_of_embeddings_is_a_supplier(pairs):
     check(*pairs(LLAMA), "head", (1, 2), kinds=("embed",))
 
 
-@pytest.mark.parametrize("mode", instrument.MODES)
-@pytest.mark.parametrize("through", ["all", "value"])
+@pytest.mark.parametrize(
+    ("through", "mode"),
+    [
+        ("all", "restoration"),
+        ("value", "knockout"),
+        pytest.param("all", "knockout", marks=pytest.mark.slow),
+        pytest.param("value", "restoration", marks=pytest.mark.slow),
+    ],
+)
 def test_engine_is_the_definition_for_activations_and_both_modes(mode, through):
     """Two targets in one pass; prompts that share their first tokens, and one that is the beginning of another."""
     pair = testing.tiny_pair()

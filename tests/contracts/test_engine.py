@@ -202,8 +202,15 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("mode", instrument.MODES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "mode"),
+    [
+        ("biases", "restoration"),
+        ("experts", "knockout"),
+        pytest.param("biases", "knockout", marks=pytest.mark.slow),
+        pytest.param("experts", "restoration", marks=pytest.mark.slow),
+    ],
+)
 def test_every_read_out_is_the_definition_in_both_modes(shape, mode):
     """One-hot gates through the whole patched tree, all kinds, four read-outs in the same pass; no weights are tied."""
     rows = LONG_PREFIX
@@ -254,14 +261,22 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize(
+    "block", [pytest.param(name, marks=() if "after" in name else pytest.mark.slow) for name in BLOCKS]
+)
 def test_scores_of_any_narrow_block_are_those_of_its_weights(block):
     pair = testing.tiny_pair(testing.tiny_config(**BLOCKS[block]), seed=1, change=0.01)
     check_narrow(pair, "bfloat16", 2**-5, layers=(1,))
 
 
-@pytest.mark.parametrize("change", [1.0, 0.01, 1e-4])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 2**-5), ("float16", 2**-7)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "change"),
+    [
+        pytest.param(dtype, tolerance, change, marks=() if change == quick else pytest.mark.slow)
+        for dtype, tolerance, quick in (("bfloat16", 2**-5, 1e-4), ("float16", 2**-7, 1.0))
+        for change in (1.0, 0.01, 1e-4)
+    ],
+)
 def test_scores_of_a_narrow_model_are_those_of_its_weights(dtype, tolerance, change):
     check_narrow(testing.tiny_pair(change=change), dtype, tolerance, layers=(1, 0, 2))
 

@@ -110,7 +110,11 @@ def check(said, num_devices, tolerance, of_gap=1e-6):
 
 @pytest.mark.parametrize(
     ("shape", "dtype", "tolerance", "experts"),
-    [((8, 1), "float32", 3e-6, False), ((4, 2), "float64", 1e-12, False), ((4, 2), "float64", 1e-12, True)],
+    [
+        pytest.param((8, 1), "float32", 3e-6, False, marks=pytest.mark.slow),
+        ((4, 2), "float64", 1e-12, False),
+        pytest.param((4, 2), "float64", 1e-12, True, marks=pytest.mark.slow),
+    ],
 )
 def test_eight_devices_give_the_scores_of_one(shape, dtype, tolerance, experts):
     """In float32 a sum over devices is rounded in another order; in float64 nothing is left of that."""
