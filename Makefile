@@ -27,9 +27,9 @@ demo: $(VENV)/.core
 test: $(VENV)/.dev lint
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
-# The real 135M pair: minutes.
+# Every draw and mode of the contracts, and the real 135M pair: most of an hour.
 slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
