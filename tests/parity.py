@@ -43,9 +43,10 @@ LIMITS = {
 }
 """Of the largest number of its kind."""
 ROUNDING = "PyTorch's own exact"
-"""In float32, from itself in float64. Random models magnify rounding, some draws by more than the limit; there the engine may be as far
-from the truth as PyTorch is, `TIMES` over."""
-TIMES = 3
+"""In float32, from itself in float64: what rounding alone does. Random models magnify it, some draws by more than the limit, for PyTorch as
+for the engine."""
+OF_ANY_DRAW = {"exact": 1e-4}
+"""Where all seeds and kinds are drawn. That nothing but rounding is behind it is held in float64, there as everywhere."""
 PROMPTS = ([3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5], [42])
 SEEDS = (0, 1, 2)
 UNSEEN = ("final_norm", "unembed")
@@ -278,7 +279,7 @@ def main():
     for name, found in worst.items():
         shown = (f"{found[column]:.0f}" if "differ" in column else f"{found[column]:.1e}" for column in columns)
         print(f"| {name} | {counts[name]} | " + " | ".join(shown) + " |")
-    print("| at most | | " + " | ".join(f"{limit:.0e}" for limit in LIMITS.values()) + " | | 0 |")
+    print("| at most | | " + " | ".join(f"{limit:.0e}" for limit in (LIMITS | OF_ANY_DRAW).values()) + " | | 0 |")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def written(
     weights = decoder.widened(weights)
     block = decoder.block(config, weights)
     heads = block.heads(x)
-    if target.through != "all":
+    if target.through != "all" and held is not None:
         name = INPUTS[target.through]
         own = block.heads(jnp.broadcast_to(held, x.shape))
         heads = own._replace(**{name: getattr(heads, name)})

@@ -193,7 +193,7 @@ def finish(
         if isinstance(read_out, NextToken):
             logits = decoder.apply(config, models.host, last, method="read_out")
             found = found.at[..., row, :].set(read_out.read(logits))
-        elif read_out.layer == top:
+        elif isinstance(read_out, Anchor) and read_out.layer == top:
             found = found.at[..., row, :].set(read_out.read(last))
     return found
 

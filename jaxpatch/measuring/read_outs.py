@@ -186,7 +186,7 @@ def checked_for(inputs: Inputs, read_out: ReadOut, config: DecoderConfig) -> Rea
     if isinstance(read_out, NextToken):
         return _checked_next_token(read_out, config, inputs.tokens.shape[0])
     if isinstance(read_out, Contribution):
-        return _checked_contribution(read_out, config, inputs.tokens.shape)
+        return checked_contribution(read_out, config, inputs.tokens.shape)
     return checked(read_out, config)
 
 
@@ -212,7 +212,8 @@ def _checked_next_token(read_out: NextToken, config: DecoderConfig, batch: int) 
     return dataclasses.replace(read_out, reference=jnp.asarray(given, jnp.int32))
 
 
-def _checked_contribution(target: Contribution, config: DecoderConfig, shape: tuple[int, ...]) -> Contribution:
+def checked_contribution(target: Contribution, config: DecoderConfig, shape: tuple[int, ...]) -> Contribution:
+    """One for prompts [B, T], its array on the device. Raises ValueError with every fault, UnheardError where nothing listens."""
     faults = target_faults(target.kind, target.index, config)
     if target.through not in THROUGH:
         faults.append(f"through {target.through!r}; wanted one of {', '.join(THROUGH)}")

@@ -64,7 +64,7 @@ def contribution(
     prompts = inputs.checked(prompts, pair.config)
     parent = read_outs.unheld(read_outs.checked_for(prompts, parent, pair.config))
     along = listening(pair.config, pair.base, prompts, parent, kind, index, path, memory_budget)
-    return read_outs.checked_for(prompts, Contribution(along, kind, index, through), pair.config)
+    return read_outs.checked_contribution(Contribution(along, kind, index, through), pair.config, prompts.tokens.shape)
 
 
 def path_faults(path: str) -> list[str]:

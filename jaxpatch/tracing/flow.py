@@ -9,7 +9,7 @@ procedure, its stopping rule and the comparison with chance are ours.
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import NamedTuple
 from xml.etree import ElementTree
 
@@ -76,7 +76,8 @@ def faults(rules: Rules) -> list[str]:
     ]
 
 
-class Node(NamedTuple):
+@dataclass(frozen=True)
+class Node:
     """A component, or the state. role: of `roles.ROLES`, as a supplier of the target by which it was found. level: 0 is the state.
     share: of the state, along the path by which it was found. own: `Measured.own`. end: why it was not followed further; "" where it
     was."""
@@ -176,7 +177,7 @@ class Flow:
 
     def to_json(self) -> str:
         """Nodes and edges, with null for what is not known."""
-        nodes = [{"name": node.name, **node._asdict()} for node in self.nodes]
+        nodes = [{"name": node.name, **asdict(node)} for node in self.nodes]
         edges = [edge._asdict() | {"direct": own} for edge, own in zip(self.edges, self.direct.tolist(), strict=True)]
         rules = {**self.rules._asdict(), "criteria": self.rules.criteria._asdict()}
         return json.dumps(_known({"rules": rules, "nodes": nodes, "edges": edges}), indent=1)
@@ -275,11 +276,11 @@ def follow(
         if isinstance(found, str):
             if not number:
                 raise ValueError(f"the state has no suppliers to trace: {found}")
-            nodes[number] = target._replace(end=found)
+            nodes[number] = replace(target, end=found)
             continue
         measured[number] = found
         suppliers = _suppliers(found, rules)
-        nodes[number] = target._replace(own=found.own, end="" if suppliers else "no supplier stands out")
+        nodes[number] = replace(target, own=found.own, end="" if suppliers else "no supplier stands out")
         for component, role, weights, activations in suppliers:
             is_relay = role in ("relay", "both")
             if component not in numbers:
@@ -343,7 +344,7 @@ def _is_high(weights: tuple[float, float, float], rules: Rules) -> bool:
 
 def _score(found: Scores, kind: str, index: tuple[int, ...]) -> tuple[float, float, float]:
     if kind not in found.values:
-        return (math.nan,) * 3
+        return math.nan, math.nan, math.nan
     value, low, high = (float(each[kind][index]) for each in (found.values, found.low, found.high))
     return value, low, high
 
