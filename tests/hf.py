@@ -107,9 +107,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
         attention_bias=True,
         rope_parameters=None,
     ),
-    "Phi-3, longrope": dict(model_type="phi3", rope_parameters=LONG_ROPE, max_position_embeddings=64),
+    "Phi-3, longrope": dict(
+        model_type="phi3",
+        rope_parameters=LONG_ROPE,
+        max_position_embeddings=64,
+        original_max_position_embeddings=32,
+    ),
     "Phi-3, longrope beyond": dict(
-        model_type="phi3", rope_parameters=LONG_ROPE | {"original_max_position_embeddings": 4}, num_key_value_heads=1
+        model_type="phi3", rope_parameters=LONG_ROPE, num_key_value_heads=1, original_max_position_embeddings=4
     ),
     "Phi-3, window": dict(model_type="phi3", sliding_window=3, tie_word_embeddings=True),
     "OLMo 2": dict(model_type="olmo2"),

@@ -43,8 +43,8 @@ LIMITS = {
 }
 """Of the largest number of its kind."""
 ROUNDING = "PyTorch's own exact"
-"""In float32, from itself in float64: what rounding alone does. Random models magnify it, some draws by more than the limit, for PyTorch as
-for the engine."""
+"""In float32, from itself in float64: what rounding alone does. Random models magnify it, some draws by more than the limit, for
+PyTorch as for the engine."""
 OF_ANY_DRAW = {"exact": 1e-4}
 """Where all seeds and kinds are drawn. That nothing but rounding is behind it is held in float64, there as everywhere."""
 PROMPTS = ([3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5], [42])

@@ -50,7 +50,8 @@ class Checkpoint(NamedTuple):
 
     raw_config: of the text model, where it lay inside of a whole. files: what it was read from. beside: as `sources.Source` has it.
     left_out: names of tensors that are none of the text model's.
-    ends: ids that its configs say end an answer. trained_on: what its adapter says of that, or None.
+    ends: ids that its configs say end an answer. stored: the type that holds all of its weights as they were in the files, whatever
+        config.json says. trained_on: what its adapter says of that, or None.
     """
 
     config: DecoderConfig
@@ -60,6 +61,7 @@ class Checkpoint(NamedTuple):
     files: tuple[Path, ...]
     beside: Mapping[str, str]
     ends: tuple[int, ...]
+    stored: str
     left_out: tuple[str, ...] = ()
     trained_on: str | None = None
 
@@ -78,6 +80,7 @@ class Pair:
         raw_config, beside: config.json, and files beside it (name -> text), to be written back by `save_checkpoint`. Of a model that
             reads more than text, the text model's own.
         files: "base" and "special" -> the files each was read from.
+        stored: the same -> the type of its weights on disk, an adapter's that of the model under it.
         left_out: "base" and "special" -> names of tensors in them that are none of the text model's (those of a part that sees).
         trained_on: the same of those that are adapters -> the model that each says it was trained on.
     """
@@ -92,6 +95,7 @@ class Pair:
     raw_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     beside: Mapping[str, str] = field(default_factory=dict, repr=False)
     files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict, repr=False)
+    stored: Mapping[str, str] = field(default_factory=dict, repr=False)
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     trained_on: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -211,11 +215,12 @@ def load_pair(
         config=config,
         tokenizer=sides[choices.tokenizer == "special"].tokenizer,
         template=template_of(*sides, choices),
-        ends=differences.shared_ends(*sides, choices),
+        ends=tuple(end for end in differences.shared_ends(*sides, choices) if end < config.vocab),
         differences=differences.between(*sides, choices),
         raw_config=told.raw_config if ended is told else _ending_as(ended.raw_config, told.raw_config),
         beside=ended.beside,
         files={"base": one.files, "special": two.files},
+        stored={"base": one.stored, "special": two.stored},
         left_out={"base": one.left_out, "special": two.left_out},
         trained_on={role: each.trained_on for role, each in (("base", one), ("special", two)) if each.trained_on},
     )
@@ -416,12 +421,22 @@ def load(path: Path, dtype: str, place: lora.Place = on_device) -> Checkpoint:
         leaves_of = _leaves_of_tensors
     config, raw = config_of(path, source.raw_config)
     family = wrapping.inside(FAMILIES[config.family], source.raw_config["model_type"], source.shapes)
-    checking = Finite(place)
-    leaves = {name: checking(name, leaf) for name, leaf in leaves_of(path, source, family, config, jnp.dtype(dtype))}
+    checking, stored = Finite(place), set[np.dtype]()
+
+    def read(name: str) -> np.ndarray:
+        found = source.read(name)
+        stored.add(found.dtype)
+        return found
+
+    noting = source._replace(read=read)
+    leaves = {name: checking(name, leaf) for name, leaf in leaves_of(path, noting, family, config, jnp.dtype(dtype))}
     checking.refuse(path, family, config, dtype)
     beside, ends = source.beside, sources.ends(path, source.raw_config, source.beside)
     left_out = tuple(name for name in source.shapes if name.startswith(family.others))
-    return Checkpoint(config, paths.unflatten(leaves), raw, source.tokenizer, source.files, beside, ends, left_out)
+    widest = functools.reduce(jnp.promote_types, stored).name
+    return Checkpoint(
+        config, paths.unflatten(leaves), raw, source.tokenizer, source.files, beside, ends, widest, left_out
+    )
 
 
 def _leaves(
@@ -504,6 +519,8 @@ def _run_as(config: DecoderConfig, checkpoint: Checkpoint) -> Checkpoint:
         if "unembed/kernel" in flat:
             flat["unembed/kernel"] = flat["unembed/kernel"][:, : config.vocab]
         raw["vocab_size"] = config.vocab
+        if isinstance(pad := raw.get("pad_token_id"), int) and pad >= config.vocab:
+            raw["pad_token_id"] = None  # transformers makes no table that lacks this row
     if checkpoint.config.tied and not config.tied:
         flat["unembed/kernel"] = flat["embed/kernel"].T.copy()
         raw["tie_word_embeddings"] = False

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxpatch.models import decoder
 from jaxpatch.models.config import DecoderConfig
+from jaxpatch.models.rope import LongRope
 from jaxpatch.shapes import Params
 
 Write = Callable[[jax.Array], jax.Array]
@@ -34,6 +35,9 @@ def greedy(
             from the last prompt token on.
 
     Returns: the added tokens.
+
+    Where positions turn in another way beyond some length (LongRoPE), keys that were kept until then turn so too: at the token that
+    crosses it everything before is read again. So each token is what the model says of the whole sequence, as without a cache.
     """
     batch, width = tokens.shape
     dtype = decoder.dtype_of(params)
@@ -42,6 +46,7 @@ def greedy(
     if steer is not None:
         steering = steering.at[steer[0]].set(steer[1].astype(steering.dtype))
     ending, filling = jnp.asarray(stops, jnp.int32), jnp.int32(stops[0] if stops else 0)
+    reads_again = isinstance(config.rope and config.rope.stretch, LongRope)
     empty = jnp.zeros((config.layers, batch, slots, config.kv_heads, config.head_width), dtype)
 
     slot_numbers = jnp.arange(slots)
@@ -72,6 +77,18 @@ def greedy(
     )
     first = best(jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)[:, 0])
 
+    def again(step, cache, out):
+        """The cache of all tokens but the newest, as they are in a sequence as long as it is with that one."""
+        del cache
+        is_there = (slot_numbers[None, :] < lengths[:, None]) | (
+            (slot_numbers >= width) & (slot_numbers < width + step)
+        )
+        positions = jnp.where(is_there, slot_positions, 0)
+        mask = is_there[:, None, :] & (positions[:, None, :] <= positions[:, :, None])
+        every = jnp.concatenate([tokens, out], axis=1)
+        is_steered = is_there & (positions >= lengths[:, None] - 1)
+        return run(every, positions, mask, 0, decoder.Cache(empty, empty), is_steered)[1]
+
     def not_done(state):
         step, _, _, is_done, _ = state
         return (step < max_new) & ~is_done.all()
@@ -82,6 +99,10 @@ def greedy(
         is_new = (slot_numbers >= width) & (slot_numbers < width + step)
         mask = (is_prompt | is_new[None, :])[:, None, :]
         positions = (lengths + step - 1)[:, None]
+        if reads_again:
+            assert config.rope is not None and isinstance(config.rope.stretch, LongRope)
+            crosses = positions.max() == config.rope.stretch.original
+            cache = jax.lax.cond(crosses, again, lambda _, cache, __: cache, step, cache, out)
         x, cache = run(last[:, None], positions, mask, width + step - 1, cache, jnp.ones((batch, 1), bool))
         token = jnp.where(is_done, filling, best(x[:, 0]))
         out = out.at[:, step].set(token)

@@ -54,6 +54,8 @@ def read(path: Path) -> sources.Source:
             "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
         }
         if factors is not None:
+            if (sort := raw["rope_parameters"]["rope_type"]) != "default":
+                raise ConfigError([f"rope.scaling.type {sort!r} beside {_FACTORS}: wanted one of the two"])
             raw["rope_parameters"] = _with_factors(raw, factors)
         config = FAMILIES[model_type].read_config(raw)
     except ConfigError as error:
@@ -171,7 +173,7 @@ def _config(metadata: Mapping[str, Any], style: Gguf) -> dict[str, Any]:
         head_dim=head_width,
         intermediate_size=ledger.need("feed_forward_length", faults),
         max_position_embeddings=context,
-        rms_norm_eps=ledger.take("attention.layer_norm_rms_epsilon", 1e-6),
+        rms_norm_eps=ledger.need("attention.layer_norm_rms_epsilon", faults, kind=float),
         bos_token_id=metadata.get("tokenizer.ggml.bos_token_id"),
         pad_token_id=metadata.get("tokenizer.ggml.padding_token_id"),
     )

@@ -169,7 +169,14 @@ def _opened(path: Path, family: Family, config: DecoderConfig) -> _Opened:
     if not weights_file.exists():
         faults.append(f"no {weights_file.name} (pickled adapters are refused: they can run code when opened)")
         raise sources.CheckpointError(path, faults)
-    found, read, *_ = sources.safetensors_of((weights_file,))
+    stored, read_stored, *_ = sources.safetensors_of((weights_file,))
+    own_names = {_renamed(name, family.modules): name for name in stored}
+    found = {name: stored[own] for name, own in own_names.items()}
+    settings = _with_names(settings, family.modules)
+
+    def read(name: str) -> np.ndarray:
+        return read_stored(own_names[name])
+
     names = {name: name.removeprefix(_PREFIX) for name in found}
     family = wrapping.inside(family, wrapping.whole_of(family, names.values()), names.values())
     left_out = tuple(name for name in names.values() if name.startswith(family.others))
@@ -192,6 +199,31 @@ def _opened(path: Path, family: Family, config: DecoderConfig) -> _Opened:
     if faults:
         raise sources.CheckpointError(path, faults)
     return _Opened(settings, read, adapter, twins, config, family, left_out)
+
+
+def _renamed(name: str, modules: Mapping[str, str]) -> str:
+    """A name in which modules are called otherwise.
+
+    >>> _renamed("base_model.model.lm_head.lora_A.weight", {"lm_head": "embed_out"})
+    'base_model.model.embed_out.lora_A.weight'
+    """
+    for old, new in modules.items():
+        name = re.sub(rf"\b{old}\b", new, name)
+    return name
+
+
+def _with_names(settings: Mapping[str, Any], modules: Mapping[str, str]) -> dict[str, Any]:
+    """Settings that name modules as checkpoints do."""
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, str):
+            return _renamed(value, modules)
+        if isinstance(value, list):
+            return [renamed(each) for each in value]
+        return {renamed(key): each for key, each in value.items()} if isinstance(value, dict) else value
+
+    naming = ("target_modules", "exclude_modules", "modules_to_save", *_PATTERNS.values())
+    return {name: renamed(value) if name in naming else value for name, value in settings.items()}
 
 
 MOST_RANK = 64
@@ -229,7 +261,7 @@ def split(
             faults.append(f"{name} differs by rank {rank}, more than {most}")
             continue
         module, root, wide = (
-            name.removesuffix(".weight"),
+            _renamed(name.removesuffix(".weight"), {theirs: own for own, theirs in family.modules.items()}),
             np.sqrt(sizes[:rank]),
             np.promote_types(new.dtype, np.float32),
         )

@@ -61,7 +61,9 @@ def _hub_id(name: str) -> tuple[str, str | None] | None:
 
 
 def _hold_two(one: Path, two: Path) -> bool:
-    """Whether two model folders hold other weights. What cannot be compared, GGUF files and quantised weights, tells nothing."""
+    """Whether two folders hold other models. What cannot be compared, GGUF files and quantised weights, tells nothing."""
+    if any((folder / "adapter_config.json").exists() for folder in (one, two)):
+        return True  # an adapter, and so another model than the one that it goes into, or than another adapter
     try:
         own, other = (sources.safetensors_of(tuple(folder.glob("model*.safetensors"))) for folder in (one, two))
     except sources.CheckpointError:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,8 +36,9 @@ def save_checkpoint(
         pair: where config, tokenizer and chat template come from, as they were chosen.
         params: a tree of the pair's structure, such as `patch` makes.
         path: a directory that does not exist yet; it appears whole or not at all.
-        dtype: of the weights on disk. None: as the pair's checkpoint has it, whatever it is in memory. Rounding to it loses nothing of
-            parameters that were read from there, patched or not; of others (an adapter's, a mean) what that type cannot hold.
+        dtype: of the weights on disk. None: the narrowest that holds both models' weights as they were in their files, whatever it is
+            in memory or a config says. Rounding to it loses nothing of parameters that were read from there, patched or not; of others
+            (an adapter's, a mean) what that type cannot hold.
         max_shard_size: largest file of weights, such as "200MB".
         overwrite: replace what is there, if that is a model or an adapter; nothing else is ever replaced.
 
@@ -94,8 +96,8 @@ def save_checkpoint(
 def _stored(pair: Pair, flat: Params, dtype: str | None) -> str:
     """The type of weights on disk."""
     if dtype is None:
-        told = [pair.raw_config.get(name) for name in ("dtype", "torch_dtype")]
-        return next((name for name in told if name in tensor_file.STORED_AS), next(iter(flat.values())).dtype.name)
+        types = pair.stored.values() or [next(iter(flat.values())).dtype]
+        return functools.reduce(jnp.promote_types, types, jnp.dtype(next(iter(types)))).name
     if dtype not in tensor_file.STORED_AS:
         raise ValueError(f"dtype {dtype!r} is unknown; {paths.did_you_mean(dtype, tensor_file.STORED_AS)}")
     return dtype

@@ -1,6 +1,7 @@
 """The contract of a family: every field of a config is read, known to change nothing, or refused."""
 
 import contextlib
+import copy
 import math
 
 import hf
@@ -230,6 +231,31 @@ NTK = {"rope_type": "dynamic", "factor": 8.0, "rope_theta": 1e4}
 )
 def test_a_stretched_rope_is_read_as_old_and_new_configs_write_it(raw, changes, rope):
     assert llama.read_config(raw | changes).rope == rope
+
+
+LONG = {"rope_type": "longrope", "rope_theta": 500.0, "short_factor": [1.0] * 2, "long_factor": [2.0] * 2}
+
+
+@pytest.mark.parametrize(
+    ("nested", "beside", "family", "original"),
+    [
+        (16, 32, "llama", 32),
+        (16, None, "llama", 16),
+        (None, None, "llama", 96),
+        (16, 32, "phi3", 32),
+        (16, None, "phi3", 4096),
+        (None, 8, "phi3", 8),
+    ],
+)
+def test_the_original_context_beside_the_table_takes_the_place_of_that_in_it(raw, nested, beside, family, original):
+    """As in transformers, whose Phi-3 has one of its own where the config has none there."""
+    table = LONG | ({} if nested is None else {"original_max_position_embeddings": nested})
+    changes = {"rope_parameters": table} | ({} if beside is None else {"original_max_position_embeddings": beside})
+    theirs = hf.config(family, **copy.deepcopy(changes))
+    config = FAMILIES[family].read_config(raw | changes)
+    assert config.rope.stretch.original == original
+    theirs.standardize_rope_params()
+    assert theirs.rope_parameters["original_max_position_embeddings"] == original
 
 
 @pytest.mark.parametrize(

@@ -117,3 +117,35 @@ def test_one_new_token_is_the_argmax_of_the_logits(folder):
 def test_narrow_models_generate_too(tmp_path):
     got = ours(hf.save(tmp_path), max_new=4, stop=NEVER, dtype="bfloat16")
     assert got.shape == (4, 4) and got.min() >= 0 and got.max() < 43
+
+
+@pytest.mark.parametrize("prompt", [PROMPTS[0], [7, 7, 7, 3, 1, 4, 1, 5, 9, 2, 6]])
+@pytest.mark.parametrize("steps", [3, 12])
+def test_keys_that_were_kept_turn_otherwise_once_a_sequence_is_beyond_the_original_context(tmp_path, prompt, steps):
+    """From 8 tokens on across 11; and from 11, so that the first token written crosses it."""
+    options = dict(model_type="phi3", rope_parameters=hf.LONG_ROPE, original_max_position_embeddings=11)
+    folder = hf.save(tmp_path, **options)
+    got = ours(folder, prompts=[prompt], max_new=steps, stop=NEVER)
+    assert got.tolist() == [hf.continuation(hf.load(folder), prompt, max_new=steps, stop=NEVER)]
+
+
+def test_steering_goes_on_across_the_original_context(tmp_path):
+    """With a cache as without: each token is the best of the whole sequence read anew."""
+    folder = hf.save(tmp_path, model_type="phi3", rope_parameters=hf.LONG_ROPE, original_max_position_embeddings=11)
+    made, vector = checkpoints.load(folder, "float32"), np.random.default_rng(0).standard_normal(16).astype(np.float32)
+    steer = (1, jnp.asarray(vector))
+    whole = ours(folder, prompts=PROMPTS[:1], max_new=8, stop=NEVER, steer=steer)[0]
+    model = hf.load(folder)
+    sequence, start = list(PROMPTS[0]), len(PROMPTS[0]) - 1
+
+    def add(module, args, output):
+        output[0, start:] += torch.as_tensor(vector) if output.ndim == 3 else 0
+        return output
+
+    handle = hf.blocks(model)[1].register_forward_hook(add)
+    with torch.no_grad():
+        for _ in range(8):
+            logits = model(torch.tensor([sequence]), use_cache=False).logits
+            sequence.append(int(logits[0, -1].argmax()))
+    handle.remove()
+    assert whole.tolist() == sequence[len(PROMPTS[0]) :] and made.config.rope.stretch.original == 11

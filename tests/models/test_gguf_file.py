@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import math
 import random
 import shutil
 
@@ -203,7 +204,10 @@ def test_metadata_that_matters_is_refused_by_name(folder, tmp_path, metadata, wo
         ({"tokenizer.ggml.eot_token_id": "x"}, ("eot_token_id is 'x'; wanted the number",)),
         ({"llama.rope.scaling.type": [1, 2]}, ("rope type '[1, 2]'",)),
         ({"llama.attention.head_count": [4, 4]}, ("attention.head_count: wanted a positive integer, got [4, 4]",)),
-        ({"llama.attention.layer_norm_rms_epsilon": "x"}, ("rms_norm_eps", "'x'")),
+        ({"llama.attention.layer_norm_rms_epsilon": "x"}, ("layer_norm_rms_epsilon", "'x'")),
+        ({"llama.attention.layer_norm_rms_epsilon": None}, ("layer_norm_rms_epsilon: wanted a positive number",)),
+        ({"llama.attention.layer_norm_rms_epsilon": math.nan}, ("layer_norm_rms_epsilon: wanted a positive number",)),
+        ({"llama.rope.freq_base": math.inf}, ("rope rope_theta: wanted a positive number", "inf")),
     ],
     ids=str,
 )
@@ -282,6 +286,13 @@ def test_a_tensor_that_has_no_place_is_refused(folder, tmp_path):
 def test_rotary_factors_of_another_width_are_refused(folder, tmp_path):
     extra = {"rope_freqs.weight": np.ones(3, np.float32)}
     refused(write(tmp_path / "model.gguf", folder, extra=extra), "wanted 2 factors, got 3")
+
+
+def test_rotary_factors_beside_another_scaling_are_refused(folder, tmp_path):
+    extra = {"rope_freqs.weight": np.ones(2, np.float32)}
+    scaling = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
+    file = write(tmp_path / "model.gguf", folder, extra=extra, metadata=scaling)
+    refused(file, "rope.scaling.type 'linear' beside rope_freqs.weight: wanted one of the two")
 
 
 @pytest.mark.parametrize("size", [0, 3, 200, 4000, -100])

@@ -103,6 +103,14 @@ BY_PEFT = {
     "biases of targets": (dict(target_modules=["q_proj"], bias="lora_only"), {}),
     "fused": (dict(target_modules=["qkv_proj", "gate_up_proj"]), dict(model_type="phi3", attention_bias=...)),
     "fused, head by head": (dict(target_modules=["query_key_value", "dense"], bias="all"), dict(model_type="gpt_neox")),
+    "unembedding of another name": (
+        dict(target_modules=["query_key_value", "lm_head"], rank_pattern={"lm_head": 3}),
+        dict(model_type="gpt_neox"),
+    ),
+    "unembedding of another name, saved whole": (
+        dict(target_modules=["dense"], modules_to_save=["lm_head"]),
+        dict(model_type="gpt_neox"),
+    ),
     "inputs first": (
         dict(target_modules=["c_attn", "c_proj", "c_fc", "wte"], fan_in_fan_out=True),
         dict(model_type="gpt2"),
@@ -250,6 +258,14 @@ def test_an_adapter_of_another_model_is_refused_until_someone_says_so(base, tmp_
     wide = hf.save(tmp_path / "wide", hidden_size=24)
     misfit = hf.save_adapter(tmp_path / "misfit", wide, base_model_name_or_path=str(wide))
     refused(base, misfit, "has shape", f"it was trained on {wide}, and {base} is another")
+
+
+def test_an_adapter_trained_on_an_adapter_is_of_another_model_than_the_one_beneath(base, tmp_path):
+    first = hf.save_adapter(tmp_path / "first", base, base_model_name_or_path=str(base))
+    second = hf.save_adapter(tmp_path / "second", base, seed=5, base_model_name_or_path=str(first))
+    with pytest.raises(ValueError, match=f"base is {base}, special was trained on {first}"):
+        checkpoints.load_pair(base, second)
+    assert [each.name for each in checkpoints.load_pair(base, second, adapter="merge").differences] == ["adapter"]
 
 
 def test_an_adapter_says_what_it_was_trained_on(base, tmp_path):
@@ -494,14 +510,18 @@ def test_an_adapter_that_changes_nothing_is_no_pair(base, tmp_path):
 # ---- saving ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model_type", ["llama", "phi3", "gpt2"])
+@pytest.mark.parametrize("model_type", ["llama", "phi3", "gpt2", "gpt_neox"])
 @pytest.mark.filterwarnings("ignore")  # PEFT's own
 def test_a_difference_of_low_rank_is_saved_as_an_adapter(tmp_path, model_type):
     """It is what was merged, at each matrix's own rank, for us and for PEFT."""
     folder = hf.save(tmp_path / "base", model_type=model_type, hidden_size=32, intermediate_size=48)
     torch.manual_seed(0)
-    targets = {"gpt2": ["c_attn", "c_fc"], "phi3": ["qkv_proj", "down_proj"]}.get(model_type, ["q_proj", "down_proj"])
-    wide = {"down_proj|c_fc": 3}
+    targets = {
+        "gpt2": ["c_attn", "c_fc"],
+        "phi3": ["qkv_proj", "down_proj"],
+        "gpt_neox": ["lm_head", "dense_h_to_4h"],
+    }.get(model_type, ["q_proj", "down_proj"])
+    wide = {"down_proj|c_fc|dense_h_to_4h": 3}
     model = peft.get_peft_model(
         hf.load(folder),
         peft.LoraConfig(r=2, target_modules=targets, rank_pattern=wide, fan_in_fan_out=model_type == "gpt2"),

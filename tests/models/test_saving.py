@@ -99,6 +99,43 @@ def test_weights_go_back_in_the_type_in_which_they_came(tmp_path):
         saving.save_checkpoint(pair, pair.special, tmp_path / "half", dtype="half")
 
 
+@pytest.mark.parametrize(
+    ("types", "told", "wanted"),
+    [
+        (("bfloat16", "float32"), None, "float32"),
+        (("float32", "float32"), "bfloat16", "float32"),
+        (("bfloat16", "bfloat16"), ..., "bfloat16"),
+        (("float16", "bfloat16"), None, "float32"),
+    ],
+)
+def test_what_holds_both_models_is_what_their_files_held_whatever_a_config_says(tmp_path, types, told, wanted):
+    folders = [hf.save(tmp_path / str(seed), seed=seed, dtype=getattr(torch, name)) for seed, name in enumerate(types)]
+    for folder in folders if told is not None else ():
+        hf.retell(folder, dtype=told, torch_dtype=...)
+    pair = checkpoints.load_pair(*folders)
+    saved = saving.save_checkpoint(pair, pair.special, tmp_path / "saved")
+    tensors, original = (load_file(folder / "model.safetensors") for folder in (saved, folders[1]))
+    for name, tensor in original.items():
+        assert tensors[name].dtype == getattr(torch, wanted) and torch.equal(tensors[name].to(tensor.dtype), tensor)
+    assert json.loads((saved / "config.json").read_text())["dtype"] == wanted
+
+
+@pytest.mark.parametrize("settings", ["base", "special"])
+def test_rows_that_only_one_side_has_take_their_padding_and_their_ends_with_them(tmp_path, settings):
+    """What is saved under the shared vocabulary is a model that transformers makes."""
+    rows = {"base": (43, 40), "special": (40, 43)}[settings]
+    folders = [
+        hf.retell(
+            hf.save(tmp_path / str(seed), seed=seed, vocab_size=size), pad_token_id=size - 1, eos_token_id=size - 1
+        )
+        for seed, size in enumerate(rows)
+    ]
+    pair = checkpoints.load_pair(*folders, vocabulary="shared", settings=settings, ending=settings)
+    assert pair.config.vocab == 40 and all(end < 40 for end in pair.ends)
+    saved = saving.save_checkpoint(pair, pair.special, tmp_path / "saved")
+    hf.assert_logits(pair, pair.special, hf.logits(saved, PROMPTS))
+
+
 @pytest.mark.parametrize(("value", "dtype"), [(np.nan, "float32"), (1e30, "float16")])
 def test_numbers_that_are_none_are_not_written(pair, tmp_path, value, dtype):
     flat = dict(paths.flatten(pair.base))

@@ -41,6 +41,7 @@ class Family(NamedTuple):
     prefix: that some checkpoints leave away before the names of all tensors but the unembedding. unembed: the unembedding's name.
     ignored_tensors: ends of tensor names that hold nothing learnt (old checkpoints save rotary tables).
     others: starts of tensor names that are none of the text model's; `wrapping.inside` says so of a family inside of a whole.
+    modules: a module's name in transformers -> in checkpoints, where the two differ: adapters go by the first.
     gguf: how llama.cpp writes the family; None where its GGUF files are not read.
     wrappings: model_type of a whole that holds one of the family beside parts that see or hear -> how.
     """
@@ -52,6 +53,7 @@ class Family(NamedTuple):
     inputs_first: bool = False
     prefix: str = "model."
     unembed: str = "lm_head.weight"
+    modules: Mapping[str, str] = {}
     gguf: "Gguf | None" = None
     wrappings: Mapping[str, Wrapping] = {}
 
@@ -334,33 +336,40 @@ def read_rope(
     *,
     theta: tuple[str, float] = ("rope_theta", 10_000.0),
     share: tuple[str, float] | None = None,
+    original: int | None = None,
     also: Mapping[str, str] | None = None,
 ) -> Rope:
     """The rotary positions of a config, wherever its transformers has written them: ``rope_parameters``, or ``rope_scaling`` and fields
-    of its own for base and share. Where both tables are there, the older one takes the place of the other, as in transformers.
+    of its own for base and share. Where both tables are there, the older one takes the place of the other, as in transformers; and an
+    ``original_max_position_embeddings`` beside the tables that of one in them.
 
     Args: context: longest sequence. theta, share: name of that field, and what it is where absent; without a share whole heads turn.
-        also: other names of types.
+        original: context before it was stretched, where the family has one of its own for configs that do not say. also: other names of
+        types.
     """
     new, old = (_with_type(ledger.table(name, faults)) for name in ("rope_parameters", "rope_scaling"))
     named = {"rope_theta": ledger.take(*theta)} | ({"partial_rotary_factor": ledger.take(*share)} if share else {})
-    made = rope_of(named | (old or new), ledger, context, faults, also=also)
+    settings = named | (old or new)
+    sort = settings.get("rope_type")
+    if isinstance(sort, str) and (also or {}).get(sort, sort) in FROM_A_SHORTER:
+        beside = ledger.take("original_max_position_embeddings")
+        beside = original if beside is None else beside
+        settings |= {} if beside is None else {"original_max_position_embeddings": beside}
+    made = rope_of(settings, context, faults, also=also)
     if share is None and made.share != 1:
         faults.append(f"rope partial_rotary_factor = {made.share} is not supported (only 1.0 is)")
     return made
 
 
-def rope_of(
-    raw: Mapping[str, Any], ledger: Ledger, context: int, faults: list[str], *, also: Mapping[str, str] | None = None
-) -> Rope:
-    """The rotary positions that one table of settings describes. ledger: of the whole config, where some have one of them."""
+def rope_of(raw: Mapping[str, Any], context: int, faults: list[str], *, also: Mapping[str, str] | None = None) -> Rope:
+    """The rotary positions that one table of settings describes."""
     rope, found = Ledger(_with_type(raw)), []
     sort = rope.take("rope_type", "default")
     sort = (also or {}).get(sort, sort) if isinstance(sort, str) else shown(sort)
     made = Rope(
         theta=rope.need("rope_theta", found, 10_000.0, kind=float),
         share=rope.need("partial_rotary_factor", found, 1.0, kind=float),
-        stretch=STRETCHES[sort](rope, ledger, context, found) if sort in STRETCHES else None,
+        stretch=STRETCHES[sort](rope, context, found) if sort in STRETCHES else None,
     )
     if sort not in STRETCHES:
         found.append(f"type {sort!r} is not supported ({', '.join(STRETCHES)} are)")
@@ -376,15 +385,15 @@ def _with_type(settings: Mapping[str, Any]) -> dict[str, Any]:
     return named | {name: value for name, value in settings.items() if name != "type"}
 
 
-def _no_stretch(rope: Ledger, ledger: Ledger, context: int, found: list[str]) -> None:
-    del rope, ledger, context, found
+def _no_stretch(rope: Ledger, context: int, found: list[str]) -> None:
+    del rope, context, found
 
 
-def _linear(rope: Ledger, ledger: Ledger, context: int, found: list[str]) -> Linear:
+def _linear(rope: Ledger, context: int, found: list[str]) -> Linear:
     return Linear(factor=rope.need("factor", found, kind=float))
 
 
-def _llama3(rope: Ledger, ledger: Ledger, context: int, found: list[str]) -> Llama3:
+def _llama3(rope: Ledger, context: int, found: list[str]) -> Llama3:
     return Llama3(
         factor=rope.need("factor", found, kind=float),
         slow=rope.need("low_freq_factor", found, kind=float),
@@ -393,7 +402,7 @@ def _llama3(rope: Ledger, ledger: Ledger, context: int, found: list[str]) -> Lla
     )
 
 
-def _yarn(rope: Ledger, ledger: Ledger, context: int, found: list[str]) -> Yarn:
+def _yarn(rope: Ledger, context: int, found: list[str]) -> Yarn:
     original = rope.need("original_max_position_embeddings", found, context)
     factor = rope.need("factor", found, context / original, kind=float)
     top, bottom = (rope.may_have(name, found) for name in ("mscale", "mscale_all_dim"))
@@ -412,9 +421,8 @@ def _yarn(rope: Ledger, ledger: Ledger, context: int, found: list[str]) -> Yarn:
     )
 
 
-def _longrope(rope: Ledger, ledger: Ledger, context: int, found: list[str]) -> LongRope:
-    default = ledger.take("original_max_position_embeddings", context)
-    original = rope.need("original_max_position_embeddings", found, default)
+def _longrope(rope: Ledger, context: int, found: list[str]) -> LongRope:
+    original = rope.need("original_max_position_embeddings", found, context)
     factor = rope.need("factor", found, context / original, kind=float)
     scale = 1.0 if factor <= 1 or original < 2 else math.sqrt(1 + math.log(factor) / math.log(original))
     return LongRope(
@@ -433,11 +441,13 @@ def _factors(rope: Ledger, name: str, found: list[str]) -> tuple[float, ...]:
     return ()
 
 
-STRETCHES: Mapping[str, Callable[[Ledger, Ledger, int, list[str]], Any]] = {
+STRETCHES: Mapping[str, Callable[[Ledger, int, list[str]], Any]] = {
     "default": _no_stretch,
     "linear": _linear,
     "llama3": _llama3,
     "yarn": _yarn,
     "longrope": _longrope,
 }
-"""Types of rotary positions: (its settings, the config, longest sequence, faults) -> how they are stretched."""
+"""Types of rotary positions: (its settings, longest sequence, faults) -> how they are stretched."""
+FROM_A_SHORTER = ("llama3", "yarn", "longrope")
+"""Those that stretch from the context of an earlier training."""

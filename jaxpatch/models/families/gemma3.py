@@ -19,7 +19,8 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
     fields |= dict(family="gemma3_text", qk_norm="head") | gemma2.around(ledger, faults)
     if fields.pop("attention_cap"):
         faults.append("attn_logit_softcapping is not supported (transformers reads it, and does not use it)")
-    every = ledger.need("sliding_window_pattern", faults, ledger.take("_sliding_window_pattern", 6))
+    ledger.take("_sliding_window_pattern")  # transformers writes it, and does not read it again
+    every = ledger.need("sliding_window_pattern", faults, 6)
     default = [(number + 1) % every != 0 for number in range(fields["layers"])]
     fields |= local_fields(ledger, faults, fields["layers"], gemma2.window(ledger, faults), default)
     rope, local_rope = _ropes(ledger, fields["context"], faults)
@@ -41,7 +42,7 @@ def _ropes(ledger: Ledger, context: int, faults: list[str]) -> tuple[Rope, Rope]
     ]
     stretched = {"full_attention": old, "sliding_attention": {}}
     full, sliding = (
-        rope_of({"rope_theta": base} | dict(Ledger(new).table(name, faults)) | stretched[name], ledger, context, faults)
+        rope_of({"rope_theta": base} | dict(Ledger(new).table(name, faults)) | stretched[name], context, faults)
         for name, base in bases.items()
     )
     return full, sliding

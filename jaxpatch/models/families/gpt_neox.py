@@ -60,4 +60,6 @@ def rules(config: DecoderConfig) -> tuple[Rule, ...]:
 
 _BUFFERS = ("rotary_emb.inv_freq", "attention.bias", "attention.masked_bias")
 
-FAMILY = Family(read_config, rules, _BUFFERS, prefix="gpt_neox.", unembed="embed_out.weight")
+FAMILY = Family(
+    read_config, rules, _BUFFERS, prefix="gpt_neox.", unembed="embed_out.weight", modules={"lm_head": "embed_out"}
+)

@@ -14,8 +14,14 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
     ledger, faults = Ledger(raw), []
     fields = common_fields(ledger, faults, context=4096, norm_eps=("rms_norm_eps", 1e-5))
     ledger.take("original_max_position_embeddings")
-    share = ("partial_rotary_factor", 1.0)
-    rope = read_rope(ledger, fields["context"], faults, share=share, also={"su": "longrope", "yarn": "longrope"})
+    rope = read_rope(
+        ledger,
+        fields["context"],
+        faults,
+        share=("partial_rotary_factor", 1.0),
+        original=4096,
+        also={"su": "longrope", "yarn": "longrope"},
+    )
     fields |= dict(family="phi3", rope=rope)
     if ledger.take("sliding_window") is not None:
         fields["window"] = ledger.need("sliding_window", faults)
