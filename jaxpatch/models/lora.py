@@ -185,7 +185,11 @@ def _opened(path: Path, family: Family, config: DecoderConfig) -> _Opened:
         raise sources.CheckpointError(path, faults)
     known = {*convert.places(family.rules(config), config), family.unembed}
     adapter, wrong = _adapter(shapes, settings, known)
-    faults += wrong
+    faults += wrong + [
+        f"unexpected tensor {name}; PEFT reads those whose names begin with {_PREFIX}"
+        for name in stored
+        if not name.startswith(_PREFIX)
+    ]
     ends = _ends(family, config)
     if config.tied:
         tied = _tied_anew if _is_tied_anew(settings) else _taken_apart
@@ -589,11 +593,15 @@ def _rank_faults(adapter: Adapter, settings: Mapping[str, Any], shapes: Mapping[
 def _target_faults(
     adapter: Adapter, settings: Mapping[str, Any], places: Mapping[str, convert.Place], left_out: Sequence[str]
 ) -> list[str]:
-    """Where the adapter's list of target modules and its tensors disagree; a list given as a pattern says nothing.
+    """Where the adapter's target modules, a list or a pattern, and its tensors disagree.
 
     left_out: tensors that are none of the text model's, whose weights may be targets too.
     """
     targets, excluded = settings.get("target_modules"), settings.get("exclude_modules") or []
+    if isinstance(targets, str):  # of a pattern PEFT reads what it fits, and passes over the rest of the file
+        fits = re.compile(targets) if _is_regex(targets) else None
+        others = [name for name in adapter.pairs if fits and not fits.fullmatch(name.removesuffix(".weight"))]
+        return [f"{name} has tensors, but target_modules {targets!r} does not fit it" for name in others]
     if not isinstance(targets, list) or not isinstance(excluded, list):
         return []
     layers = settings.get("layers_to_transform")

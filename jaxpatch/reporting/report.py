@@ -388,15 +388,16 @@ def _flow(findings: Findings, drawn: Mapping[str, str]) -> Html:
     told = wording.supplied(traced)
     parts: list[Any] = [page.paragraph(each, kind="said") for each in told]
     parts.append(page.paragraph(wording.tracing_rules(traced)))
-    parts.append(
-        page.figure(
-            drawn["flow"],
-            f"Graph of suppliers and targets by block. {' '.join(told)}",
-            "From left to right by block; an arrow leads from a supplier to what it supplies, as wide as the part of its score "
-            "that does not pass through another relay shown here; dashed where that is negative, left out where it is below "
-            f"{wording.percent(traced.rules.least)}. Hollow: a relay that was not followed.",
+    if "flow" in drawn:
+        parts.append(
+            page.figure(
+                drawn["flow"],
+                f"Graph of suppliers and targets by block. {' '.join(told)}",
+                "From left to right by block; an arrow leads from a supplier to what it supplies, as wide as the part of its score "
+                "that does not pass through another relay shown here; dashed where that is negative, left out where it is below "
+                f"{wording.percent(traced.rules.least)}. Hollow: a relay that was not followed.",
+            )
         )
-    )
     columns = (
         Column("supplier"),
         Column("role"),

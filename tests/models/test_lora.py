@@ -468,6 +468,16 @@ def test_an_adapter_of_a_tied_unembedding_is_refused(tmp_path):
     refused(base, change(adapter, add), "lm_head.weight")
 
 
+def test_tensors_that_peft_would_pass_over_are_refused(base, tmp_path):
+    """What a pattern does not fit, and names that do not begin as PEFT's do."""
+    adapter = hf.save_adapter(tmp_path / "adapter", base, modules=["q_proj", "k_proj"], target_modules=".*q_proj")
+    refused(base, adapter, "k_proj.weight has tensors, but target_modules '.*q_proj' does not fit it")
+    plain = hf.save_adapter(tmp_path / "plain", base)
+    file = plain / "adapter_model.safetensors"
+    save_file({name.removeprefix("base_model.model."): tensor for name, tensor in load_file(file).items()}, file)
+    refused(base, plain, "unexpected tensor model.layers", "PEFT reads those whose names begin with base_model.model.")
+
+
 def test_a_pickled_adapter_is_refused(base, tmp_path):
     adapter = hf.save_adapter(tmp_path, base)
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")

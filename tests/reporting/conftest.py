@@ -58,11 +58,11 @@ def supplied(placed: jp.Roles) -> flow.Flow:
     """A graph of two levels, of a state's own suppliers again and again, whatever stands below whom."""
 
     def measure(chain):
-        if len(chain) > 1:
-            return "it was enough"
-        return flow.Measured(placed.weights, placed.activations.of(["head"]), 0.25 if chain else math.nan)
+        if chain and chain[-1][0] == "neuron":
+            return "heads are enough"
+        return flow.Measured(placed.weights, placed.activations, 0.25 if chain else math.nan)
 
-    return flow.follow(measure, flow.Rules(most=2))
+    return flow.follow(measure, flow.Rules(most=4))
 
 
 @pytest.fixture(scope="session")
