@@ -114,7 +114,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
         original_max_position_embeddings=32,
     ),
     "Phi-3, longrope beyond": dict(
-        model_type="phi3", rope_parameters=LONG_ROPE, num_key_value_heads=1, original_max_position_embeddings=4
+        model_type="phi3",
+        rope_parameters=LONG_ROPE | {"attention_factor": 1.2},
+        num_key_value_heads=1,
+        original_max_position_embeddings=1,
     ),
     "Phi-3, window": dict(model_type="phi3", sliding_window=3, tie_word_embeddings=True),
     "OLMo 2": dict(model_type="olmo2"),

@@ -9,6 +9,7 @@ from jaxtyping import Array, Int
 
 from jaxpatch.models import checkpoints, templates
 from jaxpatch.models.config import DecoderConfig
+from jaxpatch.models.rope import LongRope
 
 
 class Inputs(NamedTuple):
@@ -34,7 +35,18 @@ def checked(inputs: Inputs, config: DecoderConfig) -> Inputs:
     if bad.size:
         what = "an empty prompt" if lengths[bad[0]] == 0 else f"length {lengths[bad[0]]}"
         raise ValueError(f"prompt {bad[0]} has {what}; wanted 1 to {tokens.shape[1]} tokens. {bad.size} such prompts.")
+    if (shorter := beyond(config)) and tokens.shape[1] > shorter >= lengths.min():
+        raise ValueError(
+            f"prompts of at most {shorter} tokens (the shortest: {lengths.min()}) in an array of {tokens.shape[1]}: beyond {shorter} "
+            "this model's positions turn otherwise (LongRoPE), for all that is read together. Give short and long prompts apart."
+        )
     return Inputs(tokens, jnp.asarray(lengths, jnp.int32))
+
+
+def beyond(config: DecoderConfig) -> int | None:
+    """Tokens beyond which positions turn otherwise; None where they never do."""
+    stretch = config.rope and config.rope.stretch
+    return stretch.original if isinstance(stretch, LongRope) and stretch.short != stretch.long else None
 
 
 def encode(pair: checkpoints.Pair, texts: Sequence[str], *, chat: bool = True) -> Inputs:

@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -421,11 +421,11 @@ def load(path: Path, dtype: str, place: lora.Place = on_device) -> Checkpoint:
         leaves_of = _leaves_of_tensors
     config, raw = config_of(path, source.raw_config)
     family = wrapping.inside(FAMILIES[config.family], source.raw_config["model_type"], source.shapes)
-    checking, stored = Finite(place), set[np.dtype]()
+    checking, stored = Finite(place), set[str]()
 
     def read(name: str) -> np.ndarray:
         found = source.read(name)
-        stored.add(found.dtype)
+        stored.add(found.dtype.name)
         return found
 
     noting = source._replace(read=read)
@@ -433,10 +433,19 @@ def load(path: Path, dtype: str, place: lora.Place = on_device) -> Checkpoint:
     checking.refuse(path, family, config, dtype)
     beside, ends = source.beside, sources.ends(path, source.raw_config, source.beside)
     left_out = tuple(name for name in source.shapes if name.startswith(family.others))
-    widest = functools.reduce(jnp.promote_types, stored).name
     return Checkpoint(
-        config, paths.unflatten(leaves), raw, source.tokenizer, source.files, beside, ends, widest, left_out
+        config, paths.unflatten(leaves), raw, source.tokenizer, source.files, beside, ends, widest(stored), left_out
     )
+
+
+def widest(types: Iterable[str]) -> str:
+    """The narrowest type that holds all numbers of these.
+
+    >>> widest(["bfloat16", "bfloat16"]), widest(["bfloat16", "float16"]), widest(["float16", "float32"])
+    ('bfloat16', 'float32', 'float32')
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        return functools.reduce(jnp.promote_types, map(jnp.dtype, types)).name
 
 
 def _leaves(

@@ -489,11 +489,12 @@ def tree_context(config: DecoderConfig, tree: prefix_tree.PrefixTree, dtype: Any
 
 
 def rotary(config: DecoderConfig, positions: Int[Array, "*lead T"], dtype: Any) -> tuple[jax.Array, jax.Array] | None:
-    """Of global layers; where there are local ones, of both, on a leading axis of two. None where the model has no such positions."""
+    """Of global layers; where there are local ones, of both, on a leading axis of two. None where the model has no such positions. A
+    sequence, one row of positions, is as long as its last position says."""
     if config.rope is None:
         return None
     ropes = (config.rope,) if config.window is None else (config.rope, config.local_rope or config.rope)
-    longest = positions.max() + 1
+    longest = positions.max(axis=-1, keepdims=True) + 1
     both = [layers.rope(positions, rope.frequencies(config.head_width, longest), dtype, rope.scale) for rope in ropes]
     return both[0] if len(both) == 1 else (jnp.stack([cos for cos, _ in both]), jnp.stack([sin for _, sin in both]))
 

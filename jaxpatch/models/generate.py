@@ -70,11 +70,10 @@ def greedy(
         return jnp.argmax(decoder.apply(config, params, x, method="read_out"), axis=-1).astype(jnp.int32)
 
     queries = jnp.arange(width)
+    own_queries = jnp.where(queries < lengths[:, None], queries, 0)  # padding makes no sequence longer
     prefill_mask = jnp.broadcast_to(queries[:, None] >= slot_numbers[None, :], (batch, width, slots))
     is_last = queries[None, :] == lengths[:, None] - 1
-    x, cache = run(
-        tokens, jnp.broadcast_to(queries, (batch, width)), prefill_mask, 0, decoder.Cache(empty, empty), is_last
-    )
+    x, cache = run(tokens, own_queries, prefill_mask, 0, decoder.Cache(empty, empty), is_last)
     first = best(jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)[:, 0])
 
     def again(step, cache, out):
@@ -101,7 +100,7 @@ def greedy(
         positions = (lengths + step - 1)[:, None]
         if reads_again:
             assert config.rope is not None and isinstance(config.rope.stretch, LongRope)
-            crosses = positions.max() == config.rope.stretch.original
+            crosses = (positions == config.rope.stretch.original).any()
             cache = jax.lax.cond(crosses, again, lambda _, cache, __: cache, step, cache, out)
         x, cache = run(last[:, None], positions, mask, width + step - 1, cache, jnp.ones((batch, 1), bool))
         token = jnp.where(is_done, filling, best(x[:, 0]))

@@ -599,7 +599,10 @@ def _target_faults(
     """
     targets, excluded = settings.get("target_modules"), settings.get("exclude_modules") or []
     if isinstance(targets, str):  # of a pattern PEFT reads what it fits, and passes over the rest of the file
-        fits = re.compile(targets) if _is_regex(targets) else None
+        is_pattern = (
+            _is_regex(targets) and targets.lower() != "all-linear"
+        )  # PEFT's word for every matrix but the unembedding
+        fits = re.compile(targets) if is_pattern else None
         others = [name for name in adapter.pairs if fits and not fits.fullmatch(name.removesuffix(".weight"))]
         return [f"{name} has tensors, but target_modules {targets!r} does not fit it" for name in others]
     if not isinstance(targets, list) or not isinstance(excluded, list):

@@ -109,14 +109,15 @@ class Rope:
         return int(width * self.share)
 
     def frequencies(self, width: int, longest: jax.Array | int) -> np.ndarray | jax.Array:
-        """Radians a token of each pair of a head's numbers: float64 [r / 2]. longest: tokens of the longest sequence."""
+        """Radians a token of each pair of a head's numbers: float64 [r / 2]; where that depends on the length of a sequence, of each,
+        [*lead, r / 2]. longest: tokens of it, [*lead]."""
         turning = self.turning(width)
         plain = self.theta ** (-np.arange(0, turning, 2) / turning)
         stretched = plain if self.stretch is None else self.stretch.stretched(plain, self.theta)
         if not isinstance(self.stretch, LongRope):
             return stretched
         short, long = stretched
-        return jnp.where(longest > self.stretch.original, long, short)
+        return jnp.where(jnp.asarray(longest)[..., None] > self.stretch.original, long, short)
 
     def faults(self, width: int) -> list[str]:
         """What is wrong with it for heads of this width, in words."""

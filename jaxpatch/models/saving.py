@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from jaxpatch import atomic
 from jaxpatch.models import convert, differences, lora, orbax_dir, tensor_file
-from jaxpatch.models.checkpoints import Pair, refuse_others
+from jaxpatch.models.checkpoints import Pair, refuse_others, widest
 from jaxpatch.models.families import FAMILIES, wrapping
 from jaxpatch.shapes import Params
 from jaxpatch.trees import compare, paths
@@ -96,8 +95,7 @@ def save_checkpoint(
 def _stored(pair: Pair, flat: Params, dtype: str | None) -> str:
     """The type of weights on disk."""
     if dtype is None:
-        types = pair.stored.values() or [next(iter(flat.values())).dtype]
-        return functools.reduce(jnp.promote_types, types, jnp.dtype(next(iter(types)))).name
+        return widest(pair.stored.values() or [next(iter(flat.values())).dtype.name])
     if dtype not in tensor_file.STORED_AS:
         raise ValueError(f"dtype {dtype!r} is unknown; {paths.did_you_mean(dtype, tensor_file.STORED_AS)}")
     return dtype

@@ -10,6 +10,7 @@ import pytest
 import jaxpatch as jp
 from jaxpatch import testing
 from jaxpatch.measuring import inputs
+from jaxpatch.models.rope import LongRope, Rope
 
 CONFIG = testing.tiny_config(context=6)
 
@@ -94,3 +95,14 @@ def test_encode_refuses():
         jp.encode(pair, ["a", "", "  \n"])
     with pytest.raises(ValueError, match=r"longer than the context of 4 tokens: number 0 \(5\), number 2 \(6\)"):
         jp.encode(pair, ["a b c d", "a", "a b c d e"])
+
+
+def test_prompts_on_both_sides_of_a_longrope_are_refused_together():
+    """What is read together is as long as the longest, so the short ones would not be read as by themselves."""
+    rope = Rope(stretch=LongRope(short=(1.0, 1.0), long=(2.0, 3.0), original=4, scale=1.0))
+    config = testing.tiny_config(rope=rope)
+    tokens = jnp.zeros((2, 6), jnp.int32)
+    with pytest.raises(ValueError, match=r"at most 4 tokens .the shortest: 3. in an array of 6: beyond 4"):
+        inputs.checked(jp.Inputs(tokens, jnp.array([6, 3])), config)
+    inputs.checked(jp.Inputs(tokens, jnp.array([6, 5])), config)
+    inputs.checked(jp.Inputs(tokens[:, :4], jnp.array([4, 3])), config)

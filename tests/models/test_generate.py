@@ -129,6 +129,12 @@ def test_keys_that_were_kept_turn_otherwise_once_a_sequence_is_beyond_the_origin
     assert got.tolist() == [hf.continuation(hf.load(folder), prompt, max_new=steps, stop=NEVER)]
 
 
+def test_each_of_a_batch_crosses_the_original_context_by_itself(tmp_path):
+    options = dict(model_type="phi3", rope_parameters=hf.LONG_ROPE, original_max_position_embeddings=11)
+    folder = hf.save(tmp_path, **options)
+    assert ours(folder, max_new=16, stop=NEVER).tolist() == theirs(folder, max_new=16, stop=NEVER)
+
+
 def test_steering_goes_on_across_the_original_context(tmp_path):
     """With a cache as without: each token is the best of the whole sequence read anew."""
     folder = hf.save(tmp_path, model_type="phi3", rope_parameters=hf.LONG_ROPE, original_max_position_embeddings=11)
