@@ -292,7 +292,7 @@ def trace(
     site: str = "contribution",
     positions: str = "all",
     aggregate: str = "mean_of_ratios",
-    top: int = 20,
+    top: int = 100,
     seed: int = 0,
     memory: int | None = None,
     started: Callable[[str], None] = lambda name: None,

@@ -37,8 +37,9 @@ RESULTS = {
     "figures",
 }
 """What a run writes; a folder that holds anything else is not ours to replace."""
-TRACED_TOP = 20
-"""Of the best suppliers of each target that are found for certain; few of them are kept."""
+FEWEST_RELAYS = 100
+"""Of the components with the highest E_a, and of the suppliers of each target, so many at least are found for certain. The cheap score
+of activations is less often to be trusted, and the fewer must then be right, the larger the sample that says so: of 20, everything."""
 ROOM_NEEDED = 50_000_000
 """Free bytes the results need at most."""
 
@@ -59,7 +60,7 @@ class Run:
         kinds: of component: head, kv, neuron, expert, router, attention, mlp, layer, matrix, norm,
             final_norm, embed, positions, unembed.
         method: exact, screened, local_linear, first_order or integrated.
-        top: how many of the best components of each kind must be found (screened).
+        top: how many of the best components of each kind must be found (screened); by E_a, 100 at least.
         alpha: level at which they are (screened).
         sample: drawn at random for that, at least: a larger one notices rarer components to which the cheap score is blind (screened).
         steps: points along the path (integrated).
@@ -227,7 +228,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
         )
         anchors.refuse_untrusted(info)
 
-    def scored(kinds: tuple[str, ...], method: str, journal: resume.Journal) -> scores.Scores:
+    def scored(kinds: tuple[str, ...], method: str, top: int, journal: resume.Journal) -> scores.Scores:
         with clock.stage(f"score ({method})") as part:
             found = pipeline.score(
                 pair,
@@ -236,7 +237,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
                 kinds=kinds,
                 method=method,
                 aggregate=options.aggregate,
-                top=options.top,
+                top=top,
                 alpha=options.alpha,
                 memory=None if options.memory is None else int(options.memory * 2**30),
                 sample=options.sample,
@@ -250,11 +251,12 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
             console.print(f"{journal.num_resumed:,} components were known from an interrupted run")
         return found
 
-    found = scored(options.kinds, options.method, journal)
+    found = scored(options.kinds, options.method, options.top, journal)
     placed = None
     if exchanged := _exchanged(options, pair):
         with journal.following() as second:
-            placed = roles.place(found, scored(exchanged, AS_CAREFUL[options.method], second))
+            most = max(options.top, FEWEST_RELAYS)
+            placed = roles.place(found, scored(exchanged, AS_CAREFUL[options.method], most, second))
     traced = None
     if isinstance(options, Trace):
         with clock.stage("trace") as part:
@@ -269,7 +271,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
                 rules=options.rules,
                 state=placed,
                 aggregate=options.aggregate,
-                top=min(options.top, TRACED_TOP),
+                top=max(options.top, FEWEST_RELAYS),
                 seed=options.seed,
                 memory=None if options.memory is None else int(options.memory * 2**30),
                 progress=part,
