@@ -63,7 +63,11 @@ ANCHOR = jp.Anchor(layer=1, direction=np.eye(16)[0])
             KeyError,
             "nothing to exchange for 'embed', 'norm'",
         ),
-        (dict(anchor=None), ValueError, r"read-outs: wanted an Anchor, a NextToken, or several; got \(None,\)"),
+        (
+            dict(anchor=None),
+            ValueError,
+            r"read-outs: wanted an Anchor, a NextToken, a Contribution, or several; got \(None,\)",
+        ),
     ],
 )
 def test_bad_options_are_refused_before_any_work(monkeypatch, options, error, message):
@@ -395,7 +399,7 @@ def test_score_each_is_score_of_each(method, mode):
 
 def test_several_read_outs_are_refused_like_one(monkeypatch):
     monkeypatch.setattr(pipeline.instrument, "of_pair", lambda *args, **kw: pytest.fail("work was done"))
-    with pytest.raises(ValueError, match="read-outs: wanted an Anchor, a NextToken, or several"):
+    with pytest.raises(ValueError, match="read-outs: wanted an Anchor, a NextToken, a Contribution, or several"):
         jp.score_each(PAIR, INPUTS, ())
     with pytest.raises(ValueError) as caught:
         jp.score_each(PAIR, INPUTS, (ANCHOR.replace(layer=7), NextToken("logits")))

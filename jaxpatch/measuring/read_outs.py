@@ -121,7 +121,9 @@ class Contribution:
 
     @property
     def name(self) -> str:
-        """>>> Contribution(None, "head", (3, 1)).name
+        """Of the target.
+
+        >>> Contribution(None, "head", (3, 1)).name
         'head 3.1'
         """
         return f"{self.kind} {'.'.join(map(str, self.index))}"

@@ -462,7 +462,7 @@ def number_or_less(p: float) -> str:
     """A probability in words that claim no more than it can.
 
     >>> number_or_less(0.0301), number_or_less(1e-9)
-    ('0.03', 'below 0.001')
+    ('0.0301', 'below 0.001')
     """
     return "below 0.001" if p < 0.001 else number(p)
 

@@ -92,7 +92,9 @@ class Node:
 
     @property
     def name(self) -> str:
-        """>>> Node("head", (3, 1), "relay", 1, 0.4, 0.0, "").name
+        """What it is called.
+
+        >>> Node("head", (3, 1), "relay", 1, 0.4, 0.0, "").name
         'head 3.1'
         """
         return f"{self.kind} {'.'.join(map(str, self.index))}".strip()

@@ -160,5 +160,7 @@ def test_several_are_a_tuple_of_read_outs():
     one = jp.Anchor(layer=0, direction=[0.0, 1.0])
     assert read_outs.several(one) == (one,) and len(read_outs.several([one, read_outs.NextToken()])) == 2
     for wrong in ([], [one, "kl"]):
-        with pytest.raises(ValueError, match="read-outs: wanted an Anchor, a NextToken, or several; got"):
+        with pytest.raises(
+            ValueError, match="read-outs: wanted an Anchor, a NextToken, a Contribution, or several; got"
+        ):
             read_outs.several(wrong)
