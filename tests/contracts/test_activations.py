@@ -30,19 +30,6 @@ EXPERTS = ("Mixtral", "Qwen3-MoE", "OLMoE")
 LLAMA = "GQA tied biases"
 
 
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    """By the name of a row: the torch models and what load_pair reads of them, made once."""
-    made = {}
-
-    def of(name):
-        if name not in made:
-            made[name] = parity.make(tmp_path_factory.mktemp("pair"), parity.ROWS[name].options)
-        return made[name]
-
-    return of
-
-
 def tool_of(pair, anchor=2, exchange=Exchange(), **options):  # noqa: B008  # a tuple
     wanted = jp.Anchor(layer=anchor, direction=U)
     return instrument.of_pair(pair, PADDED, wanted, exchange=exchange, **options)

@@ -27,18 +27,6 @@ EXPERTS = ("Mixtral", "Qwen3-MoE", "OLMoE")
 EVERY = [("head", (2, 1)), ("neuron", (2, 3)), ("attention", (1,)), ("mlp", (2,))]
 
 
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    made = {}
-
-    def of(name):
-        if name not in made:
-            made[name] = parity.make(tmp_path_factory.mktemp("pair"), parity.ROWS[name].options)
-        return made[name]
-
-    return of
-
-
 def check(torch_pair, pair, kind, index, *, path="total", through="all", kinds=("head",)):
     target = Target(kind, index, ANCHOR.layer)
     wanted = jp.contribution(pair, PADDED, ANCHOR, kind, index, path=path, through=through)
