@@ -128,7 +128,7 @@ class Trace(Run):
         path: how a relay reaches what it is a part of: total, through all blocks between; or direct.
         levels: of relays below the state that are followed, at most.
         most: suppliers of each sort that are kept of one target, at most.
-        least: share of a target that a supplier must recover, and of the state that a relay must carry to be followed.
+        least: share of the state that a relay must carry to be followed.
     """
 
     through: tuple[str, ...] = ("head",)

@@ -217,8 +217,6 @@ def flow(findings: Findings) -> Figure:
     figure = drawing.sheet(0.36 * (max(rows) - min(rows) + 1) + 1.3)
     axes = figure.subplots()
     for edge, direct in sorted(zip(traced.edges, traced.direct, strict=True), key=lambda each: abs(each[1])):
-        if abs(direct) < traced.rules.least:
-            continue
         look = drawing.ROLE_LOOKS[traced.nodes[edge.supplier].role]
         bend = 0.0 if places[edge.supplier][1] != places[edge.target][1] else -0.25
         arrow = FancyArrowPatch(

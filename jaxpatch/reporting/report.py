@@ -394,8 +394,8 @@ def _flow(findings: Findings, drawn: Mapping[str, str]) -> Html:
                 drawn["flow"],
                 f"Graph of suppliers and targets by block. {' '.join(told)}",
                 "From left to right by block; an arrow leads from a supplier to what it supplies, as wide as the part of its score "
-                "that does not pass through another relay shown here; dashed where that is negative, left out where it is below "
-                f"{wording.percent(traced.rules.least)}. Hollow: a relay that was not followed.",
+                "that does not pass through another relay shown here; dashed where that is negative. Hollow: a relay that "
+                "was not followed.",
             )
         )
     columns = (

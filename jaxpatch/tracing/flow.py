@@ -44,8 +44,8 @@ class Rules(NamedTuple):
     """When tracing goes on.
 
     criteria: what stands out among the suppliers of one target. most: relays, and sources of each kind, that are kept of those at most.
-    least: of the state; a supplier is kept where it recovers so much of its target, and a relay is followed where its share of the
-        state, along the path by which it was found, is no less. levels: of targets below the state, at most.
+    least: a relay is followed where its share of the state, along the path by which it was found, is no less. levels: of targets below
+    the state, at most.
     """
 
     criteria: Criteria = roles.DEFAULTS
@@ -224,7 +224,7 @@ class Flow:
             found = {
                 self.nodes[edge.supplier].index
                 for edge in self.edges
-                if edge.target and self.nodes[edge.supplier].kind == kind and _is_high(edge.weights, self.rules)
+                if edge.target and self.nodes[edge.supplier].kind == kind and self.nodes[edge.supplier].role != "relay"
             }
             if not found:
                 continue
@@ -314,15 +314,14 @@ Supplier = tuple[Component, str, tuple[float, float, float], tuple[float, float,
 
 
 def _suppliers(found: Measured, rules: Rules) -> list[Supplier]:
-    """What stands out and recovers enough: relays first, then sources, each from the strongest down."""
+    """What stands out: relays first, then sources, each from the strongest down."""
     made = []
     for kind, number in _roles(found, rules.criteria).items():
         for index in map(tuple, np.argwhere(number).tolist()):
             role = roles.ROLES[number[index]]
             weights, activations = (_score(each, kind, index) for each in (found.weights, found.activations))
             size = (weights if role == "source" else activations)[0]
-            if size >= rules.least:
-                made.append((size, ((kind, index), role, weights, activations)))
+            made.append((size, ((kind, index), role, weights, activations)))
     made.sort(key=lambda each: -each[0])
     every = [supplier for _, supplier in made]
     relays = [each for each in every if each[1] != "source"][: rules.most]
@@ -338,10 +337,6 @@ def _roles(found: Measured, criteria: Criteria) -> dict[str, np.ndarray]:
     for kind in found.weights.values.keys() - placed.keys():
         placed[kind] = np.where(roles.is_high(found.weights, kind, criteria.share), roles.ROLES.index("source"), 0)
     return placed
-
-
-def _is_high(weights: tuple[float, float, float], rules: Rules) -> bool:
-    return weights[0] >= rules.least and not weights[1] <= 0
 
 
 def _score(found: Scores, kind: str, index: tuple[int, ...]) -> tuple[float, float, float]:

@@ -218,8 +218,7 @@ def test_graph_has_a_mark_a_component_and_an_arrow_an_edge_that_counts(exact):
     axes = figures.flow(exact).axes[0]
     named = [text.get_text() for text in axes.texts]
     assert named == [node.name for node in traced.nodes]
-    counts = np.abs(traced.direct) >= traced.rules.least
-    assert counts.any() and len(axes.patches) == counts.sum()
+    assert len(axes.patches) == len(traced.edges) > 4
     for text, node in zip(axes.texts, traced.nodes, strict=True):
         assert text.xy[0] == (node.index[0] if node.index else exact.scores.layer + 1)
     assert len({text.xy for text in axes.texts}) == len(named), "no two stand on each other"
