@@ -471,10 +471,11 @@ def tracing_rules(traced: Flow) -> str:
     """When a supplier counts, and when tracing ends."""
     rules = traced.rules
     return (
-        f"A supplier stands out where the interval of its score lies above 0, and the score is at least {percent(rules.criteria.share)} "
-        f"of the largest of its kind; of each sort the first {rules.most} are kept. The own contribution of a relay that carries at least "
-        f"{percent(rules.least)} of the state, along the gradient of what it is a part of, then takes the place of the state, down to "
-        f"{rules.levels} levels. Sources are scored by weight patching (E_w), relays by activation patching (E_a). The "
+        "A supplier stands out where the interval of its score lies above 0, and the score is at least "
+        f"{percent(rules.criteria.share)} of the largest of its kind; of each sort the first {rules.most} are kept. The own "
+        f"contribution of a relay that carries at least {percent(rules.least)} of the state, along the gradient of what it is a part "
+        f"of, then takes the place of the state, down to {rules.levels} levels. Sources are scored by weight patching (E_w), relays by "
+        "activation patching (E_a). The "
         "procedure is ours."
     )
 
