@@ -359,7 +359,9 @@ def trace(
         if chain:
             *above, (kind, index) = chain
             try:
-                listened[chain] = targets.contribution(pair, inputs, listened[tuple(above)], kind, index, path=path)
+                listened[chain] = targets.contribution(
+                    pair, inputs, listened[tuple(above)], kind, index, path=path, budget=memory
+                )
             except read_outs.UnheardError:
                 return "nothing listens to what it writes"
         asked = listened[chain]

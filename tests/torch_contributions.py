@@ -16,6 +16,8 @@ import transformers
 from torch_oracle import TorchPair
 
 HALF = {"head": "attention", "neuron": "mlp", "attention": "attention", "mlp": "mlp"}
+Kept = dict[str, torch.Tensor]
+"""What modules gave in base's own run on one prompt."""
 INPUTS = {"query": "q", "key": "k", "value": "v"}
 
 
@@ -55,13 +57,19 @@ def along(
 
 
 def read(
-    pair: TorchPair, prompt: Sequence[int], target: Target, direction: np.ndarray, through: str, listened: torch.Tensor
+    pair: TorchPair,
+    prompt: Sequence[int],
+    target: Target,
+    direction: np.ndarray,
+    through: str,
+    listened: torch.Tensor,
+    kept: Kept,
 ) -> float:
     """Of base as it is now. listened: [T, D]. through: the input that base's weights as they are now may reach."""
     model, module = pair.base, module_of(pair.base, target)
     with ExitStack() as held:
         if through != "all":
-            _hold(held, model, prompt, target, through)
+            _hold(held, model, target, through, kept)
         seen = held.enter_context(torch_activations.watched(model, {module}))
         with torch.no_grad():
             torch_oracle.read(model, prompt, direction)
@@ -73,10 +81,7 @@ def read(
     return (written * listened).sum().item()
 
 
-_KEPT: dict[tuple, dict] = {}
-
-
-def _hold(held: ExitStack, model, prompt, target: Target, through: str) -> None:
+def _hold(held: ExitStack, model: transformers.PreTrainedModel, target: Target, through: str, kept: Kept) -> None:
     """What the other inputs were in base's own run takes the place of what they would be."""
     c, layout = model.config.get_text_config(), torch_oracle.layout_of(model.config)
     stem = layout.block.format(l=target.index[0])
@@ -84,7 +89,7 @@ def _hold(held: ExitStack, model, prompt, target: Target, through: str) -> None:
         module = stem + layout.matrices[name].module
         number = torch_activations.units(c, name)[0]
         own = np.concatenate([torch_activations._features(c, name, unit) for unit in range(number)])
-        before = _KEPT[id(model), tuple(prompt), module]
+        before = kept[module]
 
         def change(given, got, own=own, before=before):
             out = got.clone()
@@ -94,15 +99,13 @@ def _hold(held: ExitStack, model, prompt, target: Target, through: str) -> None:
         held.enter_context(torch_activations.changed(model, module, change))
 
 
-def _keep(model, prompts, target: Target) -> None:
+def _kept(model: transformers.PreTrainedModel, prompt: Sequence[int], target: Target) -> Kept:
     layout = torch_oracle.layout_of(model.config)
     stem = layout.block.format(l=target.index[0])
     names = {stem + layout.matrices[name].module for name in "qkv"}
-    for prompt in prompts:
-        with torch_activations.watched(model, names) as seen, torch.no_grad():
-            model(torch.tensor([list(prompt)]), use_cache=False)
-        for name in names:
-            _KEPT[id(model), tuple(prompt), name] = seen.outputs[name]
+    with torch_activations.watched(model, names) as seen, torch.no_grad():
+        model(torch.tensor([list(prompt)]), use_cache=False)
+    return seen.outputs
 
 
 def effects(
@@ -116,12 +119,12 @@ def effects(
     through: str = "all",
 ) -> np.ndarray:
     """THE loop: what each component below the target's block, put into base, changes of its contribution: [B, *shape]."""
-    _keep(pair.base, prompts, target)
+    kept = [_kept(pair.base, prompt, target) for prompt in prompts]
     listened = [along(pair.base, prompt, target, direction, path) for prompt in prompts]
 
     def reads() -> np.ndarray:
-        each = zip(prompts, listened, strict=True)
-        return np.array([read(pair, prompt, target, direction, through, own) for prompt, own in each])
+        each = zip(prompts, listened, kept, strict=True)
+        return np.array([read(pair, prompt, target, direction, through, *own) for prompt, *own in each])
 
     before, owned = reads(), torch_oracle.components(pair.base, kind)
     out = np.zeros((len(prompts), *np.max(list(owned), axis=0) + 1))

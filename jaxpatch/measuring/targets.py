@@ -35,7 +35,7 @@ def contribution(
     *,
     path: str = "total",
     through: str = "all",
-    memory_budget: int | None = None,
+    budget: int | None = None,
 ) -> Contribution:
     """The read-out of what one component contributes to another read-out.
 
@@ -45,6 +45,7 @@ def contribution(
         path: how it reaches the parent. "total": through every block between them, to first order; "direct": as it lies in the
             residual stream where the parent is read, ``<out_t, u>``.
         through: by which input of a head suppliers may reach it: "all", "query", "key" or "value".
+        budget: bytes that the gradient's pass may hold beside the models; half of what is free where None.
 
     Returns: a read-out for `score`, of these prompts alone.
 
@@ -63,7 +64,7 @@ def contribution(
     """
     prompts = inputs.checked(prompts, pair.config)
     parent = read_outs.unheld(read_outs.checked_for(prompts, parent, pair.config))
-    along = listening(pair.config, pair.base, prompts, parent, kind, index, path, memory_budget)
+    along = listening(pair.config, pair.base, prompts, parent, kind, index, path, budget)
     return read_outs.checked_contribution(Contribution(along, kind, index, through), pair.config, prompts.tokens.shape)
 
 
@@ -80,7 +81,7 @@ def listening(
     kind: str,
     index: tuple[int, ...],
     path: str = "total",
-    memory_budget: int | None = None,
+    budget: int | None = None,
 ) -> Float[np.ndarray, "B T D"]:
     """The gradient of the parent, in a model's run, at what the target's attention or MLP writes.
 
@@ -96,7 +97,7 @@ def listening(
     if faults:
         raise ValueError(f"target {kind} {'.'.join(map(str, index))}: " + "; ".join(faults) + ".")
     batch, tokens = prompts.tokens.shape
-    budget = memory.default_budget(params) if memory_budget is None else memory_budget
+    budget = memory.default_budget(params) if budget is None else budget
     size = memory.even(batch, memory.cheap_prompts(config, tokens, memory.itemsize_of(params), depth, budget))
     tree = prefix_tree.of_prompts(np.asarray(prompts.tokens), np.asarray(prompts.lengths))
     found = []

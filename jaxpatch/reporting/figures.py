@@ -573,9 +573,9 @@ def _looks(drawn: list[Curve]) -> list[tuple[Curve, dict]]:
         (
             curve,
             {
-                "color": drawing.CONTROL_GREYS[n % 5],
-                "linestyle": drawing.CONTROL_DASHES[n % 5],
-                "marker": drawing.CONTROL_MARKERS[n % 5],
+                "color": drawing.CONTROL_GREYS[n % len(drawing.CONTROL_GREYS)],
+                "linestyle": drawing.CONTROL_DASHES[n % len(drawing.CONTROL_DASHES)],
+                "marker": drawing.CONTROL_MARKERS[n % len(drawing.CONTROL_MARKERS)],
                 "markersize": 3.5,
                 "linewidth": 1.3,
                 "label": curve.name,

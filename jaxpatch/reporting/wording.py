@@ -453,15 +453,15 @@ def supplied(traced: Flow) -> list[str]:
         told.append(
             f"Of {counted({row['kind']: row['traced']})} that tracing found to supply relays, {row['shared']} "
             f"({percent(row['share'])}) are among the first {row['traced']} by E_w for the state itself; chance would give "
-            f"{percent(row['chance'])} (p {number_or_less(row['p'])})."
+            f"{percent(row['chance'])} (p {probability(row['p'])})."
         )
     return told
 
 
-def number_or_less(p: float) -> str:
+def probability(p: float) -> str:
     """A probability in words that claim no more than it can.
 
-    >>> number_or_less(0.0301), number_or_less(1e-9)
+    >>> probability(0.0301), probability(1e-9)
     ('0.0301', 'below 0.001')
     """
     return "below 0.001" if p < 0.001 else number(p)
