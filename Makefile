@@ -27,7 +27,7 @@ demo: $(VENV)/.core
 test: $(VENV)/.dev lint
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
-# Every draw and mode of the contracts, and the real 135M pair: most of an hour.
+# Every draw and mode of the contracts, and the real 135M pair: long.
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
