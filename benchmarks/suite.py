@@ -28,11 +28,11 @@ CPU = (
     "against_transformer_lens",
 )
 ACCELERATOR = (
-    "exact --pair llama-3.2-1b",
-    "limit --pair llama-3.2-1b",
+    "exact --pair llama-3.2-1b --candidates 2048",
+    "limit --pair llama-3.2-1b --candidates 2048",
     "cheap --pair llama-3.2-1b",
     "precision --pair llama-3.2-1b",
-    "exact --pair llama-3.1-8b --prompts 16 --kinds neuron",
+    "exact --pair llama-3.1-8b --prompts 16 --kinds neuron --candidates 1024",
 )
 SUITES = {"cpu": CPU, "accelerator": ACCELERATOR}
 
