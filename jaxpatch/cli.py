@@ -1,5 +1,6 @@
 """Shell: the command line."""
 
+import os
 import sys
 
 import jax
@@ -8,9 +9,16 @@ from rich.console import Console
 
 from jaxpatch import check, plan, run
 
+COMPILING = "--xla_gpu_enable_triton_gemm=false"
+"""To XLA, for every command, unless XLA_FLAGS says otherwise. Where it tries Triton's kernels too, programs for a GPU compile for a
+minute each in place of ten seconds, and run 4 % faster (docs/results/engine.md)."""
+
 
 def main() -> None:
     """``jaxpatch run``, ``trace``, ``plan`` or ``check``; exit status 0 done, 1 refused or failed, 2 bad usage, 130 interrupted."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if COMPILING.split("=")[0] not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {COMPILING}".strip()
     options = tyro.extras.subcommand_cli_from_dict(
         {"run": run.Run, "trace": run.Trace, "plan": plan.Plan, "check": check.Check},
         prog="jaxpatch",

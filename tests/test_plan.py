@@ -64,7 +64,12 @@ def test_real_prompts_are_counted_where_there_is_a_task(folders, task_file):
     planned = plan.plan(options(folders, task=str(task_file), num_prompts=4, device="h100"))
     assert planned.job.num_prompts == 4 and planned.job.num_nodes < 4 * planned.job.tokens, "they begin alike"
     assert planned.job.depth == 3 and planned.room == memory.plan(
-        planned.job.config, planned.job.tree, 4, 3, int(memory.SHARE * (80e9 - planned.job.parameter_bytes)), 65536
+        planned.job.config,
+        planned.job.tree,
+        4,
+        3,
+        int(memory.SHARE * (80e9 - planned.job.parameter_bytes)),
+        memory.FILL_ACCELERATOR,
     )
 
 

@@ -66,6 +66,22 @@ def plan(
     return Room(candidates=max(1, min(most, (left - (blocks + 1) * block) // each)), blocks=blocks)
 
 
+def piece_size(layers: np.ndarray, most: int) -> int:
+    """Candidates in one piece of a sweep over these layers [n], sorted: `most`.
+
+    Where whole layers are swept and one of them nearly makes a piece, it is one: a piece that spans layers starts at its lowest. Where
+    there are fewer candidates in all, the next power of two, so that few sizes are ever compiled.
+
+    >>> piece_size(np.repeat(np.arange(4), 9), 6), piece_size(np.repeat(np.arange(4), 9), 12), piece_size(np.arange(3), 6)
+    (6, 9, 4)
+    """
+    if len(layers) <= most:
+        return min(most, 1 << (len(layers) - 1).bit_length())
+    counts = np.unique(layers, return_counts=True)[1]
+    largest = int(counts.max())
+    return largest if counts.min() == largest and most < 2 * largest <= 2 * most else most
+
+
 def candidate_bytes(config: DecoderConfig, tree: PrefixTree, itemsize: int) -> int:
     """Bytes of one candidate's arrays at the widest moment: attention, an MLP, or the logits of a next-token read-out.
 

@@ -137,7 +137,7 @@ def exact(
     owned = components.of_decoder(models.host) if exchange is None else exchanges.of_decoder(models.host)
     inside = _counted_through(indices[order, 1:], owned[kind].shape[1:])
     unreached = _host_reads(config, models)
-    size = devices.width(mesh) * _piece_size(-(-len(order) // devices.width(mesh)), room.candidates)
+    size = devices.width(mesh) * memory.piece_size(layers[:: devices.width(mesh)], room.candidates)
     fresh = Swept(np.zeros((len(order), *unreached.shape), unreached.dtype), 0, size)
     effects, done, size = journal.recall(kind, len(order)) or fresh
     for states, which in _segments(config, models, room.blocks, depth, layers, is_crossed=exchange is not None):
@@ -253,15 +253,6 @@ def _segments(
         which = np.flatnonzero((layers >= first) & (layers < first + length))
         if len(which):
             yield Runs(*traces) if is_crossed else traces[0], which
-
-
-def _piece_size(number: int, most: int) -> int:
-    """Candidates in one piece: `most`, or where there are fewer the next power of two, so that few sizes are ever compiled.
-
-    >>> _piece_size(100, 6), _piece_size(5, 6), _piece_size(3, 6)
-    (6, 6, 4)
-    """
-    return min(most, 1 << (number - 1).bit_length())
 
 
 def _span(config, kind, exchange, models, states, layers, indices, size, unreached, mesh, step) -> np.ndarray:

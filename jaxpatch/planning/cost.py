@@ -184,7 +184,7 @@ def spread(count: int, depth: int) -> np.ndarray:
 
 def exact(job: Job, kind: str, layers: np.ndarray, room: Room) -> Work:
     """One sweep over candidates of these layers [n], sorted: pieces of equal size, each begun at its lowest layer."""
-    size = min(room.candidates, 1 << (len(layers) - 1).bit_length())
+    size = memory.piece_size(layers, room.candidates)
     lowest = layers[::size]
     host = HOST_RUNS * job.depth
     return Work(
