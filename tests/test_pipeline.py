@@ -376,7 +376,12 @@ WANTED = (NextToken("log_prob"), ANCHOR, NextToken("kl"))
 
 
 @pytest.mark.parametrize(
-    ("method", "mode"), [("exact", "restoration"), ("exact", "knockout"), ("local_linear", "restoration")]
+    ("method", "mode"),
+    [
+        ("exact", "restoration"),
+        pytest.param("exact", "knockout", marks=pytest.mark.slow),
+        ("local_linear", "restoration"),
+    ],
 )
 def test_score_each_is_score_of_each(method, mode):
     """Read in one pass or in several: the same numbers, and the same words beside them."""

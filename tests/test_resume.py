@@ -54,7 +54,7 @@ def stopping_after(calls):
     return lambda kind: step
 
 
-@pytest.mark.parametrize("method", ["exact", "screened"])
+@pytest.mark.parametrize("method", ["exact", pytest.param("screened", marks=pytest.mark.slow)])
 def test_stopped_anywhere_and_gone_on_with_the_bits_are_the_same(tmp_path, method):
     whole = bits(scored(method=method))
     draw = random.Random(0)

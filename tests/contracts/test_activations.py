@@ -90,10 +90,13 @@ STEM = [3, 1, 4, 1, 5]
 READ_OUTS = jp.Anchor(layer=1, direction=U), NextToken("log_prob")
 
 
+QUICK_SHAPES = (("dense", "knockout"), ("norms after, over all heads", "restoration"), ("side by side", "restoration"))
+
+
 @pytest.mark.parametrize(
     ("shape", "mode"),
     [
-        pytest.param(shape, mode, marks=() if (mode == "restoration") != (shape == "dense") else pytest.mark.slow)
+        pytest.param(shape, mode, marks=() if (shape, mode) in QUICK_SHAPES else pytest.mark.slow)
         for shape in SHAPES
         for mode in instrument.MODES
     ],
@@ -150,7 +153,14 @@ def attributed(pair, kind, anchor, exchange=Exchange(), repairs=()):  # noqa: B0
     return tool.cheap((kind,), sweep.silent)[kind].first_order
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in (LLAMA, "Gemma 2") else pytest.mark.slow)
+        for name in parity.ROWS
+        if "untied" not in name
+    ],
+)
 def test_attribution_is_autograd(pairs, name):
     torch_pair, pair = pairs(name)
     for kind in kinds_of(name):
@@ -181,7 +191,9 @@ def test_repaired_attribution_is_the_slow_one(pairs, name):
         assert parity.apart(found, true) <= SLOPE_TOLERANCE, kind
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "shape", [pytest.param(shape, marks=pytest.mark.slow if shape == "experts" else ()) for shape in SHAPES]
+)
 def test_attribution_is_the_slope_of_the_definition(shape):
     pair, prompts = testing.tiny_pair(testing.tiny_config(**SHAPES[shape])), testing.tiny_inputs()
     tool = instrument.of_pair(pair, prompts, READ_OUTS, exchange=Exchange())

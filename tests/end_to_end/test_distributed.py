@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from jaxpatch import cli
 
@@ -17,6 +18,7 @@ def started(arguments, **environment):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=here)
 
 
+@pytest.mark.slow
 def test_two_processes_write_one_report_with_the_scores_of_one(arguments, tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -308,6 +308,7 @@ def test_all_kinds_together_patch_every_parameter(in_process, tmp_path, monkeypa
     assert written["special"] == written["base + all layer + embed + unembed + final_norm"] != written["base"]
 
 
+@pytest.mark.slow
 def test_float64_on_the_command_line(arguments, tmp_path):
     done = jaxpatch(*arguments, "--dtype", "float64", "--kinds", "head", "--no-validation")
     assert done.returncode == 0, done.stderr
@@ -437,6 +438,7 @@ def test_ctrl_c_says_what_to_do(arguments, tmp_path):
     assert left_behind(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_it_scored_leaves_a_lock_that_locks_nothing(arguments, in_process, tmp_path):
     process = start(arguments)
     time.sleep(0.5)

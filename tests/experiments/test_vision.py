@@ -57,6 +57,7 @@ def made():
     return planted.plant(0, block=1, base_steps=10, steps=10)
 
 
+@pytest.mark.slow
 def test_each_behaviour_changes_its_own_components_and_nothing_else(made):
     pair = made.pair
     with_both = jp.patch(
@@ -71,6 +72,7 @@ def test_each_behaviour_changes_its_own_components_and_nothing_else(made):
         assert not np.delete(made.planted[kind], 1, axis=0).any(), "in one block"
 
 
+@pytest.mark.slow
 def test_truth_is_measured_and_not_assumed(made):
     images = planted.draw(jax.random.key(3), 8, "marked").pixels
     said = planted.truth(made, images)
@@ -95,6 +97,7 @@ def test_metrics_by_hand():
     assert run.precision(scores, is_true) == 0.5
 
 
+@pytest.mark.slow
 def test_page_and_figure_of_a_verified_and_a_failed_pair(made, tmp_path):
     images = planted.draw(jax.random.key(3), 8, "marked").pixels
     found, exact = run.rankings(made, images)

@@ -121,6 +121,7 @@ def test_eight_devices_give_the_scores_of_one(shape, dtype, tolerance, experts):
     check(processes(shape, 1, dtype=dtype, experts=experts)[0], 8, tolerance)
 
 
+@pytest.mark.slow
 def test_eight_devices_of_a_narrow_model_give_the_scores_of_one():
     """Each device has a host of its own beside its candidates. What float32 rounds in another order may be rounded up or down again."""
     check(processes((4, 2), 1, dtype="bfloat16")[0], 8, 2**-8, of_gap=2**-8)

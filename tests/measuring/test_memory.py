@@ -154,12 +154,12 @@ def bytes_of_candidate(compiled_as_users_have_it, monkeypatch):
     [
         (TINY, "head", "apart"),
         (MEDIUM, "neuron", "apart"),
-        (MEDIUM, "kv", "sharing"),
+        pytest.param(MEDIUM, "kv", "sharing", marks=pytest.mark.slow),
         (AROUND, "head", "sharing"),
-        (AROUND, "neuron", "apart"),
-        (SIDE_BY_SIDE, "head", "apart"),
+        pytest.param(AROUND, "neuron", "apart", marks=pytest.mark.slow),
+        pytest.param(SIDE_BY_SIDE, "head", "apart", marks=pytest.mark.slow),
         (EXPERTS, "neuron", "apart"),
-        (EXPERTS, "head", "sharing"),
+        pytest.param(EXPERTS, "head", "sharing", marks=pytest.mark.slow),
     ],
 )
 def test_a_candidate_costs_what_xla_says(bytes_of_candidate, config, kind, rows):

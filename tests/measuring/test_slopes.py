@@ -46,7 +46,13 @@ class Case(NamedTuple):
     scale: np.ndarray
 
 
-@pytest.fixture(scope="module", params=itertools.product(PAIRS, instrument.MODES), ids="-".join)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((name, mode), marks=pytest.mark.slow if name == "experts" else (), id=f"{name}-{mode}")
+        for name, mode in itertools.product(PAIRS, instrument.MODES)
+    ],
+)
 def case(request):
     name, mode = request.param
     tool = instrument.of_pair(PAIRS[name], INPUTS, READ_OUTS, mode=mode)

@@ -29,7 +29,7 @@ def named(roles, kind):
     ("written", "wanted"),
     [
         ((1.0,), ["both"]),
-        ((1.0, 3.0), ["both", "both"]),
+        pytest.param((1.0, 3.0), ["both", "both"], marks=pytest.mark.slow),
         ((4.0, -1.0), ["both", "neither"]),
         ((1.0, 0.0), ["both", "neither"]),
     ],
