@@ -3,7 +3,7 @@
     make demo            # or: python experiments/demo.py --out demo
 
 If the scores follow the behaviour and not just the size of the change, the two tasks have different components at the top; the last
-lines say how many they share. A control whose anchor fails its checks is reported, and not scored.
+lines say how many they share. Activation patching is left out of the control. A control whose anchor fails its checks is reported, and not scored.
 What to expect on 2 CPU cores: see docs/results/demo.md.
 """
 
@@ -57,10 +57,12 @@ def main() -> None:
             out=chosen.out / task,
             num_scoring=8,
             num_random=2,
+            relays=task == TASK,
             overwrite=True,
         )
         command = f"jaxpatch run --base {base} --special {ADAPTER} --task {task} --out {settings.out}"
         command += f" --num-scoring {settings.num_scoring} --num-random {settings.num_random}"
+        command += "" if settings.relays else " --no-relays"
         try:
             pages.append(run.run(settings, command=command.split(), console=console))
         except anchors.UntrustedAnchorError as refusal:

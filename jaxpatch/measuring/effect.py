@@ -31,9 +31,9 @@ class Patched(NamedTuple):
         """Who owns what."""
         return components.of_decoder(self.host)
 
-    def embedded(self, config: DecoderConfig, tokens: jax.Array) -> jax.Array:
+    def embedded(self, config: DecoderConfig, tokens: jax.Array, positions: jax.Array | None = None) -> jax.Array:
         """The residual stream entering the first block: [*tokens, D]."""
-        rows = (decoder.table_rows(config, side, tokens) for side in self[:2])
+        rows = (decoder.table_rows(config, side, tokens, positions) for side in self[:2])
         return decoder.entering(config, self._between(*rows))
 
     def block(self, number: jax.Array) -> Params:

@@ -1,5 +1,6 @@
 """Restoration and knockout: the first k components of an order out of special into base, and out of base into special."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -69,18 +70,26 @@ def draw(
 
     Args:
         outcome_fn: (gates, mode) -> outcome: special's components into base, or base's into special.
+        orders: of the same components, so that all of them together are patched once a mode.
         base: F_a(base), [B]. gap: G, [B].
     """
     is_kept = normalise.kept_inputs(gap, base)
     total, done, made = len(modes) * len(ks) * sum(map(len, orders.values())), 0, []
+
+    @functools.cache
+    def whole(mode: str) -> Outcome:
+        """Of all components, in whatever order."""
+        order = next(iter(orders.values()))[0]
+        return outcome_fn(controls.mask(order, len(order.places), shapes), mode)
+
     for mode in modes:
         for name, several in orders.items():
             reads = np.zeros((len(base), len(ks)))
             kl = np.zeros(len(ks))
             for order in several:
                 for column, k in enumerate(ks):
-                    gates = controls.mask(order, int(k), shapes)
-                    outcome = outcome_fn(gates, mode)
+                    is_whole = k >= len(order.places)
+                    outcome = whole(mode) if is_whole else outcome_fn(controls.mask(order, int(k), shapes), mode)
                     reads[:, column] += (outcome.read - base) / len(several)
                     kl[column] += outcome.kl.mean() / len(several)
                     done += 1

@@ -3,16 +3,31 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxpatch import testing
-from jaxpatch.measuring import effect, outcomes, read_outs
+from jaxpatch.measuring import effect, inputs, outcomes, read_outs
 from jaxpatch.patching import blend, components
 
 
-def test_restoration_and_knockout_swap_the_sides():
-    pair, prompts = testing.tiny_pair(), testing.tiny_inputs()
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        dict(rope=None, positions=64, norm="layer", parallel=True),
+        dict(post_norm=True, window=3, tied=True),
+        dict(experts=4, chosen=2, neurons=6),
+    ],
+    ids=["llama", "learned positions", "norms around, window", "experts"],
+)
+def test_restoration_and_knockout_swap_the_sides(options):
+    """The prompts begin alike: what they share is run once, and surgery knows nothing of that."""
+    pair = testing.tiny_pair(testing.tiny_config(**options))
+    prompts = inputs.Inputs(
+        jnp.array([[3, 1, 4, 1, 5], [3, 1, 4, 0, 0], [3, 1, 5, 9, 0], [2, 0, 0, 0, 0]]), jnp.array([5, 3, 4, 1])
+    )
     anchor = read_outs.Anchor(layer=1, direction=jnp.eye(16)[3])
-    gates = components.gates(components.of_decoder(pair.base), {"head": [(0, 1)], "neuron": [(1, 5), (2, 2)]})
+    gates = components.gates(components.of_decoder(pair.base), {"head": [(0, 1)], "mlp": [1], "layer": [2]})
     outcome_fn = outcomes.of_pair(pair, prompts, anchor)
     last = np.asarray(prompts.lengths) - 1
     special = jax.nn.log_softmax(pair.apply(pair.special, prompts.tokens)[np.arange(4), last])

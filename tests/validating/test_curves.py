@@ -19,9 +19,14 @@ def outcome(gates, mode):
 def test_curves_by_hand():
     order = controls.ranked({"part": WEIGHTS}, {"part": np.ones(4, bool)})
     orders = {"top": [order], "random": [controls.shuffled(order, 0), controls.shuffled(order, 1)]}
-    calls = []
+    calls, wholes = [], []
+
+    def counting(gates, mode):
+        wholes.extend([mode] if gates["part"].all() else [])
+        return outcome(gates, mode)
+
     drawn = curves.draw(
-        outcome,
+        counting,
         orders,
         {"part": (4,)},
         np.array([1, 2, 4]),
@@ -41,6 +46,7 @@ def test_curves_by_hand():
     ]
     np.testing.assert_allclose(found["random", "restoration"].recovery, expected, rtol=1e-6)
     assert calls[-1] == (18, 18) and len(calls) == 18
+    assert wholes == ["restoration", "knockout"], "all together are the same in every order"
 
 
 @pytest.mark.parametrize(("total", "grid"), [(1, [1]), (3, [1, 3]), (45, [1, 3, 10, 30, 45])])
