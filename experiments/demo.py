@@ -3,7 +3,8 @@
     make demo            # or: python experiments/demo.py --out demo
 
 If the scores follow the behaviour and not just the size of the change, the two tasks have different components at the top; the last
-lines say how many they share. Activation patching is left out of the control. A control whose anchor fails its checks is reported, and not scored.
+lines say how many they share. The control's activations are not exchanged. A control whose anchor fails its checks is reported, and
+not scored.
 What to expect on 2 CPU cores: see docs/results/demo.md.
 """
 
