@@ -1,5 +1,5 @@
-"""What a patched model does, at both ends: the anchor, and the next token. Of sets of any size, by whole runs of the patched model; what
-prompts share at their beginning is run once."""
+"""What a patched model does, at both ends: the anchor, and the next token. Of sets of any size, by whole runs of the patched model, in
+which what prompts share at their beginning is run once."""
 
 import functools
 from collections.abc import Callable
