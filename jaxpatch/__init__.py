@@ -23,7 +23,7 @@ from jaxpatch.models.checkpoints import CheckpointError, Pair, load_pair
 from jaxpatch.models.saving import save_adapter, save_checkpoint, save_orbax
 from jaxpatch.patching.blend import patch
 from jaxpatch.patching.patterns import partition
-from jaxpatch.pipeline import gates, generate, score, score_each, trace, validate
+from jaxpatch.pipeline import gates, generate, score, score_each, smallest_sets, trace, validate
 from jaxpatch.resume import DifferentRunError, Journal
 from jaxpatch.scoring.scores import Scores
 from jaxpatch.tracing.flow import Flow, Rules
@@ -61,6 +61,7 @@ __all__ = [
     "save_orbax",
     "score",
     "score_each",
+    "smallest_sets",
     "trace",
     "validate",
 ]

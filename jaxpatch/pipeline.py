@@ -4,7 +4,7 @@ import importlib.metadata
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -27,7 +27,7 @@ from jaxpatch.shapes import Gates, Params
 from jaxpatch.tracing import flow, roles
 from jaxpatch.trees import paths
 from jaxpatch.trees.fingerprint import fingerprint
-from jaxpatch.validating import controls, curves
+from jaxpatch.validating import controls, curves, smallest
 
 
 def gates(pair: Pair | TreePair, chosen, value: float = 1.0) -> Gates:
@@ -424,27 +424,17 @@ def validate(
         >>> sorted({curve.name for curve in drawn})
         ['largest change', 'random', 'random, same layers', 'top']
     """
-    if isinstance(pair, TreePair) and callable(anchor):
-        tool, outcome_fn = tree_pairs.instrument_of(pair, inputs, anchor), tree_pairs.outcome_of(pair, inputs, anchor)
-    elif isinstance(pair, Pair) and isinstance(anchor, Anchor):
-        tool, outcome_fn = instrument.of_pair(pair, inputs, anchor), outcomes.of_pair(pair, inputs, anchor)
-    else:
-        raise ValueError(
-            "validate: wanted an Anchor, or of a TreePair a function (params, inputs) -> [B], along which curves are drawn; got "
-            f"{type(anchor).__name__}."
-        )
-    kinds = components.disjoint(tool.partition, tuple(found.values))
-    values = {kind: found.values[kind] for kind in kinds}
-    order = controls.ranked(values, tool.reach)
-    if not len(order.places):
+    judged = _judged("validate", pair, inputs, anchor, found)
+    if judged is None:
         return ()
+    tool, outcome_fn, order, shapes = judged
+    kinds = tuple(shapes)
     others = others or {}
     if missing := [
         f"{name}: no {kind!r}" for name, each in others.items() for kind in kinds if kind not in each.values
     ]:
         raise ValueError(f"others: wanted scores of {', '.join(kinds)}; {'; '.join(missing)}.")
     changes = {k: np.asarray(components.delta_norms(pair.base, pair.special, tool.partition[k])) for k in kinds}
-    shapes = {kind: tool.partition[kind].shape for kind in kinds}
     seeds = range(seed, seed + num_random)
     in_layers = {}
     if all(np.prod(shape[1:]) > 1 for shape in shapes.values()):  # otherwise there is nothing else in a layer
@@ -466,6 +456,102 @@ def validate(
         aggregate=found.aggregate,
         seed=seed,
         progress=progress,
+    )
+
+
+class _Judged(NamedTuple):
+    """What sets of components are judged by: the order of those that can matter, and a way to patch some of them."""
+
+    tool: instrument.Instrument
+    outcome_fn: Callable[[Any, str], outcomes.Outcome]
+    order: controls.Order
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+def _judged(
+    asker: str, pair: Pair | TreePair, inputs: Any, anchor: Anchor | Read, found: scores.Scores
+) -> _Judged | None:
+    """Of overlapping kinds only the finer; None where no scored component can reach the anchor."""
+    if isinstance(pair, TreePair) and callable(anchor):
+        tool, outcome_fn = tree_pairs.instrument_of(pair, inputs, anchor), tree_pairs.outcome_of(pair, inputs, anchor)
+    elif isinstance(pair, Pair) and isinstance(anchor, Anchor):
+        tool, outcome_fn = instrument.of_pair(pair, inputs, anchor), outcomes.of_pair(pair, inputs, anchor)
+    else:
+        raise ValueError(
+            f"{asker}: wanted an Anchor, or of a TreePair a function (params, inputs) -> [B], along which curves are drawn; got "
+            f"{type(anchor).__name__}."
+        )
+    kinds = components.disjoint(tool.partition, tuple(found.values))
+    order = controls.ranked({kind: found.values[kind] for kind in kinds}, tool.reach)
+    shapes = {kind: tool.partition[kind].shape for kind in kinds}
+    return _Judged(tool, outcome_fn, order, shapes) if len(order.places) else None
+
+
+def smallest_sets(
+    pair: Pair | TreePair,
+    inputs: Any,
+    anchor: Anchor | Read,
+    found: scores.Scores,
+    drawn: Sequence[curves.Curve],
+    *,
+    shares: Sequence[float] = smallest.SHARES,
+    seed: int = 0,
+    progress: sweep.Progress = sweep.silent,
+) -> tuple[smallest.Smallest, ...]:
+    """How many of a ranking's first components it takes to recover 50, 80 and 95 % of the gap, special's into base.
+
+    Halves between two sizes of the drawn curve, so a share takes some ten runs. Where recovery falls again as more are patched, there
+    are several such sizes, and this is one of the first rise on the curve's grid.
+
+    Args:
+        pair, inputs, anchor, found: as they were given to `validate`.
+        drawn: what `validate` returned; its restoration curve "top" is where the search begins.
+        shares: of the gap, each above 0.
+        seed: of the bootstrap over inputs.
+
+    Returns: a `Smallest` for each share; none where no scored component can reach the anchor.
+
+    Raises: ValueError for shares that are not above 0, and for curves that are not of this ranking.
+
+    Example:
+        >>> from jaxpatch import testing
+        >>> import jax.numpy as jnp
+        >>> pair, prompts, anchor = testing.tiny_pair(), testing.tiny_inputs(), Anchor(layer=1, direction=jnp.eye(16)[0])
+        >>> found = score(pair, prompts, anchor)
+        >>> half, *_ = smallest_sets(pair, prompts, anchor, found, validate(pair, prompts, anchor, found, num_random=1))
+        >>> sum(half.counts.values()) == half.count, bool(half.recovered.value >= 0.5)
+        (True, True)
+    """
+    if wrong := [share for share in shares if not 0 < share < math.inf]:
+        raise ValueError(f"shares: wanted numbers above 0, of the gap; got {', '.join(map(str, wrong))}.")
+    judged = _judged("smallest_sets", pair, inputs, anchor, found)
+    if judged is None:
+        return ()
+    tool, outcome_fn, order, shapes = judged
+    top = [curve for curve in drawn if (curve.name, curve.mode) == ("top", "restoration")]
+    if len(top) != 1 or top[0].ks[-1] != len(order.places):
+        got = ", ".join(f"{curve.name} ({curve.mode}) of {int(curve.ks[-1]):,}" for curve in drawn) or "none"
+        raise ValueError(
+            f"smallest_sets: wanted the curves that validate drew of these scores, one called top (restoration) of "
+            f"{len(order.places):,} components; got {got}."
+        )
+    is_kept = normalise.kept_inputs(tool.gap, tool.base)
+
+    def recover(count: int) -> smallest.Recovered:
+        effects = outcome_fn(controls.mask(order, count, shapes), "restoration").read - tool.base
+        value = normalise.normalised(effects, tool.gap, is_kept, found.aggregate)
+        return smallest.Recovered(
+            float(value), *map(float, normalise.intervals(effects, tool.gap, is_kept, found.aggregate, seed))
+        )
+
+    points = zip(top[0].ks.tolist(), top[0].recovery, top[0].low, top[0].high, strict=True)
+    tried = {k: smallest.Recovered(*map(float, each)) for k, *each in points}
+    ends = smallest.search(recover, tried, shares, progress)
+    return tuple(
+        smallest.Smallest(share, None, {}, None)
+        if end is None
+        else smallest.Smallest(share, end[0], controls.counts(order, end[0]), end[1])
+        for share, end in zip(shares, ends, strict=True)
     )
 
 

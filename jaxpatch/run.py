@@ -276,7 +276,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
                 memory=None if options.memory is None else int(options.memory * 2**30),
                 progress=part,
             )
-    curves = ()
+    curves, smallest = (), ()
     if options.validation:
         with clock.stage("validate") as part:
             curves = pipeline.validate(
@@ -288,6 +288,15 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
                 num_random=options.num_random,
                 seed=options.seed,
                 progress=part("sets patched"),
+            )
+            smallest = pipeline.smallest_sets(
+                pair,
+                encoded["scoring"],
+                anchor,
+                found,
+                curves,
+                seed=options.seed,
+                progress=part("smallest sets sought"),
             )
     with clock.stage("write answers") as part:
         samples = _samples(pair, sets, encoded["behaviour"], found, options.max_new, part("models"))
@@ -314,6 +323,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
             exchanged=placed,
         ),
         flow=traced,
+        smallest=smallest,
     )
     with clock.stage("write the results"):
         if devices.is_first():

@@ -9,6 +9,7 @@ from jaxpatch.scoring.scores import Scores
 from jaxpatch.tracing.flow import Flow
 from jaxpatch.tracing.roles import Roles
 from jaxpatch.validating.curves import Curve
+from jaxpatch.validating.smallest import Smallest
 
 
 class Sample(NamedTuple):
@@ -25,6 +26,7 @@ class Findings(NamedTuple):
 
     roles: of the components that E_a was asked of; None where of none. curves and samples may be empty (not asked for). pair: what
     `likeness.of_pair` says. manifest: versions, hashes, dtype, seed, commit, times. flow: who supplies whom; None where not traced.
+    smallest: sets of the ranking that recover some shares; empty without curves.
     """
 
     task: str
@@ -38,3 +40,4 @@ class Findings(NamedTuple):
     pair: Mapping[str, Any]
     manifest: Mapping[str, Any]
     flow: Flow | None = None
+    smallest: tuple[Smallest, ...] = ()

@@ -582,8 +582,57 @@ def _validation(findings: Findings, drawn: Mapping[str, str]) -> Html:
         for c in findings.curves
         for k, r, a, b, kl in zip(c.ks, c.recovery, c.low, c.high, c.kl, strict=True)
     ]
+    parts += [_smallest(findings), _areas(findings)]
     parts.append(page.details("The curves as a table", page.table(columns, rows, "Recovery and KL at every k")))
     return page.section("validation", "Validation curves", lead, *parts)
+
+
+def _smallest(findings: Findings) -> Html:
+    """How far down the ranking one must go."""
+    if not findings.smallest:
+        return page.join([])
+    total = len(wording.reachable(findings).places)
+    columns = (
+        Column("recover at least", is_number=True),
+        Column("the first", is_number=True),
+        Column("share of all that can reach the anchor", is_number=True),
+        Column("these are"),
+        Column("control state", is_number=True),
+        Column("interval", is_number=True),
+    )
+    rows = []
+    for each in findings.smallest:
+        if each.count is None or each.recovered is None:
+            rows.append((wording.percent(each.share), DASH, DASH, "no size that was tried", DASH, DASH))
+            continue
+        found = each.recovered
+        rows.append(
+            (
+                wording.percent(each.share),
+                f"{each.count:,}",
+                wording.percent(each.count / total),
+                wording.counted(each.counts),
+                wording.percent(found.value),
+                wording.interval(found.low, found.high),
+            )
+        )
+    return page.table(columns, rows, "The smallest beginnings of the ranking that recover so much (one fewer does not)")
+
+
+def _areas(findings: Findings) -> Html:
+    """One number for a curve."""
+    areas = {(curve.name, curve.mode): curve.area for curve in findings.curves}
+    modes = list(dict.fromkeys(mode for _, mode in areas))
+    columns = (Column("order"), *(Column(mode, is_number=True) for mode in modes))
+    rows = [
+        (name, *(wording.percent(areas[name, mode]) if (name, mode) in areas else DASH for mode in modes))
+        for name in dict.fromkeys(name for name, _ in areas)
+    ]
+    return page.table(
+        columns,
+        rows,
+        "Area under a curve: the control state on average over log k. A better order has more in restoration, less in knockout",
+    )
 
 
 def _samples(findings: Findings) -> Html:

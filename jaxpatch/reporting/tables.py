@@ -68,6 +68,7 @@ def terminal(findings: Findings) -> RenderableType:
         parts += [Text(wording.sorted_out(findings.roles, kind)) for kind in findings.roles.roles]
         parts.append(Text())
     parts += [Text(line) for mode in ("restoration", "knockout") if (line := wording.stands(findings, mode))]
+    parts += [Text(line)] if (line := wording.smallest(findings)) else []
     if counts := wording.obeyed(findings):
         told = {name: f"{n} of {judged}" if judged else "not judged" for name, (n, judged) in counts.items()}
         parts += [Text(), Text("Answers that follow the instruction", style="bold"), _facts(told)]

@@ -212,9 +212,7 @@ def _together(findings: Findings) -> tuple[str, ...]:
 
 def composition(findings: Findings, count: int) -> str:
     """What the first `count` components of the ranking are, in words."""
-    order = reachable(findings)
-    kinds = order.kinds[:count]
-    return counted({name: int((kinds == n).sum()) for n, name in enumerate(order.names)})
+    return counted(controls.counts(reachable(findings), count))
 
 
 def main_curve(drawn: Sequence[Curve]) -> Curve:
@@ -288,6 +286,18 @@ def stands(findings: Findings, mode: str) -> str:
     if found.clear:
         return f"{text} Its interval is clear of theirs at k = {_ks(found.clear)} only."
     return f"{text} But the intervals overlap everywhere: with these prompts the lead may be chance."
+
+
+def smallest(findings: Findings) -> str:
+    """One sentence on how far down the ranking one must go; empty where nobody looked."""
+    told = [
+        f"{percent(each.share)} of the control state by {counted(each.counts)}"
+        for each in findings.smallest
+        if each.count is not None
+    ]
+    never = [percent(each.share) for each in findings.smallest if each.count is None]
+    ends = [f"Smallest beginnings of the ranking: {listed(told)}."] if told else []
+    return " ".join([*ends, *([f"No size recovers {listed(never)}."] if never else [])])
 
 
 def _ks(ks: Sequence[int]) -> str:

@@ -64,6 +64,16 @@ def shuffled_in_layers(order: Order, shapes: Mapping[str, tuple[int, ...]], seed
     return order._replace(places=places)
 
 
+def counts(order: Order, count: int) -> dict[str, int]:
+    """How many of each kind are among the first `count`, kinds without any left out.
+
+    >>> counts(ranked({"a": np.array([1.0, 3.0])}, {"a": np.ones(2, bool)}), 1)
+    {'a': 1}
+    """
+    each = np.bincount(order.kinds[:count], minlength=len(order.names))
+    return {name: int(number) for name, number in zip(order.names, each, strict=True) if number}
+
+
 def mask(order: Order, count: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """Gates at 1 for the first `count` components.
 

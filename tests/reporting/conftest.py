@@ -46,12 +46,13 @@ def exact(scored) -> Findings:
     found = jp.score(pair, prompts, anchor)
     placed = jp.place(found, jp.score(pair, prompts, anchor, method="activation"))
     curves = jp.validate(pair, prompts, anchor, found, num_random=1)
+    smallest = jp.smallest_sets(pair, prompts, anchor, found, curves, shares=(0.3, 0.6, 9.0))
     unlike = dataclasses.replace(pair, differences=(Difference("template", f"has {HOSTILE}", "has none", "base"),))
     changed = changes.by_kind(pair.base, pair.special, found.partition)
     told = likeness.of_pair(unlike, changed, found.partition) | {"parity": {"base": {"said": f"as {HOSTILE}"}}}
     question = {"base": "models/base", "layer": None}
     traced = supplied(placed)
-    return Findings("owls", question, anchor, info, found, placed, curves, SAMPLES, told, MANIFEST, traced)
+    return Findings("owls", question, anchor, info, found, placed, curves, SAMPLES, told, MANIFEST, traced, smallest)
 
 
 def supplied(placed: jp.Roles) -> flow.Flow:
@@ -90,7 +91,9 @@ def coarse(scored, exact) -> Findings:
         high={kind: array + 0.1 for kind, array in values.items()},
         ceilings={f"all {kind}": 0.5 for kind in kinds},
     )
-    nothing = dict(flow=None, anchor_info=None, roles=None, curves=(), samples=(), manifest={}, question={})
+    nothing = dict(
+        flow=None, anchor_info=None, roles=None, curves=(), smallest=(), samples=(), manifest={}, question={}
+    )
     return exact._replace(scores=found, **nothing)
 
 

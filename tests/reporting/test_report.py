@@ -121,6 +121,23 @@ def test_numbers_on_the_page_are_those_of_the_data(exact, pages):
         assert wording.stands(exact, mode).replace(wording.SPACE, " ") in page
     top = exact.curves[0]
     assert f"restoration top 1 {wording.percent(top.recovery[0])}".replace(wording.SPACE, " ") in page
+    areas = [
+        next(c.area for c in exact.curves if (c.name, c.mode) == ("random", m)) for m in ("restoration", "knockout")
+    ]
+    assert f"random {' '.join(map(wording.percent, areas))}".replace(wording.SPACE, " ") in page
+
+
+def test_how_far_down_the_ranking_one_must_go(exact, pages):
+    page, (first, _, beyond) = Page(pages["exact"]), exact.smallest
+    share = wording.percent(first.count / len(wording.reachable(exact).places))
+    told = f"30 % {first.count} {share} {wording.counted(first.counts)} {wording.percent(first.recovered.value)}"
+    assert told.replace(wording.SPACE, " ") in page
+    assert beyond.count is None and "900 % — — no size that was tried — —" in page
+    said = wording.smallest(exact).replace(wording.SPACE, " ")
+    assert said.startswith(
+        f"Smallest beginnings of the ranking: 30 % of the control state by {wording.counted(first.counts)}"
+    )
+    assert said.endswith("No size recovers 900 %.") and wording.smallest(exact._replace(smallest=())) == ""
 
 
 def test_sources_and_relays_are_told_with_their_criteria_and_both_scores(exact, pages):
