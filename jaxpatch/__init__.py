@@ -15,6 +15,7 @@ The floors, from the bottom; each imports only what stands before it:
 """
 
 from jaxpatch.measuring.anchors import AnchorInfo, fit_anchor
+from jaxpatch.measuring.continuations import Continuation, Divergence, continuation, divergence
 from jaxpatch.measuring.inputs import Inputs, encode
 from jaxpatch.measuring.read_outs import Anchor, Contribution, NextToken
 from jaxpatch.measuring.targets import contribution
@@ -35,9 +36,11 @@ __all__ = [
     "Anchor",
     "AnchorInfo",
     "CheckpointError",
+    "Continuation",
     "Contribution",
     "Criteria",
     "DifferentRunError",
+    "Divergence",
     "Flow",
     "Inputs",
     "Journal",
@@ -47,7 +50,9 @@ __all__ = [
     "Rules",
     "Scores",
     "TreePair",
+    "continuation",
     "contribution",
+    "divergence",
     "encode",
     "fit_anchor",
     "gates",

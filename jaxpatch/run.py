@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jaxpatch import atomic, pipeline, reference, resume
-from jaxpatch.measuring import anchors, devices, inputs, prompt_sets, read_outs, targets, tasks
+from jaxpatch.measuring import anchors, continuations, devices, inputs, prompt_sets, read_outs, targets, tasks
 from jaxpatch.models import checkpoints, layers
 from jaxpatch.models.differences import Choices
 from jaxpatch.patching import blend, changes, components, exchange
@@ -213,7 +213,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
             name: inputs.encode(pair, getattr(sets, name))
             for name in ("asked", "plain", "steered", "scoring", "behaviour")
         }
-        _refuse_long_answers(options, pair, encoded["behaviour"])
+        _refuse_long_answers(options, pair, encoded["behaviour"], encoded["plain"])
     with clock.stage("find the anchor") as part:
         anchor, info = anchors.fit_anchor(
             pair,
@@ -299,7 +299,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
                 progress=part("smallest sets sought"),
             )
     with clock.stage("write answers") as part:
-        samples = _samples(pair, sets, encoded["behaviour"], found, options.max_new, part("models"))
+        samples, along = _written(pair, sets, encoded, found, options.max_new, part("models"))
     compared = _compared(pair, options.kinds) | {"parity": parity}
     made = findings.Findings(
         task=sets.name,
@@ -324,6 +324,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
         ),
         flow=traced,
         smallest=smallest,
+        along=along,
     )
     with clock.stage("write the results"):
         if devices.is_first():
@@ -505,8 +506,8 @@ def _refuse_for_pair(options: Run, pair: checkpoints.Pair) -> None:
         raise ValueError("these options do not fit this pair:\n" + "\n".join(f"  - {fault}" for fault in faults))
 
 
-def _refuse_long_answers(options: Run, pair: checkpoints.Pair, prompts: inputs.Inputs) -> None:
-    longest, context = prompts.tokens.shape[1], pair.config.context
+def _refuse_long_answers(options: Run, pair: checkpoints.Pair, *answered: inputs.Inputs) -> None:
+    longest, context = max(prompts.tokens.shape[1] for prompts in answered), pair.config.context
     if longest + options.max_new > context:
         raise ValueError(
             f"--max-new {options.max_new}: with the longest prompt ({longest} tokens) that is more than the context of {context}; "
@@ -526,32 +527,40 @@ def _prompt_sets(options: Run) -> prompt_sets.PromptSets:
     return prompt_sets.of_file(options.task, counts)
 
 
-def _samples(
+def _written(
     pair: checkpoints.Pair,
     sets: prompt_sets.PromptSets,
-    prompts: inputs.Inputs,
+    encoded: Mapping[str, inputs.Inputs],
     found: scores.Scores,
     max_new: int,
     progress: Callable[[int, int], None],
-) -> tuple[findings.Sample, ...]:
-    """What base, special, and base with its top components patched write to the behaviour prompts."""
+) -> tuple[tuple[findings.Sample, ...], dict[str, findings.Along]]:
+    """What base, special, and base with its top components patched write to the behaviour prompts; and how they follow special's
+    answers there, and base's where the instruction is left out. One patched model at a time."""
     kinds = components.disjoint(found.partition, tuple(found.values))
     shapes = {kind: found.values[kind].shape for kind in kinds}
     touched = {kind: np.asarray(found.effects[kind].any(axis=0)) for kind in kinds}
     order = controls.ranked({kind: found.values[kind] for kind in kinds}, touched)
-    models = {"base": pair.base, "special": pair.special}
-    for k in (100, 1000):
-        if k < len(order.places):
-            models[f"base + top {k}"] = blend.patch(pair.base, pair.special, controls.mask(order, k, shapes))
-    every_gate = components.gates(found.partition, dict.fromkeys(kinds, "all"))
-    models[f"base + all {' + '.join(kinds)}"] = blend.patch(pair.base, pair.special, every_gate)
-    made = []
-    for number, (name, params) in enumerate(models.items(), 1):
+    sets_of = {f"base + top {k}": controls.mask(order, k, shapes) for k in (100, 1000) if k < len(order.places)}
+    sets_of[f"base + all {' + '.join(kinds)}"] = components.gates(found.partition, dict.fromkeys(kinds, "all"))
+    sides = {"base": pair.base, "special": pair.special}
+    prompts, plain = encoded["behaviour"], encoded["plain"].rows(slice(len(sets.behaviour)))
+    answers = {
+        name: continuations.continuation(pair, params, asked, max_new=max_new)
+        for (name, params), asked in zip(sides.items(), (plain, prompts), strict=True)
+    }
+    samples, along = [], {}
+    for number, name in enumerate((*sides, *sets_of), 1):
+        params = sides[name] if name in sides else blend.patch(pair.base, pair.special, sets_of[name])
         texts = pipeline.generate(pair, params, prompts, max_new=max_new)
         judged = [f(t) for f, t in zip(sets.verdicts, texts, strict=True)] if sets.verdicts else [None] * len(texts)
-        made += [
+        samples += [
             findings.Sample(prompt, name, text, verdict)
             for prompt, text, verdict in zip(sets.behaviour, texts, judged, strict=True)
         ]
-        progress(number, len(models))
-    return tuple(made)
+        to_base, to_special = (
+            continuations.divergence(pair, params, answers[side], reference=sides[side]) for side in sides
+        )
+        along[name] = findings.Along(float(to_special.kl.mean()), float(to_base.kl.mean()), to_base.perplexity)
+        progress(number, len(sides) + len(sets_of))
+    return tuple(samples), along

@@ -39,13 +39,34 @@ def write(
     """
     if pair.tokenizer is None:
         raise ValueError("this pair has no tokenizer, so there is nothing to write with.")
+    tokens, counts = answers(pair, params, inputs, max_new=max_new, steer=steer)
+    stops = _stops(pair)
+    ended = [row[: count - np.isin(row[count - 1], stops)] for row, count in zip(tokens, counts, strict=True)]
+    return pair.tokenizer.batch_decode(ended, skip_special_tokens=True)
+
+
+def answers(
+    pair: Pair,
+    params: Params,
+    inputs: Inputs,
+    *,
+    max_new: int,
+    steer: tuple[int, jax.Array] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same as tokens: int [B, max_new], and how many of them each answer has, [B], the one that ended it included.
+
+    Raises: ValueError where prompt and answer exceed the context.
+    """
     inputs = checked(inputs, pair.config)
     if max_new < 1:
         raise ValueError(f"max_new must be at least 1; got {max_new}.")
     if inputs.tokens.shape[1] + max_new > pair.config.context:
         raise ValueError(f"prompt and {max_new} new tokens exceed the context of {pair.config.context}; lower max_new.")
-    stops = tuple(each for each in differences.ends_of(pair.ends, pair.tokenizer) if each < pair.config.vocab)
+    stops = _stops(pair)
     tokens = np.asarray(_greedy(pair.config, params, *inputs, max_new=max_new, stops=stops, steer=steer))
     is_end = np.isin(tokens, stops)
-    ended = [row[: end.argmax()] if end.any() else row for row, end in zip(tokens, is_end, strict=True)]
-    return pair.tokenizer.batch_decode(ended, skip_special_tokens=True)
+    return tokens, np.where(is_end.any(axis=1), is_end.argmax(axis=1) + 1, max_new)
+
+
+def _stops(pair: Pair) -> tuple[int, ...]:
+    return tuple(each for each in differences.ends_of(pair.ends, pair.tokenizer) if each < pair.config.vocab)

@@ -1,6 +1,7 @@
 """Everything a run found, in one value that the tables, figures and the page are made from."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jaxpatch.measuring.anchors import AnchorInfo
@@ -21,12 +22,23 @@ class Sample(NamedTuple):
     follows: bool | None
 
 
+class Along(NamedTuple):
+    """How a model follows others along their answers, on average over prompts. to_special: KL(special || it) along special's answers to
+    the behaviour prompts, nats a token. to_base: KL(base || it) along base's answers to as many prompts without the instruction: side
+    effects. perplexity: of those answers of base's."""
+
+    to_special: float
+    to_base: float
+    perplexity: float
+
+
 class Findings(NamedTuple):
     """One run. task: its name; question: option -> value as asked for.
 
     roles: of the components that E_a was asked of; None where of none. curves and samples may be empty (not asked for). pair: what
     `likeness.of_pair` says. manifest: versions, hashes, dtype, seed, commit, times. flow: who supplies whom; None where not traced.
-    smallest: sets of the ranking that recover some shares; empty without curves.
+    smallest: sets of the ranking that recover some shares; empty without curves. along: model -> how it follows the others; of those
+    that wrote samples.
     """
 
     task: str
@@ -41,3 +53,4 @@ class Findings(NamedTuple):
     manifest: Mapping[str, Any]
     flow: Flow | None = None
     smallest: tuple[Smallest, ...] = ()
+    along: Mapping[str, Along] = MappingProxyType({})

@@ -649,11 +649,37 @@ def _samples(findings: Findings) -> Html:
     summary = page.table(
         (Column("model"), Column("answers that follow", is_number=True)), rows, "How many answers follow"
     )
+    follows = [_along(findings)] if findings.along else []
     groups = [_one_prompt(prompt, answers) for prompt, answers in _by_prompt(findings.samples)]
-    parts: list[Any] = [summary, *groups[:NUM_PROMPTS_SHOWN]]
+    parts: list[Any] = [summary, *follows, *groups[:NUM_PROMPTS_SHOWN]]
     if rest := groups[NUM_PROMPTS_SHOWN:]:
         parts.append(page.details(f"{len(rest)} more prompts", *rest))
     return page.section("samples", "What the models write", lead, *parts)
+
+
+def _along(findings: Findings) -> Html:
+    """How far each model is from special where the behaviour is asked for, and from base where it is not."""
+    columns = (
+        Column("model"),
+        Column("from special, nats a token", is_number=True),
+        Column("from base, not asked, nats a token", is_number=True),
+        Column("perplexity of base's answers, not asked", is_number=True),
+    )
+    rows = [
+        (name, *(wording.number(value) for value in (each.to_special, each.to_base, each.perplexity)))
+        for name, each in findings.along.items()
+    ]
+    return page.join(
+        [
+            page.table(columns, rows, "Along whole answers"),
+            page.paragraph(
+                "KL of next-token distributions, on average over the tokens of an answer: of special's answers to the prompts "
+                "below, and of base's answers to as many prompts that do not ask for the behaviour. The first is what is still "
+                "missing, the others are side effects.",
+                kind="lead",
+            ),
+        ]
+    )
 
 
 def _by_prompt(samples: tuple[Sample, ...]) -> list[tuple[str, list[Sample]]]:

@@ -15,7 +15,7 @@ from jaxpatch.models.differences import Difference
 from jaxpatch.patching import changes
 from jaxpatch.patching.exchange import Exchange
 from jaxpatch.reporting import figures, likeness
-from jaxpatch.reporting.findings import Findings, Sample
+from jaxpatch.reporting.findings import Along, Findings, Sample
 from jaxpatch.tracing import flow
 
 SAMPLES = (
@@ -29,6 +29,9 @@ MANIFEST = {
     "versions": {"jax": "0.10.0"},
     "files": {"base": {"given": "models/base", "read": [{"name": "model.safetensors", "sha256": "ab" * 32}]}},
 }
+
+
+ALONG = {"base": Along(1.25, 0.0, 1.5), "base + top 2": Along(0.125, 0.03125, 1.75)}
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +55,9 @@ def exact(scored) -> Findings:
     told = likeness.of_pair(unlike, changed, found.partition) | {"parity": {"base": {"said": f"as {HOSTILE}"}}}
     question = {"base": "models/base", "layer": None}
     traced = supplied(placed)
-    return Findings("owls", question, anchor, info, found, placed, curves, SAMPLES, told, MANIFEST, traced, smallest)
+    return Findings(
+        "owls", question, anchor, info, found, placed, curves, SAMPLES, told, MANIFEST, traced, smallest, ALONG
+    )
 
 
 def supplied(placed: jp.Roles) -> flow.Flow:
@@ -92,7 +97,7 @@ def coarse(scored, exact) -> Findings:
         ceilings={f"all {kind}": 0.5 for kind in kinds},
     )
     nothing = dict(
-        flow=None, anchor_info=None, roles=None, curves=(), smallest=(), samples=(), manifest={}, question={}
+        flow=None, anchor_info=None, roles=None, curves=(), smallest=(), along={}, samples=(), manifest={}, question={}
     )
     return exact._replace(scores=found, **nothing)
 
@@ -123,6 +128,7 @@ def hostile(exact) -> Findings:
         scores=dataclasses.replace(exact.scores, ceilings={HOSTILE: 0.5}, method=HOSTILE, aggregate=HOSTILE),
         roles=dataclasses.replace(exact.roles, activations=exchanged),
         curves=(curve("top", "restoration", [0.1, 0.5, 0.8]), curve(HOSTILE, "restoration", [0.0, 0.6, 0.8])),
+        along={HOSTILE: ALONG["base"]},
         samples=(Sample(HOSTILE, HOSTILE, HOSTILE, True),),
         manifest={HOSTILE: HOSTILE, "command": HOSTILE, "files": {HOSTILE: [{HOSTILE: HOSTILE}]}},
     )

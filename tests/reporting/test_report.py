@@ -179,6 +179,12 @@ def test_samples_stand_beside_each_other_with_their_verdicts(pages):
     assert "base 0 of 1 special 1 of 1 base + top 10 —" in page
 
 
+def test_whole_answers_are_compared_with_those_of_special_and_of_base(pages):
+    page = Page(pages["exact"])
+    assert "base + top 2 0.125 0.0312 1.75" in page and "Along whole answers" in page
+    assert "Along whole answers" not in Page(pages["coarse"])
+
+
 def test_samples_of_one_prompt_meet_even_when_they_come_model_by_model(exact):
     samples = tuple(Sample(p, m, f"{m} on {p}", None) for m in ("base", "special") for p in ("one", "two", "one"))
     groups = report._by_prompt(samples)
