@@ -27,6 +27,7 @@ from jaxpatch.patching.patterns import partition
 from jaxpatch.pipeline import gates, generate, score, score_each, smallest_sets, trace, validate
 from jaxpatch.resume import DifferentRunError, Journal
 from jaxpatch.scoring.scores import Scores
+from jaxpatch.scoring.stability import Overlap, halves, overlap
 from jaxpatch.tracing.flow import Flow, Rules
 from jaxpatch.tracing.roles import Criteria, Roles, place
 
@@ -45,6 +46,7 @@ __all__ = [
     "Inputs",
     "Journal",
     "NextToken",
+    "Overlap",
     "Pair",
     "Roles",
     "Rules",
@@ -57,7 +59,9 @@ __all__ = [
     "fit_anchor",
     "gates",
     "generate",
+    "halves",
     "load_pair",
+    "overlap",
     "partition",
     "patch",
     "place",

@@ -52,7 +52,7 @@ def render(findings: Findings, drawn: Mapping[str, str] | None = None) -> str:
         "scores": ("Scores", _scores(findings, drawn)),
         "relays": ("Sources and relays", _relays(findings, drawn)),
         "flow": ("Who supplies whom", _flow(findings, drawn)),
-        "trust": ("Cheap score", _trust(findings, drawn)),
+        "trust": ("Trust", _trust(findings, drawn)),
         "validation": ("Validation", _validation(findings, drawn)),
         "samples": ("What the models write", _samples(findings)),
         "limits": ("Limits", _limits(findings)),
@@ -483,6 +483,7 @@ def _trust(findings: Findings, drawn: Mapping[str, str]) -> Html:
     parts += [page.paragraph(wording.promise(kind, s)) for kind, s in found.screening.items()]
     if found.noise:
         parts.append(page.paragraph(f"Noise floor: {wording.noise(findings)}"))
+    parts += [page.paragraph(line) for line in wording.halves(findings)]
     if "agreement" in drawn:
         told = "; ".join(f"{kind}: Spearman {wording.correlation(s.spearman)}" for kind, s in found.screening.items())
         parts += [
@@ -496,9 +497,9 @@ def _trust(findings: Findings, drawn: Mapping[str, str]) -> Html:
         ]
     return page.section(
         "trust",
-        "Can the cheap score be trusted?",
+        "Can the scores be trusted?",
         "Replacing every component one by one can be slow. A cheap score ranks them, and the replaced ones tell how "
-        "good the rank is.",
+        "good the rank is. Rounding and the choice of prompts have a part in it too.",
         *parts,
     )
 

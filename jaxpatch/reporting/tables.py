@@ -63,6 +63,7 @@ def terminal(findings: Findings) -> RenderableType:
     parts += [Text(wording.promise(kind, screening)) for kind, screening in found.screening.items()]
     if found.noise:
         parts.append(Text(f"Noise floor: {wording.noise(findings)}"))
+    parts += [Text(line) for line in wording.halves(findings)]
     if findings.roles is not None:
         parts += [Text(), Text("Sources and relays", style="bold")]
         parts += [Text(wording.sorted_out(findings.roles, kind)) for kind in findings.roles.roles]

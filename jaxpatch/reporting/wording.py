@@ -9,7 +9,7 @@ import pandas as pd
 
 from jaxpatch.patching import components
 from jaxpatch.reporting.findings import Findings
-from jaxpatch.scoring import EXACT, agreement
+from jaxpatch.scoring import EXACT, agreement, stability
 from jaxpatch.scoring.method import Screening
 from jaxpatch.tracing.flow import Flow
 from jaxpatch.tracing.roles import Roles
@@ -49,6 +49,8 @@ GOOD_SPEARMAN, GOOD_SIGN, GOOD_SLOPE = 0.9, 0.9, (0.8, 1.25)
 """From where on the report calls the cheap score trustworthy. A reading aid of ours, not a test."""
 POOR_SPEARMAN = 0.5
 """Below it the report says that one ranking says little of the other."""
+FEWEST_TO_HALVE = 4
+"""Prompts that count."""
 SPREAD_OUT = 0.1
 """Share of all components above which the report says that the change is spread out."""
 
@@ -542,6 +544,18 @@ def trust(findings: Findings) -> list[str]:
             "the method “screened” or “exact” before relying on single components."
         ]
     return [agrees(kind, part) for kind, part in found.screening.items()]
+
+
+def halves(findings: Findings) -> list[str]:
+    """One sentence a kind on whether other prompts would rank alike; none with too few prompts."""
+    if findings.scores.is_kept.sum() < FEWEST_TO_HALVE:
+        return []
+    told = stability.halves(findings.scores)
+    return [
+        f"Halves of the prompts: their scores of {plural(row.kind)} have Spearman {correlation(row.spearman)} "
+        f"({correlation(row.low)} to {correlation(row.high)}), and of the first {row.count:,} they share {number(row.shared)} ({number(row.chance)} by chance)."
+        for row in told.itertuples()
+    ]
 
 
 def noise(findings: Findings) -> str:

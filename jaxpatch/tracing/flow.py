@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 
+from jaxpatch.scoring import stability
 from jaxpatch.scoring.scores import Scores
 from jaxpatch.tracing import roles
 from jaxpatch.tracing.roles import Criteria
@@ -240,20 +241,10 @@ class Flow:
                     "shared": shared,
                     "share": shared / len(found),
                     "chance": len(found) / number,
-                    "p": at_least(shared, len(found), number),
+                    "p": stability.at_least(shared, len(found), number),
                 }
             )
         return pd.DataFrame(rows, columns=["kind", "traced", "candidates", "shared", "share", "chance", "p"])
-
-
-def at_least(shared: int, drawn: int, number: int) -> float:
-    """The probability that two draws of so many out of a number share so many or more.
-
-    >>> at_least(0, 3, 10), round(at_least(2, 2, 4), 4)
-    (1.0, 0.1667)
-    """
-    ways = sum(math.comb(drawn, k) * math.comb(number - drawn, drawn - k) for k in range(shared, drawn + 1))
-    return ways / math.comb(number, drawn)
 
 
 def follow(

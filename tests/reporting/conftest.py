@@ -125,7 +125,9 @@ def hostile(exact) -> Findings:
         question={HOSTILE: HOSTILE, "kinds": (HOSTILE,)},
         anchor=exact.anchor.replace(read_out=HOSTILE),
         anchor_info=info._replace(checks=(info.checks[0]._replace(name=HOSTILE, wanted=HOSTILE, is_passed=False),)),
-        scores=dataclasses.replace(exact.scores, ceilings={HOSTILE: 0.5}, method=HOSTILE, aggregate=HOSTILE),
+        scores=dataclasses.replace(
+            exact.scores, ceilings={HOSTILE: 0.5}, method=HOSTILE, aggregate=HOSTILE, is_kept=np.arange(6) < 3
+        ),
         roles=dataclasses.replace(exact.roles, activations=exchanged),
         curves=(curve("top", "restoration", [0.1, 0.5, 0.8]), curve(HOSTILE, "restoration", [0.0, 0.6, 0.8])),
         along={HOSTILE: ALONG["base"]},

@@ -127,6 +127,16 @@ def test_numbers_on_the_page_are_those_of_the_data(exact, pages):
     assert f"random {' '.join(map(wording.percent, areas))}".replace(wording.SPACE, " ") in page
 
 
+def test_halves_of_the_prompts_are_compared_where_there_are_enough(exact, pages):
+    page = Page(pages["exact"])
+    lines = wording.halves(exact)
+    assert len(lines) == len(exact.scores.values) and exact.scores.is_kept.sum() >= 4
+    for line in lines:
+        assert line.replace(wording.SPACE, " ") in page and "by chance" in line
+    few = dataclasses.replace(exact.scores, is_kept=np.arange(6) < 3)
+    assert wording.halves(exact._replace(scores=few)) == []
+
+
 def test_how_far_down_the_ranking_one_must_go(exact, pages):
     page, (first, _, beyond) = Page(pages["exact"]), exact.smallest
     share = wording.percent(first.count / len(wording.reachable(exact).places))

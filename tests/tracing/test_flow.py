@@ -1,7 +1,6 @@
 """Tracing: on hierarchies made by hand, whose graph is known, and on scores made by hand."""
 
 import json
-import math
 from xml.etree import ElementTree
 
 import jax.numpy as jnp
@@ -201,12 +200,6 @@ def test_graph_in_every_form():
     neuron = {data.get("key") for data in drawn[1]}
     assert "E_a" not in neuron and "E_w" in neuron, "of neurons' activations nothing was asked"
     assert pd.isna(found.to_frame().set_index("supplier").loc["neuron 0.0", "E_a"]).all()
-
-
-def test_chance_of_sharing():
-    assert flow.at_least(2, 3, 5) == pytest.approx(
-        sum(math.comb(3, k) * math.comb(2, 3 - k) for k in (2, 3)) / math.comb(5, 3)
-    )
 
 
 @pytest.mark.parametrize(
