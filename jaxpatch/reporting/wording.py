@@ -553,7 +553,8 @@ def halves(findings: Findings) -> list[str]:
     told = stability.halves(findings.scores)
     return [
         f"Halves of the prompts: their scores of {plural(row.kind)} have Spearman {correlation(row.spearman)} "
-        f"({correlation(row.low)} to {correlation(row.high)}), and of the first {row.count:,} they share {number(row.shared)} ({number(row.chance)} by chance)."
+        f"({correlation(row.low)} to {correlation(row.high)}), and of the first {row.count:,} they share {number(row.shared)} "
+        f"({number(row.chance)} by chance)."
         for row in told.itertuples()
     ]
 
