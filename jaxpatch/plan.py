@@ -36,7 +36,7 @@ class Plan:
     Attributes:
         base: base model: a Hugging Face directory, a .gguf file, a hub id, or a PEFT LoRA adapter.
         special: the behaviour-specialised model: the same.
-        task: whose prompts to count, as for a run; where it is not given, or base has no tokenizer, --tokens says how long they are.
+        task: whose prompts to count, as for a run; where it is not given, or no model has a tokenizer, --tokens says how long they are.
         num_prompts: prompts for the scores (of a file: at most).
         tokens: of each prompt, where there is no task. None are taken to be shared, so the cost is the most it can be.
         layer: read the anchor after this block (0-based); two thirds up where not given.
@@ -188,7 +188,7 @@ def _prompts(options: Plan, outline: outlines.Outline) -> tuple[inputs.Inputs, s
     if options.task is None or outline.tokenizer is None:
         tokens = np.arange(options.num_prompts * options.tokens).reshape(options.num_prompts, options.tokens)
         lengths = np.full(options.num_prompts, options.tokens)
-        why = "no task given" if options.task is None else "base has no tokenizer"
+        why = "no task given" if options.task is None else "neither model has a tokenizer"
         return inputs.Inputs(jnp.asarray(tokens, jnp.int32), jnp.asarray(lengths, jnp.int32)), why
     counts = OTHER_PROMPTS | {"scoring": options.num_prompts}
     if options.task in tasks.TASKS:

@@ -176,6 +176,8 @@ def _of_side(role: str, sides: Mapping[str, Side], runs_as: str, is_quick: bool)
     try:
         if is_quick and ".gguf" in (path.suffix, under and under.suffix):
             raise NoReferenceError("transformers is slow to read GGUF files; `jaxpatch check` waits for it")
+        if ".gguf" in (path.suffix, under and under.suffix) and _is_stretched(side.config):
+            raise NoReferenceError("transformers reads no rotary scaling out of GGUF files")
         found = of_transformers(path, under, side.config, side.params)
     except NoReferenceError as error:
         found = of_golden(side.files, side.config, side.params)
@@ -187,6 +189,10 @@ def _of_side(role: str, sides: Mapping[str, Side], runs_as: str, is_quick: bool)
     verdict, tokens = "as" if found.is_passed else "NOT as", "the same" if found.agree else "other"
     said = f"{verdict} {found.reference}: at most {found.apart:.1e} of the largest logit apart, {tokens} next tokens"
     return {**found._asdict(), "is_passed": found.is_passed, "said": said}
+
+
+def _is_stretched(config: DecoderConfig) -> bool:
+    return any(rope is not None and rope.stretch is not None for rope in (config.rope, config.local_rope))
 
 
 def _under(base: str, path: Path) -> Path | None:

@@ -501,7 +501,7 @@ def _refuse_for_pair(options: Run, pair: checkpoints.Pair) -> None:
     if options.layer is not None and options.layer >= pair.config.layers:
         faults.append(f"--layer {options.layer}: this model has blocks 0 to {pair.config.layers - 1}.")
     if pair.tokenizer is None:
-        faults.append(f"{options.base} has no tokenizer; put its tokenizer.json beside the weights.")
+        faults.append(f"neither model has a tokenizer; put tokenizer.json beside the weights of {options.base}.")
     if faults:
         raise ValueError("these options do not fit this pair:\n" + "\n".join(f"  - {fault}" for fault in faults))
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 
+import gguf_cases
 import hf
 import numpy as np
 import pytest
@@ -97,6 +98,18 @@ def test_what_transformers_cannot_read_is_not_compared(check, folders, monkeypat
     monkeypatch.setattr(reference, "_model", broken)
     code, said = check(folders[0])
     assert code == 0 and "Logits of base: not compared (transformers cannot read it: KeyError:" in said
+
+
+@pytest.mark.filterwarnings("ignore")  # of transformers' own reading of GGUF files
+def test_a_scaling_that_transformers_does_not_read_is_not_held_to_it(check, tmp_path):
+    """It reads none out of GGUF files: what it would say of them is of another model."""
+    scaled = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}
+    folder = hf.save(tmp_path / "model", vocab_size=266, hidden_size=32, intermediate_size=64, rope_parameters=scaled)
+    metadata = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
+    file = gguf_cases.write(tmp_path / "model.gguf", folder, metadata=metadata)
+    code, said = check(file)
+    assert code == 0 and "Logits of base: not compared (transformers reads no rotary scaling out of GGUF files)" in said
+    assert checkpoints.load(file, "float32").config.rope == checkpoints.load(folder, "float32").config.rope
 
 
 def test_an_adapter_goes_through_peft_and_shows_its_rank(check, tmp_path):

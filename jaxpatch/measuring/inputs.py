@@ -69,7 +69,7 @@ def encode(pair: checkpoints.Pair, texts: Sequence[str], *, chat: bool = True) -
     tokenizer = pair.tokenizer
     if tokenizer is None:
         raise ValueError(
-            "this pair has no tokenizer; make Inputs(tokens, lengths) yourself, or load a base that has one."
+            "this pair has no tokenizer; make Inputs(tokens, lengths) yourself, or load models one of which has one."
         )
     if isinstance(texts, str):
         raise ValueError(f"texts: wanted a list of prompts, got one string; write [{texts[:20]!r}].")

@@ -213,7 +213,7 @@ def load_pair(
         base=one.params,
         special=paths.unflatten({name: other[name] if name in changed else own[name] for name in own}),
         config=config,
-        tokenizer=sides[choices.tokenizer == "special"].tokenizer,
+        tokenizer=differences.shared_tokenizer(*sides, choices),
         template=template_of(*sides, choices),
         ends=tuple(end for end in differences.shared_ends(*sides, choices) if end < config.vocab),
         differences=differences.between(*sides, choices),
@@ -374,7 +374,9 @@ def _merged(under: Checkpoint, adapter: Path, dtype: str, place: lora.Place = on
     checking.refuse(adapter, family, config, dtype)
     raw = {**under.raw_config, "tie_word_embeddings": config.tied, "vocab_size": config.vocab}
     files = under.files + lora.files(adapter) + sources.tokenizer_files(adapter)
-    tokenizer = sources.tokenizer_fn(adapter) or under.tokenizer
+    config_file = under.files[0]
+    model = config_file.parent if config_file.name == "config.json" else None
+    tokenizer = sources.tokenizer_fn(adapter, model) or under.tokenizer
     return under._replace(
         params=params,
         config=config,

@@ -6,7 +6,7 @@ only be done in one way is done, and noted. All of this is ours.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -75,6 +75,10 @@ POLICIES = {
     "context": Policy("one reads longer texts", "prompts must fit both: the shorter context counts"),
     "tying": Policy(
         "one ties its unembedding to its embedding", "a patch of one must not move the other: the tied one gets a copy"
+    ),
+    "reading": Policy(
+        "only one has a tokenizer",
+        "both models must read the same tokens: its tokenizer serves both, and its chat template",
     ),
     "padding": Policy(
         "another token pads", "prompts are padded on the right, where no model looks: it changes nothing"
@@ -190,6 +194,9 @@ def between(one: Side, two: Side, choices: Choices) -> tuple[Difference, ...]:
         if templates[0] != templates[1]:
             own, other = ("has none" if each is None else f"has one of {len(each)} characters" for each in templates)
             found.append(Difference("template", own, other, choices.template))
+    elif one.tokenizer is not None or two.tokenizer is not None:
+        own, other = ("has none" if each.tokenizer is None else "has a tokenizer" for each in (one, two))
+        found.append(Difference("reading", own, other))
     if two.adapter is not None:
         found.append(Difference("adapter", f"is {two.adapter[0]}", f"was trained on {two.adapter[1]}", choices.adapter))
     if one.ends and two.ends and one.ends != two.ends:
@@ -206,6 +213,17 @@ def between(one: Side, two: Side, choices: Choices) -> tuple[Difference, ...]:
             own, other = ("has none" if pad is None else f"pads with {pad!r}" for pad in pads)
             found.append(Difference("padding", own, other))
     return tuple(found)
+
+
+def rows_of_base(found: Sequence[Difference]) -> int | None:
+    """How many rows base's own vocabulary has, where it is not special's.
+
+    >>> from jaxpatch import testing
+    >>> base, special = (Side(testing.tiny_config(vocab=rows), None) for rows in (61, 43))
+    >>> rows_of_base(between(base, special, Choices(vocabulary="shared")))
+    61
+    """
+    return next((int(each.base.split()[1]) for each in found if each.name == "vocabulary"), None)
 
 
 def faults(one: Side, two: Side, choices: Choices) -> list[str]:
@@ -227,9 +245,16 @@ def shared_config(one: DecoderConfig, two: DecoderConfig, choices: Choices) -> D
     return replace(chosen, **both, tied=one.tied and two.tied)
 
 
+def shared_tokenizer(one: Side, two: Side, choices: Choices) -> Any | None:
+    """The tokenizer of the side that was chosen, or of base; of the other where that one has none."""
+    own, other = (two, one) if choices.tokenizer == "special" else (one, two)
+    return other.tokenizer if own.tokenizer is None else own.tokenizer
+
+
 def shared_template(one: Side, two: Side, choices: Choices) -> str | None:
-    """The chat template of the side that was chosen, or of base; None for none. A file's stands above this."""
-    tokenizer = (two if choices.template == "special" else one).tokenizer
+    """The chat template of the side that was chosen, or of the one whose tokenizer reads; None for none. A file's stands above this."""
+    chosen = {"base": one, "special": two}.get(choices.template or "")
+    tokenizer = shared_tokenizer(one, two, choices) if chosen is None else chosen.tokenizer
     return None if tokenizer is None or choices.template == "none" else template_of(tokenizer)
 
 

@@ -18,7 +18,7 @@ from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.families import Family, wrapping
 from jaxpatch.trees import compare, paths
 
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 _READ = frozenset(
     """r lora_alpha use_rslora use_dora target_modules layers_to_transform exclude_modules rank_pattern alpha_pattern
     modules_to_save bias ensure_weight_tying""".split()
@@ -118,12 +118,12 @@ def merge(
         a, b = (read(half).astype(wide) for half in adapter.pairs[name])
         with np.errstate(all="ignore"):  # an infinity is found, and reported by name, after merging
             change = _scale(settings, name) * (b @ a)
-            if name in adapter.tables or family.inputs_first:
+            if name in adapter.tables or family.has_inputs_first(name):
                 change = change.T
             weight = own.astype(wide) + change
             if name not in adapter.lengths:
                 return weight
-            inputs = 0 if family.inputs_first else 1
+            inputs = 0 if family.has_inputs_first(name) else 1
             wanted = read(adapter.lengths[name]).astype(wide).reshape(-1)
             return weight * np.expand_dims(wanted / np.linalg.norm(weight, axis=inputs), inputs)
 
@@ -177,7 +177,7 @@ def _opened(path: Path, family: Family, config: DecoderConfig) -> _Opened:
     def read(name: str) -> np.ndarray:
         return read_stored(own_names[name])
 
-    names = {name: name.removeprefix(_PREFIX) for name in found}
+    names = {name: name.removeprefix(PREFIX) for name in found}
     family = wrapping.inside(family, wrapping.whole_of(family, names.values()), names.values())
     left_out = tuple(name for name in names.values() if name.startswith(family.others))
     shapes = {name: shape for name, shape in found.items() if names[name] not in left_out}
@@ -186,9 +186,9 @@ def _opened(path: Path, family: Family, config: DecoderConfig) -> _Opened:
     known = {*convert.places(family.rules(config), config), family.unembed}
     adapter, wrong = _adapter(shapes, settings, known)
     faults += wrong + [
-        f"unexpected tensor {name}; PEFT reads those whose names begin with {_PREFIX}"
+        f"unexpected tensor {name}; PEFT reads those whose names begin with {PREFIX}"
         for name in stored
-        if not name.startswith(_PREFIX)
+        if not name.startswith(PREFIX)
     ]
     ends = _ends(family, config)
     if config.tied:
@@ -259,19 +259,16 @@ def split(
             faults.append(f"{name} differs, and PEFT has no adapter for one expert: transformers stacks them")
             continue
         change = new.astype(np.float64) - old.astype(np.float64)
-        left, sizes, right = np.linalg.svd(change.T if family.inputs_first else change, full_matrices=False)
+        left, sizes, right = np.linalg.svd(change.T if family.has_inputs_first(name) else change, full_matrices=False)
         rank = int((sizes > _smallest(old, new)).sum())
         if rank > most:
             faults.append(f"{name} differs by rank {rank}, more than {most}")
             continue
-        module, root, wide = (
-            _renamed(name.removesuffix(".weight"), {theirs: own for own, theirs in family.modules.items()}),
-            np.sqrt(sizes[:rank]),
-            np.promote_types(new.dtype, np.float32),
-        )
+        module, root = module_of(name, family), np.sqrt(sizes[:rank])
+        wide = np.promote_types(new.dtype, np.float32)
         ranks[module] = rank
-        tensors[f"{_PREFIX}{module}.lora_A.weight"] = (root[:, None] * right[:rank]).astype(wide)
-        tensors[f"{_PREFIX}{module}.lora_B.weight"] = np.ascontiguousarray((left[:, :rank] * root).astype(wide))
+        tensors[f"{PREFIX}{module}.lora_A.weight"] = (root[:, None] * right[:rank]).astype(wide)
+        tensors[f"{PREFIX}{module}.lora_B.weight"] = np.ascontiguousarray((left[:, :rank] * root).astype(wide))
     if not ranks and not faults:
         faults.append("nothing differs from base")
     if faults:
@@ -290,6 +287,11 @@ def split(
         inference_mode=True,
     )
     return tensors, settings
+
+
+def module_of(weight: str, family: Family) -> str:
+    """What PEFT calls the module of a weight."""
+    return _renamed(weight.removesuffix(".weight"), {theirs: own for own, theirs in family.modules.items()})
 
 
 def _is_one(one: np.ndarray, two: np.ndarray) -> bool:
@@ -436,7 +438,7 @@ def _adapter(
     tables: dict[str, dict[str, str]] = {}
     lengths, whole, under, inside, faults = {}, {}, {}, {}, []
     for name, shape in shapes.items():
-        stem, _, rest = name.removeprefix(_PREFIX).replace(".base_layer.", ".").partition(".lora_")
+        stem, _, rest = name.removeprefix(PREFIX).replace(".base_layer.", ".").partition(".lora_")
         outer = re.sub(r"\.(original_module|modules_to_save)\.(?=\w+$)", ".", stem)
         if rest in ("A.weight", "B.weight") and len(shape) == 2:
             role, key = halves.setdefault(stem + ".weight", {}), rest[0]
@@ -446,7 +448,7 @@ def _adapter(
             role, key = lengths, stem + ".weight"
         elif not rest and stem in known and _is_brought_whole(stem, settings):
             role, key = whole, stem
-        elif not rest and outer != stem and _PREFIX + outer in shapes and _is_brought_whole(outer, settings):
+        elif not rest and outer != stem and PREFIX + outer in shapes and _is_brought_whole(outer, settings):
             # where the vocabulary has grown, PEFT writes a saved table thrice: as it is, and what is in its wrapper
             role, key = (under if ".original_module." in stem else inside), outer
         else:
@@ -573,7 +575,7 @@ def _weight_shapes(
     """The weights that the adapter's tensors make."""
     made = {name: shapes[file] for name, file in adapter.whole.items()}
     for name, (a, b) in adapter.pairs.items():
-        is_turned = family.inputs_first or name in adapter.tables
+        is_turned = family.has_inputs_first(name) or name in adapter.tables
         made[name] = (shapes[a][1], shapes[b][0]) if is_turned else (shapes[b][0], shapes[a][1])
     return made
 

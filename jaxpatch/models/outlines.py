@@ -19,11 +19,12 @@ class Outline(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """Of one model. tokenizer: makes it, or None where it has none."""
+    """Of one model. tokenizer: makes it, or None where it has none. home: the directory of its config.json, where it has one."""
 
     config: DecoderConfig
     tokenizer: Callable[[], Any] | None
     ends: tuple[int, ...] = ()
+    home: Path | None = None
 
 
 def read(base: str | Path, special: str | Path, choices: Choices) -> Outline:
@@ -62,7 +63,7 @@ def read(base: str | Path, special: str | Path, choices: Choices) -> Outline:
     if faults := differences.faults(*sides, choices):
         raise checkpoints.unlike(base_path, special_path, faults)
     template = checkpoints.template_of(*sides, choices)
-    tokenizer = sides[choices.tokenizer == "special"].tokenizer
+    tokenizer = differences.shared_tokenizer(*sides, choices)
     return Outline(differences.shared_config(one.config, two.config, choices), tokenizer, template)
 
 
@@ -71,7 +72,7 @@ def _adapted(under: _Known, path: Path) -> _Known:
     if not lora.is_adapter(path):
         return under
     config = lora.config_with(path, FAMILIES[under.config.family], under.config)
-    return _Known(config, sources.tokenizer_fn(path) or under.tokenizer, under.ends)
+    return under._replace(config=config, tokenizer=sources.tokenizer_fn(path, under.home) or under.tokenizer)
 
 
 def _model(path: Path) -> _Known:
@@ -86,4 +87,4 @@ def _model(path: Path) -> _Known:
         )
     raw = sources.read_json(config)
     ends = sources.ends(path, raw, sources.beside(path))
-    return _Known(checkpoints.config_of(path, raw)[0], sources.tokenizer_fn(path), ends)
+    return _Known(checkpoints.config_of(path, raw)[0], sources.tokenizer_fn(path), ends, path)

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import fnmatch
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpatch import atomic
-from jaxpatch.models import convert, differences, lora, orbax_dir, tensor_file
+from jaxpatch.models import convert, differences, lora, orbax_dir, sources, tensor_file
 from jaxpatch.models.checkpoints import Pair, refuse_others, widest
 from jaxpatch.models.families import FAMILIES, wrapping
 from jaxpatch.shapes import Params
@@ -83,7 +84,7 @@ def save_checkpoint(
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         beside["model.safetensors.index.json"] = json.dumps(index, indent=2) + "\n"
-    with _directory(path, overwrite) as folder:
+    with _directory(path, overwrite, pair) as folder:
         _write_beside(pair, beside, folder)
         for name, held in split.filename_to_tensors.items():
             tensor_file.write(folder / name, {tensor: tensors[tensor] for tensor in held}, read)
@@ -103,19 +104,28 @@ def _stored(pair: Pair, flat: Params, dtype: str | None) -> str:
 
 MARKS = ("config.json", "adapter_config.json")
 """Files by one of which a directory shows that it was written here, or could have been."""
+OURS = (
+    *MARKS,
+    *sources.BESIDE,
+    *sources.TOKENIZER_FILES,
+    *("model*.safetensors", "model.safetensors.index.json", "adapter_model.safetensors", orbax_dir.PARAMS),
+)
+"""Patterns of what such a directory holds. One that holds anything else is not ours to replace."""
 
 
-def _directory(path: str | Path, overwrite: bool) -> contextlib.AbstractContextManager[Path]:
+def _directory(path: str | Path, overwrite: bool, pair: Pair) -> contextlib.AbstractContextManager[Path]:
     """A directory to write into that replaces a model or an adapter, an empty one, and nothing else.
 
-    Raises: FileExistsError where something else is there.
+    Raises: FileExistsError where something else is there, or beside it, or what the pair was read from.
     """
     place = Path(path).expanduser()
     if overwrite and place.exists():
-        there = sorted(file.name for file in place.iterdir()) if place.is_dir() else [place.name]
-        strange = [name for name in there if (place / name).is_dir() and name != orbax_dir.PARAMS]
+        there = sorted(file.name for file in place.iterdir()) if place.is_dir() else []
+        strange = [name for name in there if not any(fnmatch.fnmatch(name, ours) for ours in OURS)]
+        if place.resolve() in {file.parent.resolve() for files in pair.files.values() for file in files}:
+            raise FileExistsError(f"{path}: this pair was read from there, so it is not replaced; name another.")
         if not place.is_dir() or strange or (there and not set(MARKS) & set(there)):
-            what = f"has {', '.join(strange)}" if strange else "is no model or adapter"
+            what = f"has {', '.join(strange)} too" if strange else "is no model or adapter"
             raise FileExistsError(f"{path} {what}, so it is not replaced; name another, or remove it yourself.")
     return atomic.directory(path, overwrite=overwrite)
 
@@ -157,7 +167,7 @@ def save_orbax(pair: Pair, params: Params, path: str | Path, *, overwrite: bool 
     """
     _refuse_strangers(pair, params)
     beside = _beside(pair, str(next(iter(paths.flatten(params).values())).dtype))
-    with _directory(path, overwrite) as folder:
+    with _directory(path, overwrite, pair) as folder:
         _write_beside(pair, beside, folder)
         orbax_dir.write(folder, params)
     return Path(path)
@@ -181,19 +191,31 @@ def save_adapter(
     Returns: the path.
 
     Raises: FileExistsError; ValueError naming every tensor that differs by more, is no matrix, or is an expert's, for whose matrices
-        PEFT has no adapters: transformers holds those of all experts in one stack.
+        PEFT has no adapters: transformers holds those of all experts in one stack; and for what an adapter cannot say: a pair under
+        special's settings, an unembedding of which only a part is shared.
 
     Example:
         >>> saved = save_adapter(pair, jp.patch(pair.base, pair.special, gates), "adapters/patched")  # doctest: +SKIP
     """
     _refuse_strangers(pair, params)
     family, base = FAMILIES[pair.config.family], _base_of(pair)
+    if said := [each.special for each in pair.differences if (each.name, each.chosen) == ("settings", "special")]:
+        raise ValueError(
+            f"not to be had as an adapter: this pair runs under special's settings (it {said[0]}), and an adapter runs under its "
+            'base\'s. Load the pair with settings="base", or save_checkpoint.'
+        )
     if base is not None:
         around = pair.left_out["base"]
         family = wrapping.inside(family, wrapping.whole_of(family, around), around)
     tensors, settings = lora.split(pair.base, params, family, pair.config, most)
+    head = f"{lora.PREFIX}{lora.module_of(family.unembed, family)}.lora_B.weight"
+    if head in tensors and (rows := differences.rows_of_base(pair.differences)) not in (None, pair.config.vocab):
+        raise ValueError(
+            f"not to be had as an adapter: {family.unembed} differs, of which base has {rows} rows and this pair the "
+            f"{pair.config.vocab} that both models have. save_checkpoint writes those."
+        )
     settings["base_model_name_or_path"] = base
-    with _directory(path, overwrite) as folder:
+    with _directory(path, overwrite, pair) as folder:
         settings_file, weights_file = lora.files(folder)
         settings_file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         outlines = {name: tensor_file.Outline(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
@@ -206,7 +228,7 @@ def _base_of(pair: Pair) -> str | None:
     files = pair.files.get("base", ())
     if not files or any(lora.is_adapter(file.parent) for file in files):
         return None
-    return str(files[0] if files[0].suffix == ".gguf" else files[0].parent)
+    return str((files[0] if files[0].suffix == ".gguf" else files[0].parent).resolve())
 
 
 def _refuse_strangers(pair: Pair, params: Params) -> None:

@@ -245,28 +245,34 @@ def tokenizer_files(path: Path) -> tuple[Path, ...]:
 
 @dataclass(frozen=True)
 class TokenizerMaker:
-    """Makes the tokenizer of a model directory; equal to another of the same files, wherever they lie."""
+    """Makes the tokenizer of a model directory; equal to another of the same files, wherever they lie. model: see `tokenizer_of`."""
 
     path: Path = field(compare=False)
     files: Mapping[str, bytes] = field(repr=False)
+    model: Path | None = field(default=None, compare=False)
 
     def __call__(self) -> Any:
-        return tokenizer_of(self.path)
+        return tokenizer_of(self.path, self.model)
 
 
-def tokenizer_fn(path: Path) -> Callable[[], Any] | None:
-    """What makes the tokenizer of a model directory, or None where it has none."""
+def tokenizer_fn(path: Path, model: Path | None = None) -> Callable[[], Any] | None:
+    """What makes the tokenizer of a model directory, or None where it has none. model: as `tokenizer_of` has it."""
     has_tokenizer = any((path / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
     hashes = {file.name: hashlib.sha256(file.read_bytes()).digest() for file in tokenizer_files(path)}
-    return TokenizerMaker(path, hashes) if has_tokenizer else None
+    return TokenizerMaker(path, hashes, model) if has_tokenizer else None
 
 
-def tokenizer_of(path: Path) -> Any:
-    """The tokenizer of a model directory. Raises CheckpointError where transformers cannot read it."""
-    from transformers import AutoTokenizer
+def tokenizer_of(path: Path, model: Path | None = None) -> Any:
+    """The tokenizer of a model directory. Raises CheckpointError where transformers cannot read it.
+
+    Args: model: the directory of the model whose tokenizer it is, where that lies elsewhere: an adapter's. transformers chooses the
+        class by its config.json, and of the same files without one may make another tokenizer.
+    """
+    from transformers import AutoConfig, AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        known = {} if model is None else {"config": AutoConfig.from_pretrained(model, trust_remote_code=False)}
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False, **known)
     except Exception as error:  # transformers raises what its parsers raise
         said = f"{type(error).__name__}: {error}"
         raise CheckpointError(

@@ -55,7 +55,22 @@ def found(one: Side, two: Side, **choices) -> dict[str, differences.Difference]:
 def test_equal_sides_do_not_differ():
     one, two = (Side(CONFIG, tokenizer(template="t")) for _ in range(2))
     assert found(one, two) == {} and differences.faults(one, two, Choices()) == []
-    assert found(one, Side(CONFIG, None)) == found(Side(CONFIG, None), two) == {}
+
+
+@pytest.mark.parametrize("has_it", ["base", "special"])
+@pytest.mark.parametrize("choice", [None, "base", "special"])
+def test_where_only_one_has_a_tokenizer_it_serves_both(has_it, choice):
+    """With its template; but nobody can choose one that there is not."""
+    reads, silent = Side(CONFIG, tokenizer(template="t")), Side(CONFIG, None)
+    sides = (reads, silent) if has_it == "base" else (silent, reads)
+    noted = found(*sides)
+    assert noted.keys() == {"reading"} and not noted["reading"].is_open
+    assert {getattr(noted["reading"], side) for side in ("base", "special")} == {"has a tokenizer", "has none"}
+    choices = Choices(tokenizer=choice)
+    assert differences.shared_tokenizer(*sides, choices) is reads.tokenizer
+    assert differences.shared_template(*sides, choices) == "t"
+    assert differences.shared_template(*sides, Choices(template="none")) is None
+    assert bool(differences.faults(*sides, choices)) == (choice not in (None, has_it))
 
 
 @pytest.mark.parametrize("field", CHANGES)

@@ -11,7 +11,7 @@ import pytest
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 
-from jaxpatch.models.config import DecoderConfig
+from jaxpatch.models.config import ConfigError, DecoderConfig
 from jaxpatch.models.convert import Rule
 from jaxpatch.models.families import FAMILIES, family, llama
 from jaxpatch.models.rope import Linear, Llama3, Rope, Yarn
@@ -347,6 +347,19 @@ def test_a_field_of_another_make_than_any_model_has_is_refused_by_name(name, cha
     with pytest.raises(ValueError) as error:
         FAMILIES[name].read_config(written(hf.config(name)) | changes)
     assert fault in str(error.value)
+
+
+def test_an_old_spelling_that_transformers_passes_over_is_refused():
+    """Gemma 3 has a table of its own for each sort of layer, and `type` in an old one changes nothing there."""
+    raw = written(hf.config("gemma3_text")) | dict(rope_parameters=None, rope_scaling={"type": "linear", "factor": 8.0})
+    with pytest.raises(ConfigError, match=r"rope_scaling: says type = 'linear', which transformers passes over here"):
+        FAMILIES["gemma3_text"].read_config(raw)
+    FAMILIES["gemma3_text"].read_config(raw | dict(rope_scaling={"rope_type": "linear", "factor": 8.0}))
+
+
+def test_neox_has_as_many_keys_as_queries_whatever_a_field_says():
+    raw, read = written(hf.config("gpt_neox")), FAMILIES["gpt_neox"].read_config
+    assert read(raw | dict(num_key_value_heads=1)) == read(raw)
 
 
 def test_all_windows_begin_at_the_first_layer():

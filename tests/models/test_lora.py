@@ -1,6 +1,8 @@
 """PEFT adapters, merged: against torch by hand; and everything that cannot be merged is refused by name."""
 
+import json
 import math
+import shutil
 
 import hf
 import huggingface_hub
@@ -11,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import jaxpatch as jp
-from jaxpatch.models import checkpoints, saving
+from jaxpatch.models import checkpoints, outlines, saving
+from jaxpatch.models.differences import Choices
 from jaxpatch.trees import compare, paths
 
 PROMPTS = ([3, 1, 4, 1, 5], [9, 2])
@@ -323,6 +326,21 @@ def test_an_adapter_stored_narrow_is_merged_wide(base, tmp_path, dtype):
         np.testing.assert_allclose(paths.flatten(pair.special)[path], leaf, atol=1e-6, err_msg=path)
 
 
+@pytest.mark.parametrize("named", ["LlamaTokenizerFast", "PreTrainedTokenizerFast", None])
+def test_a_copy_of_bases_tokenizer_beside_an_adapter_is_bases(tmp_path, named):
+    """transformers chooses a class by the model's config.json, which no adapter has."""
+    base = hf.save_tokenizer(hf.save(tmp_path / "base", model_type="qwen2", vocab_size=300))
+    told = json.loads((base / "tokenizer_config.json").read_text()) | {"tokenizer_class": named}
+    (base / "tokenizer_config.json").write_text(json.dumps(told))
+    adapter = hf.save_adapter(tmp_path / "adapter", base)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(base / file, adapter / file)
+    assert checkpoints.load_pair(base, adapter).differences == ()
+    (adapter / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    assert [each.name for each in checkpoints.load_pair(base, adapter, template="special").differences] == ["template"]
+    assert outlines.read(base, adapter, Choices(template="special")).template == "{{ messages[0]['content'] }}"
+
+
 def test_files_are_those_of_both(base, tmp_path):
     pair = checkpoints.load_pair(base, hf.save_adapter(tmp_path, base))
     names = [file.name for file in pair.files["special"]]
@@ -549,6 +567,66 @@ def test_a_difference_of_low_rank_is_saved_as_an_adapter(tmp_path, model_type):
     for path, leaf in paths.flatten(pair.special).items():
         np.testing.assert_allclose(paths.flatten(again.special)[path], leaf, atol=1e-6, err_msg=path)
     assert_is_peft(folder, saved, again)
+
+
+@pytest.mark.parametrize("vocab", [43, 32], ids=["tall", "square"])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+def test_gpt2s_unembedding_is_stored_as_any_other_familys(tmp_path, tied, vocab):
+    """Of a square one nothing would be noticed: read from PEFT and written for it, with and without DoRA."""
+    base = hf.save(
+        tmp_path / "base",
+        model_type="gpt2",
+        hidden_size=32,
+        vocab_size=vocab,
+        tie_word_embeddings=tied,
+        dtype=torch.float32,
+    )
+    for number, options in enumerate((dict(), dict(use_dora=True))):
+        adapter, model = train(tmp_path / str(number), base, target_modules=["lm_head", "c_attn"], **options)
+        pair = checkpoints.load_pair(base, adapter)
+        hf.assert_logits(pair, pair.special, hf.logits(model, PROMPTS))
+    if not tied:
+        special = shutil.copytree(base, tmp_path / "special")
+        head = load_file(base / "model.safetensors")["lm_head.weight"]
+        torch.manual_seed(1)
+        hf.retensor(special, {"lm_head.weight": head + 0.3 * torch.randn(vocab, 2) @ torch.randn(2, 32)})
+        pair = checkpoints.load_pair(base, special)
+        saved = saving.save_adapter(pair, pair.special, tmp_path / "saved")
+        assert_is_peft(base, saved, pair)
+        assert_is_peft(base, saved, checkpoints.load_pair(base, saved))
+
+
+def changed(folder, name, rows=None):
+    """A model directory in which one matrix has changed by rank 1."""
+    tensor = load_file(folder / "model.safetensors")[name]
+    torch.manual_seed(0)
+    hf.retensor(folder, {name: tensor + 0.3 * torch.outer(*(torch.randn(size) for size in tensor.shape))})
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+def test_what_an_adapter_cannot_say_is_refused(tmp_path):
+    """That its base runs under other settings, and that it has fewer rows."""
+    base = hf.save(tmp_path / "base", hidden_size=32)
+    special = changed(shutil.copytree(base, tmp_path / "special"), "model.layers.0.self_attn.q_proj.weight")
+    hf.retell(special, rms_norm_eps=0.05)
+    pair = checkpoints.load_pair(base, special, settings="special")
+    with pytest.raises(ValueError, match=r"runs under special's settings \(it has norm_eps = 0.05\)"):
+        saving.save_adapter(pair, pair.special, tmp_path / "saved")
+    pair = checkpoints.load_pair(base, special, settings="base")
+    assert_is_peft(base, saving.save_adapter(pair, pair.special, tmp_path / "under base's"), pair)
+    rows = load_file(base / "model.safetensors")
+    for cut in ("model.embed_tokens.weight", "lm_head.weight"):
+        hf.retensor(special, {cut: rows[cut][:40].clone()})
+    hf.retell(special, rms_norm_eps=..., vocab_size=40)
+    hf.retell(special, rms_norm_eps=json.loads((base / "config.json").read_text())["rms_norm_eps"])
+    pair = checkpoints.load_pair(base, special, vocabulary="shared")
+    saving.save_adapter(pair, pair.special, tmp_path / "queries alone")
+    pair = checkpoints.load_pair(base, changed(special, "lm_head.weight"), vocabulary="shared")
+    with pytest.raises(ValueError, match=r"lm_head.weight differs, of which base has 43 rows and this pair the 40"):
+        saving.save_adapter(pair, pair.special, tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
 
 
 def test_what_is_no_adapter_is_refused_with_every_reason(tmp_path):

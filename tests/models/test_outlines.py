@@ -1,5 +1,6 @@
 """What is known of a pair before weights are read, and what is refused already then."""
 
+import itertools
 import json
 
 import hf
@@ -44,8 +45,8 @@ def test_an_outline_needs_no_weights(folders, tmp_path_factory):
 
 
 def test_without_a_tokenizer(folders):
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (folders[0] / name).unlink()
+    for name, folder in itertools.product(("tokenizer.json", "tokenizer_config.json"), folders):
+        (folder / name).unlink()
     assert read(*folders).tokenizer is None
 
 

@@ -154,18 +154,28 @@ def test_overwriting_replaces_models_and_adapters_and_nothing_else(pair, tmp_pat
     (papers / "thesis.tex").write_text("years")
     (tmp_path / "notes.txt").write_text("mine")
     model = saving.save_checkpoint(pair, pair.base, tmp_path / "model")
+    (model / "optimizer.pt").write_text("weeks")
+    mine = shutil.copytree(model, tmp_path / "mine")
     (model / "runs").mkdir()
     empty = tmp_path / "empty"
     empty.mkdir()
     for save in (saving.save_checkpoint, saving.save_orbax):
-        for target, said in ((papers, "drafts"), (tmp_path / "notes.txt", "no model"), (model, "has runs")):
+        for target, said in (
+            (papers, "drafts"),
+            (tmp_path / "notes.txt", "no model"),
+            (model, "has optimizer.pt, runs"),
+            (mine, "has optimizer.pt"),
+        ):
             with pytest.raises(FileExistsError, match=said):
                 save(pair, pair.base, target, overwrite=True)
     assert (papers / "thesis.tex").read_text() == "years" and (model / "config.json").exists()
+    for home in {file.parent for files in pair.files.values() for file in files}:
+        with pytest.raises(FileExistsError, match="this pair was read from there"):
+            saving.save_checkpoint(pair, pair.special, home / ".." / home.name, overwrite=True)
     saving.save_orbax(pair, pair.base, empty, overwrite=True)
     saving.save_checkpoint(pair, pair.special, empty, overwrite=True)
     assert sorted(file.name for file in empty.iterdir()) == sorted(
-        file.name for file in model.iterdir() if file.is_file()
+        file.name for file in model.iterdir() if file.is_file() and file.suffix != ".pt"
     )
 
 
@@ -199,12 +209,12 @@ def test_the_template_that_was_chosen_is_saved_with_the_tokenizer(tmp_path):
 def test_what_exists_is_overwritten_only_when_asked(pair, tmp_path):
     target = tmp_path / "saved"
     saving.save_checkpoint(pair, pair.base, target)
-    (target / "mine").write_text("mine")
+    (target / "merges.txt").write_text("of another tokenizer")
     with pytest.raises(FileExistsError, match="overwrite"):
         saving.save_checkpoint(pair, pair.special, target)
-    assert (target / "mine").exists()
+    assert (target / "merges.txt").exists()
     saving.save_checkpoint(pair, pair.special, target, overwrite=True)
-    assert not (target / "mine").exists()
+    assert not (target / "merges.txt").exists()
     hf.assert_logits(pair, pair.special, hf.logits(target, PROMPTS))
 
 

@@ -37,7 +37,7 @@ class Family(NamedTuple):
     read_config: config.json (as transformers' config class completes it, and as it stands on disk) -> our config;
         raises ConfigError naming every field that changes the model and is not supported.
     rules: our config -> the conversion table.
-    inputs_first: whether matrices are stored with their inputs first.
+    inputs_first: whether matrices of blocks are stored with their inputs first.
     prefix: that some checkpoints leave away before the names of all tensors but the unembedding. unembed: the unembedding's name.
     ignored_tensors: ends of tensor names that hold nothing learnt (old checkpoints save rotary tables).
     others: starts of tensor names that are none of the text model's; `wrapping.inside` says so of a family inside of a whole.
@@ -56,6 +56,10 @@ class Family(NamedTuple):
     modules: Mapping[str, str] = {}
     gguf: "Gguf | None" = None
     wrappings: Mapping[str, Wrapping] = {}
+
+    def has_inputs_first(self, weight: str) -> bool:
+        """Whether a matrix, by its name in checkpoints, is stored with its inputs first: an unembedding never is."""
+        return self.inputs_first and weight != self.unembed
 
 
 def _as_all_have_it(ledger: "Ledger", rope: dict[str, Any], head_width: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.families import gemma, gemma2, llama
-from jaxpatch.models.families.family import Family, Gguf, Ledger, Wrapping, config_of, local_fields, rope_of
+from jaxpatch.models.families.family import Family, Gguf, Ledger, Wrapping, config_of, local_fields, rope_of, shown
 from jaxpatch.models.rope import Rope
 
 
@@ -40,6 +40,10 @@ def _ropes(ledger: Ledger, context: int, faults: list[str]) -> tuple[Rope, Rope]
         for name in new
         if name not in bases
     ]
+    if old.get("type", "default") != "default" and "rope_type" not in old:
+        faults.append(
+            f"rope_scaling: says type = {shown(old['type'])}, which transformers passes over here; write rope_type if it is meant"
+        )
     stretched = {"full_attention": old, "sliding_attention": {}}
     full, sliding = (
         rope_of({"rope_theta": base} | dict(Ledger(new).table(name, faults)) | stretched[name], context, faults)

@@ -20,6 +20,7 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
         family="gpt_neox",
         rope=read_rope(ledger, fields["context"], faults, theta=base, share=share),
         norm="layer",
+        kv_heads=fields["heads"],  # transformers has no other here, whatever num_key_value_heads says
         parallel=ledger.need("use_parallel_residual", faults, True, kind=bool),
         attention_bias=has_bias,
         output_bias=has_bias,
