@@ -117,6 +117,21 @@ def test_a_tied_model_may_store_its_unembedding_if_it_is_the_embedding(tmp_path)
         checkpoints.load(folder, "float32")
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
+def test_a_tied_table_may_be_stored_by_its_other_name(tmp_path, name):
+    """As a writer that keeps one of two names may leave it; transformers reads it too."""
+    folder = hf.save(tmp_path, model_type=name, tie_word_embeddings=True)
+    wanted = hf.logits(folder, PROMPTS)
+    tensors = load_file(folder / "model.safetensors")
+    table = next(tensor for tensor in tensors if tensor.endswith(("embed_tokens.weight", "wte.weight")))
+    hf.retensor(folder, {table: None, "lm_head.weight": tensors[table].clone()})
+    for got, each in zip(hf.logits(folder, PROMPTS), wanted, strict=True):
+        np.testing.assert_array_equal(got, each)
+    loaded = checkpoints.load(folder, "float32")
+    assert "unembed" not in loaded.params
+    np.testing.assert_array_equal(loaded.params["embed"]["kernel"], tensors[table])
+
+
 def test_rotary_tables_of_old_checkpoints_are_passed_over(folders, special):
     hf.retensor(special, {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2)})
     checkpoints.load_pair(folders[0], special)
