@@ -519,7 +519,7 @@ def smallest_sets(
         >>> pair, prompts, anchor = testing.tiny_pair(), testing.tiny_inputs(), Anchor(layer=1, direction=jnp.eye(16)[0])
         >>> found = score(pair, prompts, anchor)
         >>> half, *_ = smallest_sets(pair, prompts, anchor, found, validate(pair, prompts, anchor, found, num_random=1))
-        >>> sum(half.counts.values()) == half.count, bool(half.recovered.value >= 0.5)
+        >>> sum(half.counts.values()) == half.size, bool(half.recovered.value >= 0.5)
         (True, True)
     """
     if wrong := [share for share in shares if not 0 < share < math.inf]:

@@ -21,6 +21,7 @@ from jaxpatch.models.differences import Choices
 from jaxpatch.patching import blend, changes, components, exchange
 from jaxpatch.reporting import figures, findings, likeness, manifest, report, tables
 from jaxpatch.scoring import AS_CAREFUL, METHODS, normalise, scores
+from jaxpatch.shapes import Gates
 from jaxpatch.tracing import flow, roles
 from jaxpatch.trees import paths
 from jaxpatch.validating import controls
@@ -541,7 +542,9 @@ def _written(
     shapes = {kind: found.values[kind].shape for kind in kinds}
     touched = {kind: np.asarray(found.effects[kind].any(axis=0)) for kind in kinds}
     order = controls.ranked({kind: found.values[kind] for kind in kinds}, touched)
-    sets_of = {f"base + top {k}": controls.mask(order, k, shapes) for k in (100, 1000) if k < len(order.places)}
+    sets_of: dict[str, Gates] = {
+        f"base + top {k}": controls.mask(order, k, shapes) for k in (100, 1000) if k < len(order.places)
+    }
     sets_of[f"base + all {' + '.join(kinds)}"] = components.gates(found.partition, dict.fromkeys(kinds, "all"))
     sides = {"base": pair.base, "special": pair.special}
     prompts, plain = encoded["behaviour"], encoded["plain"].rows(slice(len(sets.behaviour)))

@@ -603,15 +603,15 @@ def _smallest(findings: Findings) -> Html:
     )
     rows = []
     for each in findings.smallest:
-        if each.count is None or each.recovered is None:
+        if each.size is None or each.recovered is None:
             rows.append((wording.percent(each.share), DASH, DASH, "no size that was tried", DASH, DASH))
             continue
         found = each.recovered
         rows.append(
             (
                 wording.percent(each.share),
-                f"{each.count:,}",
-                wording.percent(each.count / total),
+                f"{each.size:,}",
+                wording.percent(each.size / total),
                 wording.counted(each.counts),
                 wording.percent(found.value),
                 wording.interval(found.low, found.high),

@@ -295,9 +295,9 @@ def smallest(findings: Findings) -> str:
     told = [
         f"{percent(each.share)} of the control state by {counted(each.counts)}"
         for each in findings.smallest
-        if each.count is not None
+        if each.size is not None
     ]
-    never = [percent(each.share) for each in findings.smallest if each.count is None]
+    never = [percent(each.share) for each in findings.smallest if each.size is None]
     ends = [f"Smallest beginnings of the ranking: {listed(told)}."] if told else []
     return " ".join([*ends, *([f"No size recovers {listed(never)}."] if never else [])])
 
@@ -552,10 +552,10 @@ def halves(findings: Findings) -> list[str]:
         return []
     told = stability.halves(findings.scores)
     return [
-        f"Halves of the prompts: their scores of {plural(row.kind)} have Spearman {correlation(row.spearman)} "
-        f"({correlation(row.low)} to {correlation(row.high)}), and of the first {row.count:,} they share {number(row.shared)} "
-        f"({number(row.chance)} by chance)."
-        for row in told.itertuples()
+        f"Halves of the prompts: their scores of {plural(row['kind'])} have Spearman {correlation(row['spearman'])} "
+        f"({correlation(row['low'])} to {correlation(row['high'])}), and of the first {row['count']:,} they share "
+        f"{number(row['shared'])} ({number(row['chance'])} by chance)."
+        for row in told.to_dict("records")
     ]
 
 

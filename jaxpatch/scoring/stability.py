@@ -17,12 +17,12 @@ LEVEL = 0.95
 class Overlap(NamedTuple):
     """How many of the first components several rankings share.
 
-    kind, count: the first so many of a kind. names: of the rankings. shared: int [N, N], both rankings' first have in common.
+    kind, size: the first so many of a kind. names: of the rankings. shared: int [N, N], both rankings' first have in common.
     chance: [N, N], how many two random draws would share. p: [N, N], the probability that these share so many or more.
     """
 
     kind: str
-    count: int
+    size: int
     names: tuple[str, ...]
     shared: np.ndarray
     chance: np.ndarray
@@ -137,7 +137,7 @@ def _of_some(found: Scores, kind: str, inputs: np.ndarray) -> np.ndarray:
 
 def _can_matter(found: Scores, kind: str) -> np.ndarray:
     """Components with an effect on some input."""
-    return found.effects[kind].any(axis=0)
+    return np.asarray(found.effects[kind].any(axis=0))
 
 
 def _first(values: np.ndarray, can_matter: np.ndarray, count: int) -> list[int]:

@@ -18,12 +18,12 @@ class Recovered(NamedTuple):
 class Smallest(NamedTuple):
     """How far down a ranking one must go.
 
-    share: of the gap that was asked for. count: the first so many components recover it, and one fewer do not; None where no size that
-    was tried recovers it. counts: how many of each kind these are. recovered: what they recover; None where count is.
+    share: of the gap that was asked for. size: the first so many components recover it, and one fewer do not; None where no size that
+    was tried recovers it. counts: how many of each kind these are. recovered: what they recover; None where size is.
     """
 
     share: float
-    count: int | None
+    size: int | None
     counts: Mapping[str, int]
     recovered: Recovered | None
 
@@ -48,15 +48,14 @@ def search(
         [50, 90, None]
     """
     known, found, done = {0: Recovered(0.0, 0.0, 0.0), **tried}, [], 0
-    total = sum(math.ceil(math.log2(gap)) for share in shares if (gap := _width(known, share)))
+    brackets = [_bracket(known, share) for share in shares]
+    total = sum(math.ceil(math.log2(bracket[1] - bracket[0])) for bracket in brackets if bracket)
     for share in shares:
-        while _width(known, share) > 1:
-            low, high = _bracket(known, share)
-            middle = (low + high) // 2
+        while (bracket := _bracket(known, share)) and bracket[1] - bracket[0] > 1:
+            middle = sum(bracket) // 2
             known[middle] = recover(middle)
             done += 1
             progress(min(done, total), total)
-        bracket = _bracket(known, share)
         found.append(bracket and (bracket[1], known[bracket[1]]))
     progress(total, total)
     return found
@@ -67,9 +66,3 @@ def _bracket(known: Mapping[int, Recovered], share: float) -> tuple[int, int] | 
     sizes = sorted(known)
     enough = [n for n, k in enumerate(sizes) if n and known[k].value >= share]
     return (sizes[enough[0] - 1], sizes[enough[0]]) if enough else None
-
-
-def _width(known: Mapping[int, Recovered], share: float) -> int:
-    """Between both ends of the bracket; 0 where there is none."""
-    bracket = _bracket(known, share)
-    return bracket[1] - bracket[0] if bracket else 0

@@ -139,10 +139,10 @@ def test_halves_of_the_prompts_are_compared_where_there_are_enough(exact, pages)
 
 def test_how_far_down_the_ranking_one_must_go(exact, pages):
     page, (first, _, beyond) = Page(pages["exact"]), exact.smallest
-    share = wording.percent(first.count / len(wording.reachable(exact).places))
-    told = f"30 % {first.count} {share} {wording.counted(first.counts)} {wording.percent(first.recovered.value)}"
+    share = wording.percent(first.size / len(wording.reachable(exact).places))
+    told = f"30 % {first.size} {share} {wording.counted(first.counts)} {wording.percent(first.recovered.value)}"
     assert told.replace(wording.SPACE, " ") in page
-    assert beyond.count is None and "900 % — — no size that was tried — —" in page
+    assert beyond.size is None and "900 % — — no size that was tried — —" in page
     said = wording.smallest(exact).replace(wording.SPACE, " ")
     assert said.startswith(
         f"Smallest beginnings of the ranking: 30 % of the control state by {wording.counted(first.counts)}"

@@ -53,7 +53,7 @@ def test_on_a_pair_one_fewer_does_not_recover_it():
     found = jp.score(pair, prompts, anchor)
     drawn = jp.validate(pair, prompts, anchor, found, num_random=1)
     half, nothing = jp.smallest_sets(pair, prompts, anchor, found, drawn, shares=(0.5, 50.0))
-    assert (nothing.count, nothing.recovered, dict(nothing.counts)) == (None, None, {})
+    assert (nothing.size, nothing.recovered, dict(nothing.counts)) == (None, None, {})
     outcome_fn = outcomes.of_pair(pair, prompts, anchor)
     shapes = {kind: values.shape for kind, values in found.values.items()}
     reach = {kind: np.arange(shape[0])[:, None] * np.ones(shape) <= 1 for kind, shape in shapes.items()}
@@ -64,9 +64,9 @@ def test_on_a_pair_one_fewer_does_not_recover_it():
         read = outcome_fn(controls.mask(order, count, shapes), "restoration").read
         return float(normalise.normalised(read - base, found.gap, found.gap > 0, "mean_of_ratios"))
 
-    assert recovered(half.count - 1) < 0.5 <= recovered(half.count) == pytest.approx(half.recovered.value, abs=1e-5)
+    assert recovered(half.size - 1) < 0.5 <= recovered(half.size) == pytest.approx(half.recovered.value, abs=1e-5)
     assert half.recovered.low <= half.recovered.value <= half.recovered.high
-    assert dict(half.counts) == controls.counts(order, half.count) and sum(half.counts.values()) == half.count
+    assert dict(half.counts) == controls.counts(order, half.size) and sum(half.counts.values()) == half.size
 
 
 def test_curves_of_another_ranking_and_shares_of_nothing_are_refused():
