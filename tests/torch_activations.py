@@ -43,9 +43,9 @@ def _features(c: transformers.PretrainedConfig, name: str, unit: int) -> np.ndar
     return start + np.arange(size)
 
 
-def added_by(c: transformers.PretrainedConfig, layer: int, kind: str) -> str:
+def added_by(whole: transformers.PretrainedConfig, layer: int, kind: str) -> str:
     """The module whose output joins the stream, but for a scale that both models share."""
-    layout = torch_oracle.layout_of(c)
+    layout, c = torch_oracle.layout_of(whole), whole.get_text_config()
     stem = layout.block.format(l=layer)
     norms = ("gemma2", "gemma3_text", "olmo2")
     if c.model_type in norms:
@@ -57,8 +57,8 @@ def added_by(c: transformers.PretrainedConfig, layer: int, kind: str) -> str:
 
 def parts(model: transformers.PreTrainedModel, kind: str, site: str) -> dict[tuple[int, ...], list[Part]]:
     """Every component of a kind: its index -> where its activation is."""
-    c, found = model.config, {}
-    layout = torch_oracle.layout_of(c)
+    c, found = model.config.get_text_config(), {}
+    layout = torch_oracle.layout_of(model.config)
     for layer in range(c.num_hidden_layers):
         stem = layout.block.format(l=layer)
         if kind in WRITES:
@@ -79,7 +79,7 @@ def parts(model: transformers.PreTrainedModel, kind: str, site: str) -> dict[tup
         elif kind == "layer":
             found[layer,] = [Part(stem.rstrip("."), None)]
         else:
-            found[layer,] = [Part(added_by(c, layer, kind), None)]
+            found[layer,] = [Part(added_by(model.config, layer, kind), None)]
     return found
 
 
@@ -214,10 +214,14 @@ def attribution(
     attention and MLP no gradient passes.
     """
     c = pair.base.config
-    owned, layout = parts(pair.base, kind, site), torch_oracle.layout_of(c)
-    into_o = {layer: layout.block.format(l=layer) + layout.matrices["o"].module for layer in range(c.num_hidden_layers)}
+    owned, layout, num_layers = (
+        parts(pair.base, kind, site),
+        torch_oracle.layout_of(c),
+        c.get_text_config().num_hidden_layers,
+    )
+    into_o = {layer: layout.block.format(l=layer) + layout.matrices["o"].module for layer in range(num_layers)}
     names = {part.module for each in owned.values() for part in each} | set(into_o.values())
-    out = np.zeros((c.num_hidden_layers, len(prompts), *(np.max(list(owned), axis=0) + 1)))
+    out = np.zeros((num_layers, len(prompts), *(np.max(list(owned), axis=0) + 1)))
     for number, prompt in enumerate(prompts):
         where, other = _places(prompt, positions), run(pair.special, prompt, names)
         with ExitStack() as stack:
