@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import sys
 
 import gguf_cases
@@ -78,6 +79,22 @@ def test_a_pair_is_read_compared_and_held_to_transformers(check, folders, tmp_pa
     [first] = [each for each in found["tensors"] if each["name"] == "model.norm.weight"]
     old, new = (np.asarray(side["final_norm"]["scale"]) for side in (pair.base, pair.special))
     np.testing.assert_allclose(first["relative"], np.linalg.norm(new - old) / np.linalg.norm(old), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (None, cli.COMPILING),
+        ("--xla_dump_to=there", f"--xla_dump_to=there {cli.COMPILING}"),
+        ("--xla_gpu_enable_triton_gemm=true", "--xla_gpu_enable_triton_gemm=true"),
+    ],
+)
+def test_the_users_own_flags_of_xla_stand(monkeypatch, capsys, given, wanted):
+    monkeypatch.setenv("XLA_FLAGS", given or "")
+    monkeypatch.setattr(sys, "argv", ["jaxpatch", "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert os.environ["XLA_FLAGS"] == wanted and "trace" in capsys.readouterr().out
 
 
 def test_one_checkpoint_alone(check, folders):
