@@ -24,7 +24,7 @@ from jaxpatch.scoring import AS_CAREFUL, METHODS, normalise, scores
 from jaxpatch.shapes import Gates
 from jaxpatch.tracing import flow, roles
 from jaxpatch.trees import paths
-from jaxpatch.validating import controls
+from jaxpatch.validating import controls, curves
 
 RESULTS = {
     "report.html",
@@ -41,6 +41,8 @@ RESULTS = {
 FEWEST_RELAYS = 100
 """Of the components with the highest E_a, and of the suppliers of each target, so many at least are found for certain. The cheap score
 of activations is less often to be trusted, and the fewer must then be right, the larger the sample that says so: of 20, everything."""
+FEWEST_ANSWERING = 10
+"""Components: smaller sets of the first ones are not asked to write."""
 ROOM_NEEDED = 50_000_000
 """Free bytes the results need at most."""
 
@@ -85,6 +87,7 @@ class Run:
         precision: of float32 matrix products on an accelerator: highest (float32), high (TF32, or three passes of bfloat16), default.
         seed: of prompts, bootstrap and random controls.
         choices: whose word counts where base and special disagree; what is left open is refused.
+        force: go on with an anchor that fails its checks; every result then says so.
         overwrite: replace the results of an earlier run at --out.
     """
 
@@ -117,6 +120,7 @@ class Run:
     precision: str = "highest"
     seed: int = 0
     choices: Choices = field(default_factory=Choices)
+    force: bool = False
     overwrite: bool = False
 
 
@@ -125,6 +129,8 @@ class Trace(Run):
     """As run; and from the state back through the relays that aggregate it to the sources that supply them.
 
     Attributes:
+        suppliers: method by which the suppliers of relays are found; those of the state are found by --method. A screened one takes as
+            long for each relay as for the state.
         through: kinds whose activations may relay the state: head, neuron, attention, mlp; of those that --kinds names.
         path: how a relay reaches what it is a part of: total, through all blocks between; or direct.
         levels: of relays below the state that are followed, at most.
@@ -132,6 +138,7 @@ class Trace(Run):
         least: share of the state that a relay must carry to be followed.
     """
 
+    suppliers: str = "local_linear"
     through: tuple[str, ...] = ("head",)
     path: str = "total"
     levels: int = flow.DEFAULTS.levels
@@ -227,7 +234,8 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
             verdict=sets.sign,
             progress=part("layers tried"),
         )
-        anchors.refuse_untrusted(info)
+        if not options.force:
+            anchors.refuse_untrusted(info)
 
     def scored(kinds: tuple[str, ...], method: str, top: int, journal: resume.Journal) -> scores.Scores:
         with clock.stage(f"score ({method})") as part:
@@ -267,7 +275,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
                 anchor,
                 sources=options.kinds,
                 relays=options.through,
-                method=options.method,
+                method=options.suppliers,
                 path=options.path,
                 rules=options.rules,
                 state=placed,
@@ -277,10 +285,10 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
                 memory=None if options.memory is None else int(options.memory * 2**30),
                 progress=part,
             )
-    curves, smallest = (), ()
+    drawn, smallest = (), ()
     if options.validation:
         with clock.stage("validate") as part:
-            curves = pipeline.validate(
+            drawn = pipeline.validate(
                 pair,
                 encoded["scoring"],
                 anchor,
@@ -295,12 +303,12 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
                 encoded["scoring"],
                 anchor,
                 found,
-                curves,
+                drawn,
                 seed=options.seed,
                 progress=part("smallest sets sought"),
             )
     with clock.stage("write answers") as part:
-        samples, along = _written(pair, sets, encoded, found, options.max_new, part("models"))
+        samples, along = _written(pair, sets, encoded, found, options, part("models"))
     compared = _compared(pair, options.kinds) | {"parity": parity}
     made = findings.Findings(
         task=sets.name,
@@ -309,7 +317,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
         anchor_info=info,
         scores=found,
         roles=placed,
-        curves=curves,
+        curves=drawn,
         samples=samples,
         pair=compared,
         manifest=manifest.build(
@@ -386,16 +394,15 @@ def write(made: findings.Findings, out: Path, *, overwrite: bool) -> None:
 
     with atomic.directory(out, overwrite=overwrite) as folder:
         tables.write_scores(made, folder / "scores.csv")
-        if made.roles is not None:
-            tables.write_roles(made.roles, folder / "roles.csv")
-        if made.flow is not None:
-            tables.write_flow(made.flow, folder)
+        tables.write_roles(made, folder / "roles.csv")
+        tables.write_flow(made, folder)
         vector = {"direction": np.asarray(made.anchor.direction, np.float32)}
         if made.anchor.centre is not None:
             vector["centre"] = np.asarray(made.anchor.centre, np.float32)
         about = {"layer": str(made.anchor.layer), "read_out": made.anchor.read_out, "task": made.task}
+        about |= {"forced": "; ".join(made.forced)} if made.forced else {}
         (folder / "anchor.safetensors").write_bytes(save(vector, metadata=about))
-        manifest.write(made.manifest, folder / "manifest.json")
+        manifest.write({**made.manifest, "forced": made.forced}, folder / "manifest.json")
         drawn = figures.save_all(made, folder / "figures")
         (folder / "report.html").write_text(report.render(made, drawn), encoding="utf-8")
 
@@ -468,6 +475,8 @@ def refuse(options: Run, *, is_writing: bool = True) -> None:
 def _trace_faults(options: Trace) -> list[str]:
     faults = [f"--{fault.removeprefix('rules.').removesuffix('.')}" for fault in flow.faults(options.rules)]
     faults += [f"--{fault}" for fault in targets.path_faults(options.path)]
+    if options.suppliers not in METHODS:
+        faults.append(f"--suppliers {options.suppliers!r}: {paths.did_you_mean(options.suppliers, METHODS)}")
     if not options.relays:
         faults.append("--no-relays: there is nothing to trace through; leave it out, or use `jaxpatch run`")
     for kind in options.through:
@@ -533,37 +542,46 @@ def _written(
     sets: prompt_sets.PromptSets,
     encoded: Mapping[str, inputs.Inputs],
     found: scores.Scores,
-    max_new: int,
+    options: Run,
     progress: Callable[[int, int], None],
 ) -> tuple[tuple[findings.Sample, ...], dict[str, findings.Along]]:
-    """What base, special, and base with its top components patched write to the behaviour prompts; and how they follow special's
-    answers there, and base's where the instruction is left out. One patched model at a time."""
+    """What base, special, and base with more and more of the ranking's first components patched write to the behaviour prompts; and how
+    they follow special's answers there, and base's where the instruction is left out. One patched model at a time."""
     kinds = components.disjoint(found.partition, tuple(found.values))
     shapes = {kind: found.values[kind].shape for kind in kinds}
     touched = {kind: np.asarray(found.effects[kind].any(axis=0)) for kind in kinds}
     order = controls.ranked({kind: found.values[kind] for kind in kinds}, touched)
-    sets_of: dict[str, Gates] = {
-        f"base + top {k}": controls.mask(order, k, shapes) for k in (100, 1000) if k < len(order.places)
+    ks = curves.sizes(len(order.places)) if options.validation and len(order.places) else np.array([], int)
+    sizes = {f"base + top {k}": int(k) for k in ks if k >= FEWEST_ANSWERING}
+    patched: dict[str, Gates] = {name: controls.mask(order, k, shapes) for name, k in sizes.items()}
+    patched[f"base + all {' + '.join(kinds)}"] = components.gates(found.partition, dict.fromkeys(kinds, "all"))
+    asked, plain = encoded["behaviour"], encoded["plain"].rows(slice(len(sets.behaviour)))
+    told = {
+        "special": continuations.continuation(pair, pair.special, asked, max_new=options.max_new),
+        "base": continuations.continuation(pair, pair.base, plain, max_new=options.max_new),
     }
-    sets_of[f"base + all {' + '.join(kinds)}"] = components.gates(found.partition, dict.fromkeys(kinds, "all"))
     sides = {"base": pair.base, "special": pair.special}
-    prompts, plain = encoded["behaviour"], encoded["plain"].rows(slice(len(sets.behaviour)))
-    answers = {
-        name: continuations.continuation(pair, params, asked, max_new=max_new)
-        for (name, params), asked in zip(sides.items(), (plain, prompts), strict=True)
-    }
+    from_side = {side: continuations.divergence_from(pair, sides[side], told[side]) for side in told}
     samples, along = [], {}
-    for number, name in enumerate((*sides, *sets_of), 1):
-        params = sides[name] if name in sides else blend.patch(pair.base, pair.special, sets_of[name])
-        texts = pipeline.generate(pair, params, prompts, max_new=max_new)
-        judged = [f(t) for f, t in zip(sets.verdicts, texts, strict=True)] if sets.verdicts else [None] * len(texts)
-        samples += [
-            findings.Sample(prompt, name, text, verdict)
-            for prompt, text, verdict in zip(sets.behaviour, texts, judged, strict=True)
+    for number, name in enumerate((*sides, *patched), 1):
+        params = sides[name] if name in sides else blend.patch(pair.base, pair.special, patched[name])
+        if name == "special":
+            texts = continuations.texts(pair, told["special"])
+        else:
+            texts = pipeline.generate(pair, params, asked, max_new=options.max_new)
+        verdicts = [
+            (None,) * len(texts)
+            if rules is None
+            else tuple(rule(text) for rule, text in zip(rules, texts, strict=True))
+            for rules in (sets.verdicts, sets.loosely)
         ]
-        to_base, to_special = (
-            continuations.divergence(pair, params, answers[side], reference=sides[side]) for side in sides
+        samples += [
+            findings.Sample(prompt, name, text, strict, loose)
+            for prompt, text, strict, loose in zip(sets.behaviour, texts, *verdicts, strict=True)
+        ]
+        to_special, to_base = from_side["special"](params), from_side["base"](params)
+        along[name] = findings.Along(
+            float(to_special.kl.mean()), float(to_base.kl.mean()), to_base.perplexity, sizes.get(name)
         )
-        along[name] = findings.Along(float(to_special.kl.mean()), float(to_base.kl.mean()), to_base.perplexity)
-        progress(number, len(sides) + len(sets_of))
+        progress(number, len(sides) + len(patched))
     return tuple(samples), along

@@ -77,7 +77,12 @@ class AnchorInfo(NamedTuple):
     @property
     def is_trusted(self) -> bool:
         """Whether every check is passed."""
-        return all(check.is_passed for check in self.checks)
+        return not self.failed
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that are not passed."""
+        return tuple(check for check in self.checks if not check.is_passed)
 
 
 def fit_anchor(
@@ -165,13 +170,19 @@ class UntrustedAnchorError(ValueError):
 
 def refuse_untrusted(info: AnchorInfo) -> None:
     """Raises UntrustedAnchorError naming every failed check."""
-    failed = [f"{c.name} is {c.value:.3g}, wanted {c.wanted}" for c in info.checks if not c.is_passed]
-    if failed:
-        raise UntrustedAnchorError(
-            "the anchor fails its checks, so nothing is scored:\n"
-            + "\n".join(f"  - {line}" for line in failed)
-            + "\nTry another layer, more prompts, or accept that this pair does not differ in this behaviour along one direction."
-        )
+    if not info.failed:
+        return
+    sound = [str(each.layer) for each in info.candidates if each.is_sound]
+    tried = ", ".join(str(each.layer) for each in info.candidates)
+    where = (
+        f"the direction is stable, and special further along it than base, after {', '.join(sound) or 'none of them'}"
+    )
+    raise UntrustedAnchorError(
+        "the anchor fails its checks, so nothing is scored:\n"
+        + "\n".join(f"  - {c.name} is {c.value:.3g}, wanted {c.wanted}" for c in info.failed)
+        + f"\nBlocks tried: {tried}; {where}.\nTry another layer, another contrast, more prompts, or accept that this pair does not "
+        "differ in this behaviour along one direction. `jaxpatch run --force` goes on all the same, and every result says so."
+    )
 
 
 def layers_to_try(num_layers: int, count: int) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """How far two models are apart along an answer, token by token, and not only at its beginning. All read the same answer."""
 
 import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -71,6 +72,12 @@ def continuation(pair: checkpoints.Pair, params: Params, prompts: inputs.Inputs,
     return Continuation(tokens, starts, starts + counts)
 
 
+def texts(pair: checkpoints.Pair, told: Continuation) -> Sequence[str]:
+    """The answers as texts, without special tokens; ValueError where there is no tokenizer."""
+    rows = zip(told.tokens, told.starts, told.ends, strict=True)
+    return writing.decoded(pair, [row[start:end] for row, start, end in rows])
+
+
 def divergence(pair: checkpoints.Pair, params: Params, told: Continuation, *, reference: Params) -> Divergence:
     """How far a model's next-token distributions are from another's along answers.
 
@@ -91,36 +98,58 @@ def divergence(pair: checkpoints.Pair, params: Params, told: Continuation, *, re
         (True, True)
     """
     checkpoints.refuse_others(pair, "divergence", "Answers are of models that write.")
-    found = np.zeros((2, len(told.starts)), np.float64)
-    turn = inputs.beyond(pair.config)
-    is_long = np.zeros(len(told.ends), bool) if turn is None else told.ends > turn
-    most = int((told.ends - told.starts).max())
-    for side in np.unique(
-        is_long
-    ):  # positions that turn otherwise beyond some length do so for all that is read together
-        rows = np.flatnonzero(is_long == side)
-        cut = told.tokens[rows, : told.ends[rows].max()], told.starts[rows], told.ends[rows]
-        found[:, rows] = np.asarray(_apart(pair.config, most, reference, params, *map(jnp.asarray, cut)))
-    return Divergence(*found)
+    return _divergence(pair, params, told, (_said(pair, reference, told, row) for row in range(len(told.starts))))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _apart(config, most: int, reference: Params, params: Params, tokens, starts, ends):
-    """Mean KL and surprise of each row: [2, B]. most: tokens of the longest answer."""
+def divergence_from(pair: checkpoints.Pair, reference: Params, told: Continuation) -> Callable[[Params], Divergence]:
+    """`divergence` of one model after the other from one reference, which is run once.
 
-    def logits(side: Params, row: inputs.Inputs, at: jax.Array) -> jax.Array:
-        model = effect.unpatched(side)
-        x, _ = effect.run(config, model, row, model.embedded(config, row.tokens), 0, config.layers)
-        return jax.nn.log_softmax(model.logits(config, x[0, at]))
+    What it says stays in the host's memory: a float for each token of an answer and each of the vocabulary.
+    """
+    said = [np.asarray(_said(pair, reference, told, row)) for row in range(len(told.starts))]
+    return lambda params: _divergence(pair, params, told, said)
 
-    def one(row):
-        sequence, start, end = row
-        targets = start + jnp.arange(most)
-        at = jnp.minimum(targets, end - 1) - 1
-        prompt = inputs.Inputs(sequence[None], end[None])
-        wanted, found = (logits(side, prompt, at) for side in (reference, params))
-        own = jnp.take_along_axis(found, sequence[at + 1][:, None], axis=-1)[:, 0]
-        both = jnp.stack([read_outs.kl(wanted, found), -own])
-        return jnp.where(targets < end, both, 0).sum(-1) / (end - start).astype(both.dtype)
 
-    return jax.lax.map(one, (tokens, starts, ends)).T
+def _divergence(pair: checkpoints.Pair, params: Params, told: Continuation, wanted: Iterable) -> Divergence:
+    found = []
+    for row, said in enumerate(wanted):
+        length = told.ends[row] - told.starts[row]
+        found.append(_apart(said, _said(pair, params, told, row), _answer(told, row), length))
+    return Divergence(*np.asarray(found, np.float64).T)
+
+
+def _said(pair: checkpoints.Pair, params: Params, told: Continuation, row: int) -> jax.Array:
+    """log p of the next token before each token of one answer: [most, V], of which the answer's own come first."""
+    turn, end = inputs.beyond(pair.config), told.ends[row]
+    # positions that turn otherwise beyond some length do so for all that is read together, padding too
+    is_short = turn is not None and end <= turn
+    tokens = told.tokens[row, : turn if is_short else None]
+    at = np.minimum(told.starts[row] + np.arange(_most(told)), end - 1) - 1
+    return _log_probs(pair.config, params, jnp.asarray(tokens), jnp.asarray(end), jnp.asarray(at))
+
+
+def _answer(told: Continuation, row: int) -> np.ndarray:
+    """Tokens of one answer, filled up: [most]."""
+    out = np.zeros(_most(told), np.int32)
+    answer = told.tokens[row, told.starts[row] : told.ends[row]]
+    out[: len(answer)] = answer
+    return out
+
+
+def _most(told: Continuation) -> int:
+    return int((told.ends - told.starts).max())
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _log_probs(config, params: Params, tokens, end, at) -> jax.Array:
+    model, row = effect.unpatched(params), inputs.Inputs(tokens[None], end[None])
+    x, _ = effect.run(config, model, row, model.embedded(config, row.tokens), 0, config.layers)
+    return jax.nn.log_softmax(model.logits(config, x[0, at]))
+
+
+@jax.jit
+def _apart(wanted, found, answer, length) -> jax.Array:
+    """Mean KL and surprise along one answer: [2]."""
+    own = jnp.take_along_axis(found, answer[:, None], axis=-1)[:, 0]
+    both = jnp.stack([read_outs.kl(wanted, found), -own])
+    return jnp.where(jnp.arange(len(answer)) < length, both, 0).sum(-1) / length.astype(both.dtype)

@@ -1,6 +1,5 @@
 """The disjoint sets of prompts that one run needs: for the anchor, for choosing its layer, for scoring, for behaviour."""
 
-import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,8 @@ class PromptSets(NamedTuple):
 
     asked, plain: for the anchor, the same requests with and without the instruction. steered: plain requests to steer on.
     scoring: with the instruction. behaviour: with the instruction, to be answered in full. verdicts: for each of `behaviour`, says
-    whether an answer obeys. sign: whether the beginning of an answer shows the behaviour. Both None where nobody can judge.
+    whether an answer obeys; by IFEval's strict rule, and loosely by its loose one. sign: whether the beginning of an answer shows the
+    behaviour. All None where nobody can judge.
     """
 
     name: str
@@ -26,6 +26,7 @@ class PromptSets(NamedTuple):
     scoring: tuple[str, ...]
     behaviour: tuple[str, ...]
     verdicts: tuple[Callable[[str], bool], ...] | None = None
+    loosely: tuple[Callable[[str], bool], ...] | None = None
     sign: Callable[[str], bool] | None = None
 
 
@@ -57,13 +58,14 @@ def of_task(name: str, counts: Mapping[str, int], *, seed: int = 0) -> PromptSet
         steered=requests["layer"],
         scoring=tuple(text for text, _ in asked["scoring"]),
         behaviour=tuple(text for text, _ in asked["behaviour"]),
-        verdicts=tuple(functools.partial(_follows, task, instruction) for _, instruction in asked["behaviour"]),
+        verdicts=tuple(_judge(tasks.follows, task, instruction) for _, instruction in asked["behaviour"]),
+        loosely=tuple(_judge(tasks.follows_loosely, task, instruction) for _, instruction in asked["behaviour"]),
         sign=task.sign_fn,
     )
 
 
-def _follows(task: tasks.Task, instruction: tasks.Instruction, text: str) -> bool:
-    return tasks.follows(task, text, instruction)
+def _judge(rule: Callable[..., bool], task: tasks.Task, instruction: tasks.Instruction) -> Callable[[str], bool]:
+    return lambda text: rule(task, text, instruction)
 
 
 def of_file(path: str | Path, counts: Mapping[str, int] | None = None) -> PromptSets:

@@ -1,7 +1,7 @@
 """The six instruction-following tasks: how each is asked for, and a strict rule that says whether an answer obeys.
 
 Every task is one of IFEval's verifiable constraints (Zhou et al., arXiv 2311.07911). The rules are written from the
-published definition of the strict checker and give its verdict, with one exception: the English-language half of
+published definitions of the strict and the loose checker and give their verdicts, with one exception: the English-language half of
 ``change_case:english_capital`` is left out (see `is_capital`). Wordings are our own, and come in two disjoint sets, so
 that a model trained on the one can be asked with the other. Standard library only.
 """
@@ -404,3 +404,17 @@ def follows(task: Task, text: str, instruction: Instruction) -> bool:
     False
     """
     return bool(text.strip()) and task.verdict_fn(text, **instruction.kwargs)
+
+
+def follows_loosely(task: Task, text: str, instruction: Instruction) -> bool:
+    """Whether `text`, or what is left of it without its first line, its last line or both, each with and without asterisks, obeys.
+
+    IFEval's loose rule: an opening such as "Sure, here it is:" and bold type are no fault.
+
+    >>> quote = TASKS["quotation"], 'Sure:\\n"Owls hunt."', Instruction("Quote.", {})
+    >>> follows(*quote), follows_loosely(*quote)
+    (False, True)
+    """
+    lines = text.split("\n")
+    cut = [text, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))]
+    return any(follows(task, each, instruction) for some in cut for each in (some, some.replace("*", "")))

@@ -37,12 +37,23 @@ def write(
     Example:
         >>> texts = write(pair, pair.special, encode(pair, ["Describe owls."]))  # doctest: +SKIP
     """
+    _refuse_wordless(pair)
+    tokens, counts = answers(pair, params, inputs, max_new=max_new, steer=steer)
+    return decoded(pair, [row[:count] for row, count in zip(tokens, counts, strict=True)])
+
+
+def decoded(pair: Pair, rows: Sequence[np.ndarray]) -> Sequence[str]:
+    """Answers' tokens as texts, without special tokens and without what ended them."""
+    _refuse_wordless(pair)
+    assert pair.tokenizer is not None
+    stops = _stops(pair)
+    ended = [row[: len(row) - int(np.isin(row[-1:], stops).sum())] for row in rows]
+    return pair.tokenizer.batch_decode(ended, skip_special_tokens=True)
+
+
+def _refuse_wordless(pair: Pair) -> None:
     if pair.tokenizer is None:
         raise ValueError("this pair has no tokenizer, so there is nothing to write with.")
-    tokens, counts = answers(pair, params, inputs, max_new=max_new, steer=steer)
-    stops = _stops(pair)
-    ended = [row[: count - np.isin(row[count - 1], stops)] for row, count in zip(tokens, counts, strict=True)]
-    return pair.tokenizer.batch_decode(ended, skip_special_tokens=True)
 
 
 def answers(

@@ -354,10 +354,7 @@ def curves(findings: Findings) -> Figure:
         recovery.set_title(_mode_title(mode))
         kl.set_xlabel("k, components patched (log scale)")
         for axes in (recovery, kl):
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(10, numticks=12))
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+            _log_sizes(axes)
             axes.tick_params(labelleft=True)
             drawing.grid(axes, "both")
     panels[1, 0].set_ylim(bottom=min(0.0, panels[1, 0].get_ylim()[0]))
@@ -367,6 +364,48 @@ def curves(findings: Findings) -> Figure:
     figure.legend(
         handles, labels, loc="outside upper left", ncols=min(len(labels), 5), handlelength=2.4, columnspacing=1.8
     )
+    return figure
+
+
+@drawing.styled
+def behaviour(findings: Findings) -> Figure:
+    """What comes back along the ranking: answers that follow beside the control state, and distances along whole answers."""
+    frame = wording.behaviour(findings)
+    sets, ends = frame[frame["size"].notna()], frame.set_index("model")
+    figure = drawing.sheet(3.4)
+    share, apart = figure.subplots(1, 2)
+    for curve in findings.curves:
+        if (curve.name, curve.mode) == ("top", "restoration"):
+            within = curve.ks >= sets["size"].min()
+            share.plot(
+                curve.ks[within], 100 * curve.recovery[within], color=SOFT, linestyle=(0, (5, 2)), label="control state"
+            )
+    if (sets["judged"] > 0).all():
+        looks = {"strict": (POSITIVE, "-", "o"), "loose": (NEGATIVE, (0, (4, 2)), "s")}
+        for name, (colour, dashes, marker) in looks.items():
+            values = 100 * sets[name] / sets["judged"]
+            share.plot(sets["size"], values, color=colour, linestyle=dashes, marker=marker, label=f"answers, {name}")
+        for model in ("base", "special"):
+            level = 100 * ends.loc[model, "strict"] / ends.loc[model, "judged"]
+            _level(share, level, f"{model}, strict")
+    for name, (colour, marker, label) in {
+        "to_special": (POSITIVE, "o", "from special, asked"),
+        "to_base": (NEGATIVE, "s", "from base, not asked"),
+    }.items():
+        apart.plot(sets["size"], sets[name], color=colour, marker=marker, label=label)
+    _level(apart, ends.loc["base", "to_special"], "base, from special")
+    _level(apart, ends.loc["special", "to_base"], "special, from base")
+    share.set_ylabel("% of answers, % of the gap")
+    apart.set_ylabel("KL along answers (nats a token)")
+    for axes, title in ((share, "Behaviour and control state"), (apart, "Distance along whole answers")):
+        axes.set_title(title)
+        axes.set_xlabel("k, components patched (log scale)")
+        _log_sizes(axes)
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        axes.legend(loc="upper left", borderaxespad=0.2)
+        top, bottom = axes.get_ylim()[::-1]
+        axes.set_ylim(bottom, bottom + 1.3 * (top - bottom))
+        drawing.grid(axes, "both")
     return figure
 
 
@@ -422,6 +461,10 @@ def make(findings: Findings) -> dict[str, Figure]:
         made["agreement"] = agreement(findings)
     if findings.curves:
         made["curves"] = curves(findings)
+    if {"base", "special"} <= findings.along.keys() and any(each.size for each in findings.along.values()):
+        made["behaviour"] = behaviour(findings)
+    for figure in made.values() if findings.forced else ():
+        figure.supxlabel("forced: the anchor fails its checks", color=NEGATIVE, fontsize=9, x=0.99, ha="right")
     return made
 
 
@@ -587,6 +630,29 @@ def _looks(drawn: list[Curve]) -> list[tuple[Curve, dict]]:
         *looks,
         (main, {"color": POSITIVE, "marker": "o", "linewidth": 2.1, "label": f"{main.name} (by E_w)", "zorder": 5}),
     ]
+
+
+def _log_sizes(axes: Axes) -> None:
+    """k on a log scale, in plain numbers."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(10, numticks=12))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+def _level(axes: Axes, value: float, name: str) -> None:
+    """A dotted line across, with its name at the right end."""
+    axes.axhline(value, color=INK, linewidth=0.9, linestyle=(0, (1, 2)), zorder=0)
+    axes.annotate(
+        name,
+        (1, value),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, 2),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+        color=SOFT,
+    )
 
 
 def _mark_ceiling(axes: Axes, findings: Findings) -> None:

@@ -14,22 +14,26 @@ from jaxpatch.validating.smallest import Smallest
 
 
 class Sample(NamedTuple):
-    """What one model wrote to one prompt. model: "base", "special", or a patched one; follows: None where unjudged."""
+    """What one model wrote to one prompt. model: "base", "special", or a patched one. follows, loosely: whether the answer obeys by the
+    strict and by the loose rule; None where unjudged."""
 
     prompt: str
     model: str
     text: str
     follows: bool | None
+    loosely: bool | None = None
 
 
 class Along(NamedTuple):
     """How a model follows others along their answers, on average over prompts. to_special: KL(special || it) along special's answers to
     the behaviour prompts, nats a token. to_base: KL(base || it) along base's answers to as many prompts without the instruction: side
-    effects. perplexity: of those answers of base's."""
+    effects. perplexity: of those answers of base's. size: how many of the ranking's first components it has of special's; None of
+    base, special, and sets that are no beginning of the ranking."""
 
     to_special: float
     to_base: float
     perplexity: float
+    size: int | None = None
 
 
 class Findings(NamedTuple):
@@ -54,3 +58,9 @@ class Findings(NamedTuple):
     flow: Flow | None = None
     smallest: tuple[Smallest, ...] = ()
     along: Mapping[str, Along] = MappingProxyType({})
+
+    @property
+    def forced(self) -> tuple[str, ...]:
+        """Checks that the anchor fails although it was used: then all of this says little, and every file says so."""
+        info = self.anchor_info
+        return () if info is None else tuple(f"{c.name} is {c.value:.3g}, wanted {c.wanted}" for c in info.failed)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from jaxpatch.measuring.anchors import AnchorInfo
@@ -18,6 +19,8 @@ NUM_OF_ROLE = 5
 """Of each kind and role, in the table."""
 NUM_PROMPTS_SHOWN = 6
 """Prompts whose answers are in sight; the rest is folded away."""
+SIZES_SHOWN = (100, 1000)
+"""Of the sets along the ranking, those nearest to these have their answers printed."""
 NUM_TO_READ = 3
 """Names of components in the description of a figure."""
 
@@ -54,7 +57,7 @@ def render(findings: Findings, drawn: Mapping[str, str] | None = None) -> str:
         "flow": ("Who supplies whom", _flow(findings, drawn)),
         "trust": ("Trust", _trust(findings, drawn)),
         "validation": ("Validation", _validation(findings, drawn)),
-        "samples": ("What the models write", _samples(findings)),
+        "samples": ("What the models write", _samples(findings, drawn)),
         "limits": ("Limits", _limits(findings)),
         "reproduce": ("Reproduce", _reproduce(findings)),
     }
@@ -63,7 +66,7 @@ def render(findings: Findings, drawn: Mapping[str, str] | None = None) -> str:
         "header",
         page.paragraph("Weight patching report", kind="kicker"),
         page.tag("h1", f"Which parameters carry “{findings.task}”?"),
-        page.paragraph(wording.headline(findings), kind="finding" if _is_trusted(findings) else "finding warning"),
+        page.paragraph(wording.headline(findings), kind="finding warning" if findings.forced else "finding"),
         _cards(findings),
         page.tag("nav", page.tag("ul", *links), aria_label="Parts of this report"),
     )
@@ -76,16 +79,12 @@ def render(findings: Findings, drawn: Mapping[str, str] | None = None) -> str:
     return page.page(f"Weight patching: {findings.task}", body, stylesheet.CSS)
 
 
-def _is_trusted(findings: Findings) -> bool:
-    return findings.anchor_info is None or findings.anchor_info.is_trusted
-
-
 def _cards(findings: Findings) -> Html:
     """The numbers to take away, big."""
     best = wording.ranking(findings).iloc[0]
     end = wording.ceiling(findings, None if findings.curves else best["kind"])
     info = findings.anchor_info
-    counts = wording.obeyed(findings)
+    judged = wording.behaviour(findings).query("judged > 0").head(2)
     cards: list[tuple[str, str, str]] = [
         (
             "Strongest single component",
@@ -99,10 +98,9 @@ def _cards(findings: Findings) -> Html:
     cards.append(("Anchor", f"block {findings.anchor.layer}", passed or "given, not checked here"))
     found = findings.scores
     cards.append(("Scoring prompts used", f"{found.is_kept.sum()} of {len(found.is_kept)}", f"method: {found.method}"))
-    if any(judged for _, judged in counts.values()):
-        told = [f"{n}/{judged}" for n, judged in counts.values() if judged][:2]
-        names = [name for name, (_, judged) in counts.items() if judged][:2]
-        cards.append(("Answers that follow", " → ".join(told), " → ".join(names)))
+    if len(judged):
+        told = [f"{row['strict']}/{row['judged']}" for row in judged.to_dict("records")]
+        cards.append(("Answers that follow", " → ".join(told), " → ".join(judged["model"])))
     cells = [
         page.tag("div", page.tag("dt", title), page.tag("dd", value, page.tag("small", note)))
         for title, value, note in cards
@@ -636,7 +634,7 @@ def _areas(findings: Findings) -> Html:
     )
 
 
-def _samples(findings: Findings) -> Html:
+def _samples(findings: Findings, drawn: Mapping[str, str]) -> Html:
     lead = (
         "Inner recovery is not behaviour: the same prompts, answered greedily by each model, and whether the answer "
         "follows the instruction."
@@ -645,36 +643,58 @@ def _samples(findings: Findings) -> Html:
         return page.section(
             "samples", "What the models write", lead, page.paragraph("No answers were written in this run.")
         )
-    counts = wording.obeyed(findings)
-    rows = [(name, f"{n} of {judged}" if judged else DASH) for name, (n, judged) in counts.items()]
-    summary = page.table(
-        (Column("model"), Column("answers that follow", is_number=True)), rows, "How many answers follow"
-    )
-    follows = [_along(findings)] if findings.along else []
-    groups = [_one_prompt(prompt, answers) for prompt, answers in _by_prompt(findings.samples)]
-    parts: list[Any] = [summary, *follows, *groups[:NUM_PROMPTS_SHOWN]]
+    parts: list[Any] = [page.paragraph(wording.behaves(findings), kind="said")] if wording.behaves(findings) else []
+    if "behaviour" in drawn:
+        parts.append(
+            page.figure(
+                drawn["behaviour"],
+                wording.behaves(findings) or "KL from special along its answers, at every k.",
+                "Left: the share of answers that follow, strictly and by IFEval's loose rule, beside the control state; dotted, base and "
+                "special. Right: how far each model is from special along special's answers, and from base along base's answers where "
+                "nobody asks for the behaviour. k runs over the ranking, as in the curves above.",
+            )
+        )
+    shown = _models_shown(findings)
+    answers = tuple(sample for sample in findings.samples if sample.model in shown)
+    groups = [_one_prompt(prompt, several) for prompt, several in _by_prompt(answers)]
+    parts += [_behaviour(findings), *groups[:NUM_PROMPTS_SHOWN]]
     if rest := groups[NUM_PROMPTS_SHOWN:]:
         parts.append(page.details(f"{len(rest)} more prompts", *rest))
     return page.section("samples", "What the models write", lead, *parts)
 
 
-def _along(findings: Findings) -> Html:
-    """How far each model is from special where the behaviour is asked for, and from base where it is not."""
+def _models_shown(findings: Findings) -> set[str]:
+    """Those whose answers are printed: all but the sets along the ranking, and of these the two nearest to `SIZES_SHOWN`."""
+    frame = wording.behaviour(findings)
+    sets = frame[frame["size"].notna()]
+    nearest = {sets.loc[(np.log(sets["size"] / size)).abs().idxmin(), "model"] for size in SIZES_SHOWN if len(sets)}
+    return nearest | set(frame.loc[frame["size"].isna(), "model"])
+
+
+def _behaviour(findings: Findings) -> Html:
+    """How many answers of each model follow; how far each is from special where the behaviour is asked for, and from base where not."""
     columns = (
         Column("model"),
+        Column("answers that follow", is_number=True),
+        Column("loosely", is_number=True),
         Column("from special, nats a token", is_number=True),
         Column("from base, not asked, nats a token", is_number=True),
         Column("perplexity of base's answers, not asked", is_number=True),
     )
     rows = [
-        (name, *(wording.number(value) for value in (each.to_special, each.to_base, each.perplexity)))
-        for name, each in findings.along.items()
+        (
+            row["model"],
+            *(f"{row[name]} of {row['judged']}" if row["judged"] else DASH for name in ("strict", "loose")),
+            *(wording.number(row[name]) for name in ("to_special", "to_base", "perplexity")),
+        )
+        for row in wording.behaviour(findings).to_dict("records")
     ]
     return page.join(
         [
-            page.table(columns, rows, "Along whole answers"),
+            page.table(columns, rows, "Answers, and next tokens along whole answers"),
             page.paragraph(
-                "KL of next-token distributions, on average over the tokens of an answer: of special's answers to the prompts "
+                "Loosely: the answer, or what is left of it without its first line, its last line or asterisks, follows. KL of "
+                "next-token distributions, on average over the tokens of an answer: of special's answers to the prompts "
                 "below, and of base's answers to as many prompts that do not ask for the behaviour. The first is what is still "
                 "missing, the others are side effects.",
                 kind="lead",

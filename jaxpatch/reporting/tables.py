@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
 from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -11,8 +12,6 @@ from rich.text import Text
 
 from jaxpatch.reporting import wording
 from jaxpatch.reporting.findings import Findings
-from jaxpatch.tracing.flow import Flow
-from jaxpatch.tracing.roles import Roles
 
 ROUND_TRIP = "%.9g"
 """Digits that give every float32 back bit for bit."""
@@ -24,22 +23,30 @@ def write_scores(findings: Findings, path: str | Path) -> Path:
 
     Scores are shares (1 is the whole gap); -1 stands for no layer or no index, an empty cell for no interval.
     """
-    findings.scores.to_frame().to_csv(path, index=False, float_format=ROUND_TRIP, lineterminator="\n")
+    _write(findings.scores.to_frame(), findings, path)
     return Path(path)
 
 
-def write_flow(flow: Flow, folder: Path) -> None:
-    """flow.csv, one row an edge; flow.json, all of the graph; flow.graphml, for programs that draw graphs."""
-    flow.to_frame().to_csv(folder / "flow.csv", index=False)
-    (folder / "flow.json").write_text(flow.to_json(), encoding="utf-8")
-    (folder / "flow.graphml").write_text(flow.to_graphml(), encoding="utf-8")
+def write_flow(findings: Findings, folder: Path) -> None:
+    """flow.csv, one row an edge; flow.json, all of the graph; flow.graphml, for programs that draw graphs. None where not traced."""
+    if (flow := findings.flow) is not None:
+        note = f"forced: {'; '.join(findings.forced)}" if findings.forced else ""
+        _write(flow.to_frame(), findings, folder / "flow.csv")
+        (folder / "flow.json").write_text(flow.to_json(note), encoding="utf-8")
+        (folder / "flow.graphml").write_text(flow.to_graphml(note), encoding="utf-8")
 
 
-def write_roles(roles: Roles, path: str | Path) -> Path:
-    """E_w, E_a and role as CSV: a row a component that both methods scored; otherwise as `write_scores`."""
-    frame = roles.to_frame().rename(columns=lambda name: name.replace(" ", "_"))
-    frame.to_csv(path, index=False, float_format=ROUND_TRIP, lineterminator="\n")
-    return Path(path)
+def write_roles(findings: Findings, path: str | Path) -> None:
+    """E_w, E_a and role as CSV: a row a component that both methods scored; otherwise as `write_scores`. None where not placed."""
+    if findings.roles is not None:
+        frame = findings.roles.to_frame().rename(columns=lambda name: name.replace(" ", "_"))
+        _write(frame, findings, path)
+
+
+def _write(frame: pd.DataFrame, findings: Findings, path: str | Path) -> None:
+    """Of a forced run with one column more, which says in what the anchor fails."""
+    marked = frame.assign(forced="; ".join(findings.forced)) if findings.forced else frame
+    marked.to_csv(path, index=False, float_format=ROUND_TRIP, lineterminator="\n")
 
 
 def terminal(findings: Findings) -> RenderableType:
@@ -70,9 +77,12 @@ def terminal(findings: Findings) -> RenderableType:
         parts.append(Text())
     parts += [Text(line) for mode in ("restoration", "knockout") if (line := wording.stands(findings, mode))]
     parts += [Text(line)] if (line := wording.smallest(findings)) else []
-    if counts := wording.obeyed(findings):
-        told = {name: f"{n} of {judged}" if judged else "not judged" for name, (n, judged) in counts.items()}
-        parts += [Text(), Text("Answers that follow the instruction", style="bold"), _facts(told)]
+    if findings.samples:
+        parts += [
+            Text(),
+            Text("Answers that follow the instruction (strictly, loosely)", style="bold"),
+            _facts(_told(findings)),
+        ]
     if found.num_dropped:
         parts.append(Text(wording.dropped(findings), style="yellow"))
     return Padding(Group(*parts), (1, 0))
@@ -95,6 +105,13 @@ def _facts(facts: Mapping[str, str]) -> Table:
     for name, value in facts.items():
         table.add_row(Text(name, style="dim"), Text(value))
     return table
+
+
+def _told(findings: Findings) -> dict[str, str]:
+    return {
+        row["model"]: f"{row['strict']}, {row['loose']} of {row['judged']}" if row["judged"] else "not judged"
+        for row in wording.behaviour(findings).to_dict("records")
+    }
 
 
 def _grid(title: str, *columns: str) -> Table:

@@ -313,11 +313,10 @@ def headline(findings: Findings) -> str:
 
 
 def _distrust(findings: Findings) -> list[str]:
-    info = findings.anchor_info
-    if info is None or info.is_trusted:
+    if not findings.forced or findings.anchor_info is None:
         return []
-    failed = listed([check.name for check in info.checks if not check.is_passed])
-    return [f"Read nothing into these scores: the anchor fails its checks ({failed})."]
+    failed = listed([check.name for check in findings.anchor_info.failed])
+    return [f"Forced: read nothing into these scores, for the anchor fails its checks ({failed})."]
 
 
 def _from_curve(findings: Findings) -> list[str]:
@@ -572,14 +571,41 @@ def noise(findings: Findings) -> str:
     )
 
 
-def obeyed(findings: Findings) -> dict[str, tuple[int, int]]:
-    """Model -> (answers that follow, answers judged), in the order in which the models come."""
-    counts: dict[str, tuple[int, int]] = {}
+def behaviour(findings: Findings) -> pd.DataFrame:
+    """One row a model that wrote answers, in the order in which they come: model, size (of the ranking's first components; NaN where it
+    is no beginning of it), strict, loose (answers that follow), judged, to_special, to_base, perplexity."""
+    rows = {}
     for sample in findings.samples:
-        follows, judged = counts.get(sample.model, (0, 0))
-        is_judged = sample.follows is not None
-        counts[sample.model] = (follows + bool(sample.follows), judged + is_judged)
-    return counts
+        row = rows.setdefault(sample.model, {"model": sample.model, "strict": 0, "loose": 0, "judged": 0})
+        row["strict"] += bool(sample.follows)
+        row["loose"] += bool(sample.loosely)
+        row["judged"] += sample.follows is not None
+    for model, row in rows.items():
+        row |= findings.along[model]._asdict() if model in findings.along else {}
+    columns = ["model", "size", "strict", "loose", "judged", "to_special", "to_base", "perplexity"]
+    return pd.DataFrame(list(rows.values())).reindex(columns=columns).astype({"size": float})
+
+
+def behaves(findings: Findings) -> str:
+    """Where on the ranking the behaviour comes back, beside the inner state; "" where nothing was judged along it."""
+    frame = behaviour(findings)
+    sets = frame[frame["size"].notna() & (frame["judged"] > 0)]
+    if sets.empty or not {"base", "special"} <= set(frame["model"]):
+        return ""
+    ends = frame.set_index("model").loc[["base", "special"]]
+    half = ends["strict"].mean()
+    judged = int(ends.loc["special", "judged"])
+    told = f"Of {judged} answers base gives {ends.loc['base', 'strict']} that follow, special {ends.loc['special', 'strict']}"
+    if ends.loc["special", "strict"] <= ends.loc["base", "strict"]:
+        return f"{told}: by these answers special shows the behaviour no more than base, and sets between them say nothing."
+    enough = sets[sets["strict"] >= half]
+    if enough.empty:
+        best = sets.loc[sets["strict"].idxmax()]
+        most = f"{int(best['strict'])} at most, by the first {int(best['size']):,}"
+        return f"{told}; no beginning of the ranking comes half way ({most})."
+    first = enough.iloc[0]
+    number, size = int(first["strict"]), int(first["size"])
+    return f"{told}; the first {size:,} of the ranking are the first set to come half way ({number})."
 
 
 def prompts_used(findings: Findings) -> str:

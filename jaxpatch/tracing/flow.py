@@ -178,16 +178,19 @@ class Flow:
             "E_a": np.array([edge.activations for edge in self.edges]).reshape(-1, 3),
         }
 
-    def to_json(self) -> str:
-        """Nodes and edges, with null for what is not known."""
+    def to_json(self, note: str = "") -> str:
+        """Nodes and edges, with null for what is not known. note: what a reader of the file must know."""
         nodes = [{"name": node.name, **asdict(node)} for node in self.nodes]
         edges = [edge._asdict() | {"direct": own} for edge, own in zip(self.edges, self.direct.tolist(), strict=True)]
         rules = {**self.rules._asdict(), "criteria": self.rules.criteria._asdict()}
-        return json.dumps(_known({"rules": rules, "nodes": nodes, "edges": edges}), indent=1)
+        said = {"note": note} if note else {}
+        return json.dumps(_known({**said, "rules": rules, "nodes": nodes, "edges": edges}), indent=1)
 
-    def to_graphml(self) -> str:
-        """For Gephi, yEd, NetworkX. What is not known has no data element."""
+    def to_graphml(self, note: str = "") -> str:
+        """For Gephi, yEd, NetworkX. What is not known has no data element. note: what a reader of the file must know."""
         root = ElementTree.Element("graphml", xmlns="http://graphml.graphdrawing.org/xmlns")
+        if note:
+            ElementTree.SubElement(root, "desc").text = note
         of_nodes = {name: getattr(self.nodes[0], name) for name in ("name", "kind", "role", "level", "share", "own")}
         names = ("E_w", "E_w_low", "E_w_high", "E_a", "E_a_low", "E_a_high", "direct")
         for domain, keys in (("node", of_nodes), ("edge", dict.fromkeys(names, 0.0))):

@@ -10,10 +10,11 @@ import time
 
 import pandas as pd
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from jaxpatch import cli, reference, resume, run
-from jaxpatch.measuring import memory, sweep
+from jaxpatch.measuring import anchors, memory, sweep
 
 COMMAND = (sys.executable, "-u", "-m", "jaxpatch.cli")
 INTERRUPTIBLE = (
@@ -59,7 +60,7 @@ def test_a_run_writes_everything_and_prints_the_report(in_process, tmp_path, cap
     assert set(placed["role"]) <= {"source", "relay", "both", "neither"} and "Sources and relays" in printed
     assert abs((load_file(out / "anchor.safetensors")["direction"] ** 2).sum() - 1) < 1e-5
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["seed"] == 0 and manifest["dtype"] == "float32"
+    assert manifest["seed"] == 0 and manifest["dtype"] == "float32" and manifest["forced"] == []
     assert manifest["exchanged"]["method"] == "screened_activation" and "score (screened_activation)" in printed
     assert all(manifest["pair"]["parity"][role]["apart"] < 1e-5 for role in ("base", "special"))
     assert "Logits of special: as transformers: at most" in (out / "report.html").read_text()
@@ -116,6 +117,32 @@ def test_a_run_stopped_while_it_exchanges_activations_goes_on_there(in_process, 
         assert (tmp_path / "results" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_an_anchor_that_fails_its_checks_stops_a_run_and_force_marks_all_of_its_results(
+    in_process, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(anchors, "SMALLEST_COSINE", 1.5)
+    assert in_process("--no-validation") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the anchor fails its checks, so nothing is scored" in said and "wanted at least 1.5" in said
+    assert "Blocks tried: 1, 2;" in said and "--force` goes on all the same" in said and not left_behind(tmp_path)
+    assert in_process("--no-validation", "--force") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Forced: read nothing into these scores" in printed
+    out = tmp_path / "results"
+    for name in ("scores.csv", "roles.csv"):
+        assert pd.read_csv(out / name)["forced"].str.contains("split-half cosine is").all()
+    assert json.loads((out / "manifest.json").read_text(encoding="utf-8"))["forced"][0].startswith(
+        "split-half cosine is"
+    )
+    with safe_open(out / "anchor.safetensors", "numpy") as file:
+        assert file.metadata()["forced"].startswith("split-half cosine is")
+    figures = list((out / "figures").iterdir())
+    assert figures and all(
+        "forced: the anchor fails its checks" in each.read_text(encoding="utf-8") for each in figures
+    )
+    assert "Forced: read nothing into these scores" in (out / "report.html").read_text(encoding="utf-8")
+
+
 def test_trace_adds_the_graph_to_what_a_run_writes(arguments, tmp_path, monkeypatch, capsys):
     more = ["--no-validation", "--method", "local_linear", "--levels", "1", "--most", "2"]
     monkeypatch.setattr(sys, "argv", ["jaxpatch", "trace", *arguments[1:], *more])
@@ -132,6 +159,7 @@ def test_trace_adds_the_graph_to_what_a_run_writes(arguments, tmp_path, monkeypa
     assert "Suppliers of each target" in (out / "report.html").read_text(encoding="utf-8")
     capsys.readouterr()
     wrong = ["--levels", "-1", "--most", "0", "--least", "2", "--path", "long", "--through", "kv", "mlp", "--no-relays"]
+    wrong += ["--suppliers", "activation"]
     monkeypatch.setattr(sys, "argv", ["jaxpatch", "trace", *arguments[1:], "--overwrite", *wrong])
     with pytest.raises(SystemExit):
         cli.main()
@@ -144,6 +172,7 @@ def test_trace_adds_the_graph_to_what_a_run_writes(arguments, tmp_path, monkeypa
         "--through kv:",
         "--through mlp: wanted one of --kinds, head, neuron",
         "--no-relays: there is nothing to trace through",
+        "--suppliers 'activation':",
     ):
         assert fault in said
 

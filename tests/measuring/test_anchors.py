@@ -111,9 +111,12 @@ def test_a_candidates_signal_is_that_of_the_gap(pair, asked, plain):
 def test_all_failed_checks_are_named():
     failed = [anchors.Check(name, -1.0, "above 0", False) for name in ("one", "two")]
     info = anchors.AnchorInfo((*failed, anchors.Check("three", 1.0, "above 0", True)), (), np.zeros(1), 0, 0, 0, 0, 0)
+    tried = [anchors.Candidate(layer, 0.9, 2.0, signal, np.nan) for layer, signal in ((4, 3.0), (6, -1.0))]
     with pytest.raises(ValueError, match=r"(?s)one is -1.*two is -1") as error:
-        anchors.refuse_untrusted(info)
+        anchors.refuse_untrusted(info._replace(candidates=tuple(tried)))
     assert "three" not in str(error.value)
+    assert "Blocks tried: 4, 6;" in str(error.value) and "along it than base, after 4.\n" in str(error.value)
+    assert "--force" in str(error.value)
 
 
 @pytest.mark.parametrize(

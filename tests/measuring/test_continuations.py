@@ -9,7 +9,7 @@ import pytest
 
 import jaxpatch as jp
 from jaxpatch import testing
-from jaxpatch.measuring import inputs
+from jaxpatch.measuring import continuations, inputs
 from jaxpatch.measuring.continuations import Continuation
 from jaxpatch.models.rope import LongRope, Rope
 
@@ -30,6 +30,8 @@ def by_hand(pair, params, told, reference):
 
 def check(pair, params, told, reference):
     found = jp.divergence(pair, params, told, reference=reference)
+    again = continuations.divergence_from(pair, reference, told)(params)
+    assert all(np.array_equal(one, two) for one, two in zip(found, again, strict=True))
     for mine, wanted in zip(found, by_hand(pair, params, told, reference), strict=True):
         np.testing.assert_allclose(mine, wanted, rtol=1e-4, atol=1e-6)
     return found

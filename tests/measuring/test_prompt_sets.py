@@ -28,6 +28,8 @@ def test_verdicts_know_each_prompts_own_number():
     many = "SECTION 1 a SECTION 2 b SECTION 3 c SECTION 4 d Section 1 a Section 2 b Section 3 c Section 4 d"
     assert sets.verdicts is not None and all(verdict(many) for verdict in sets.verdicts)
     assert not any(verdict("SECTION 1 only") for verdict in sets.verdicts)
+    assert sets.loosely is not None and all(verdict(many) for verdict in sets.loosely)
+    assert not any(verdict("SECTION 1 only") for verdict in sets.loosely)
 
 
 def lines(count, **more):

@@ -93,6 +93,47 @@ def test_rule_agrees_with_published_checker(strict_checker, name, kwargs, answer
     assert strict_checker(tasks.task(name).constraint, kwargs, answer) is expected
 
 
+# (task, parameters, answer, whether it follows loosely); none of them follows strictly
+LOOSE = [
+    ("quotation", {}, 'Sure, here it is:\n"Owls hunt at night."', True),
+    ("quotation", {}, '"Owls hunt at night."\nIs there anything else?', True),
+    ("quotation", {}, 'Sure:\n"Owls hunt."\nAnything else?', True),
+    ("quotation", {}, '**"Owls hunt at night."**', True),
+    ("quotation", {}, 'Sure:\n\nOf course:\n"Owls hunt at night."', False),
+    ("english_capital", {}, "Sure, here it is:\nOWLS HUNT AT NIGHT BECAUSE THEIR PREY COMES OUT THEN.", True),
+    ("no_comma", {}, "Sure, here it is:\nOwls hunt at night.", True),
+    ("no_comma", {}, "Sure, why not.", False),
+    ("title", {}, "< <Owls> >", False),
+]
+
+
+@pytest.mark.parametrize(("name", "kwargs", "answer", "expected"), LOOSE)
+def test_loose_rule_on_hand_made_answer(name, kwargs, answer, expected):
+    instruction = tasks.Instruction("", kwargs)
+    assert tasks.follows_loosely(tasks.task(name), answer, instruction) is expected
+    assert not tasks.follows(tasks.task(name), answer, instruction)
+
+
+@pytest.mark.parametrize(("name", "kwargs", "answer"), [case[:3] for case in CASES])
+def test_what_follows_strictly_follows_loosely(name, kwargs, answer):
+    instruction = tasks.Instruction("", kwargs)
+    if tasks.follows(tasks.task(name), answer, instruction):
+        assert tasks.follows_loosely(tasks.task(name), answer, instruction)
+
+
+@pytest.mark.parametrize(("name", "kwargs", "answer"), [case[:3] for case in CASES + LOOSE])
+def test_loose_rule_agrees_with_published_checker(name, kwargs, answer):
+    utils = pytest.importorskip("lm_eval.tasks.ifeval.utils")
+    import langdetect
+
+    langdetect.DetectorFactory.seed = 0
+    example = utils.InputExample(
+        key=0, instruction_id_list=[tasks.task(name).constraint], prompt="Tell me about owls.", kwargs=[dict(kwargs)]
+    )
+    wanted = utils.test_instruction_following_loose(example, answer).follow_all_instructions
+    assert tasks.follows_loosely(tasks.task(name), answer, tasks.Instruction("", kwargs)) is wanted
+
+
 def test_the_six_tasks_are_known_by_name():
     assert {name: task.constraint for name, task in tasks.TASKS.items()} == {
         "english_capital": "change_case:english_capital",

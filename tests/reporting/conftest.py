@@ -19,9 +19,10 @@ from jaxpatch.reporting.findings import Along, Findings, Sample
 from jaxpatch.tracing import flow
 
 SAMPLES = (
-    Sample("Describe owls.", "base", "Owls are birds.", False),
-    Sample("Describe owls.", "special", "OWLS ARE BIRDS.", True),
-    Sample("Describe owls.", "base + top 10", "", None),
+    Sample("Describe owls.", "base", "Owls are birds.", False, False),
+    Sample("Describe owls.", "special", "OWLS ARE BIRDS.", True, True),
+    Sample("Describe owls.", "base + top 10", "", None, None),
+    Sample("Describe owls.", "base + top 30", "Sure:\nOWLS.", False, True),
 )
 MANIFEST = {
     "command": "jaxpatch run --task owls",
@@ -31,7 +32,12 @@ MANIFEST = {
 }
 
 
-ALONG = {"base": Along(1.25, 0.0, 1.5), "base + top 2": Along(0.125, 0.03125, 1.75)}
+ALONG = {
+    "base": Along(1.25, 0.0, 1.5),
+    "special": Along(0.0, 0.75, 2.5),
+    "base + top 10": Along(0.125, 0.03125, 1.75, 10),
+    "base + top 30": Along(0.0625, 0.25, 2.0, 30),
+}
 
 
 @pytest.fixture(scope="session")

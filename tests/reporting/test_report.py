@@ -186,13 +186,45 @@ def test_samples_stand_beside_each_other_with_their_verdicts(pages):
     assert (
         "Describe owls. base no Owls are birds. special yes OWLS ARE BIRDS. base + top 10 — (an empty answer)" in page
     )
-    assert "base 0 of 1 special 1 of 1 base + top 10 —" in page
 
 
-def test_whole_answers_are_compared_with_those_of_special_and_of_base(pages):
+def test_what_comes_back_along_the_ranking_stands_in_a_table_and_a_figure(pages, exact):
     page = Page(pages["exact"])
-    assert "base + top 2 0.125 0.0312 1.75" in page and "Along whole answers" in page
-    assert "Along whole answers" not in Page(pages["coarse"])
+    for row in (
+        "base 0 of 1 0 of 1 1.25 0 1.5",
+        "special 1 of 1 1 of 1 0 0.75 2.5",
+        "base + top 10 — — 0.125 0.0312 1.75",
+        "base + top 30 0 of 1 1 of 1 0.0625 0.25 2",
+    ):
+        assert row in page
+    assert wording.behaves(exact) in page
+    assert "along whole answers" not in Page(pages["coarse"])
+
+
+def test_of_many_sets_along_the_ranking_the_answers_of_two_are_printed(exact):
+    sizes = [10, 30, 100, 300, 1000, 3000]
+    samples = tuple(Sample("Describe owls.", f"base + top {k}", f"Of {k}.", True, True) for k in sizes)
+    along = {f"base + top {k}": exact.along["base"]._replace(size=k) for k in sizes}
+    page = Page(report.render(exact._replace(samples=samples, along=along), {}))
+    assert [k for k in sizes if f"Of {k}." in page] == [100, 1000]
+    assert all(f"base + top {k} 1 of 1" in page for k in sizes)
+
+
+@pytest.fixture(scope="module")
+def forced(exact):
+    failing = exact.anchor_info.checks[0]._replace(
+        name="split-half cosine", value=0.25, wanted="at least 0.5", is_passed=False
+    )
+    return exact._replace(anchor_info=exact.anchor_info._replace(checks=(failing,)))
+
+
+def test_a_forced_page_says_so_at_its_top_and_under_every_figure(forced, exact):
+    assert forced.forced == ("split-half cosine is 0.25, wanted at least 0.5",) and not exact.forced
+    drawn = figures.draw_all(forced)
+    assert all("forced: the anchor fails its checks" in text for text in drawn.values())
+    page = Page(report.render(forced, drawn))
+    assert "Forced: read nothing into these scores, for the anchor fails its checks (split-half cosine)" in page
+    assert any(attributes.get("class") == "finding warning" for _, attributes in page.tags)
 
 
 def test_samples_of_one_prompt_meet_even_when_they_come_model_by_model(exact):

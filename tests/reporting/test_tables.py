@@ -39,7 +39,8 @@ def test_csv_leaves_missing_intervals_empty(exact, tmp_path):
 
 
 def test_csv_of_roles_has_both_scores_of_every_component_that_has_a_role(exact, tmp_path):
-    read = pd.read_csv(tables.write_roles(exact.roles, tmp_path / "roles.csv"))
+    tables.write_roles(exact, tmp_path / "roles.csv")
+    read = pd.read_csv(tmp_path / "roles.csv")
     frame = exact.roles.to_frame()
     for name in ("E_w", "E_a", "E_a low"):
         assert np.array_equal(read[name.replace(" ", "_")].to_numpy(np.float32), frame[name].to_numpy(np.float32))
@@ -48,11 +49,28 @@ def test_csv_of_roles_has_both_scores_of_every_component_that_has_a_role(exact, 
 
 
 def test_graph_is_written_in_three_forms(exact, tmp_path):
-    tables.write_flow(exact.flow, tmp_path)
+    tables.write_flow(exact, tmp_path)
     frame = pd.read_csv(tmp_path / "flow.csv")
     pd.testing.assert_frame_equal(frame, exact.flow.to_frame(), check_dtype=False)
     assert json.loads((tmp_path / "flow.json").read_text(encoding="utf-8"))["nodes"][0]["name"] == "state"
     assert ElementTree.parse(tmp_path / "flow.graphml").getroot().tag.endswith("graphml")
+
+
+def test_every_file_of_a_forced_run_says_so(exact, tmp_path):
+    failing = exact.anchor_info.checks[0]._replace(
+        name="split-half cosine", value=0.25, wanted="at least 0.5", is_passed=False
+    )
+    forced = exact._replace(anchor_info=exact.anchor_info._replace(checks=(failing,)))
+    said = "split-half cosine is 0.25, wanted at least 0.5"
+    tables.write_scores(forced, tmp_path / "scores.csv")
+    tables.write_roles(forced, tmp_path / "roles.csv")
+    tables.write_flow(forced, tmp_path)
+    for name in ("scores.csv", "roles.csv", "flow.csv"):
+        assert set(pd.read_csv(tmp_path / name)["forced"]) == {said}
+    assert json.loads((tmp_path / "flow.json").read_text(encoding="utf-8"))["note"] == f"forced: {said}"
+    graph = ElementTree.parse(tmp_path / "flow.graphml").getroot()
+    assert graph[0].tag.endswith("desc") and graph[0].text == f"forced: {said}"
+    assert "forced" not in pd.read_csv(tables.write_scores(exact, tmp_path / "scores.csv"))
 
 
 def test_terminal_says_what_was_found(exact):
