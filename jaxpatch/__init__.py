@@ -26,6 +26,7 @@ from jaxpatch.patching.blend import patch
 from jaxpatch.patching.patterns import partition
 from jaxpatch.pipeline import gates, generate, score, score_each, smallest_sets, trace, validate
 from jaxpatch.resume import DifferentRunError, Journal
+from jaxpatch.scoring.archive import load_scores, save_scores
 from jaxpatch.scoring.scores import Scores
 from jaxpatch.scoring.stability import Overlap, halves, overlap
 from jaxpatch.tracing.flow import Flow, Rules
@@ -61,6 +62,7 @@ __all__ = [
     "generate",
     "halves",
     "load_pair",
+    "load_scores",
     "overlap",
     "partition",
     "patch",
@@ -68,6 +70,7 @@ __all__ = [
     "save_adapter",
     "save_checkpoint",
     "save_orbax",
+    "save_scores",
     "score",
     "score_each",
     "smallest_sets",

@@ -20,7 +20,7 @@ from jaxpatch.models import checkpoints, layers
 from jaxpatch.models.differences import Choices
 from jaxpatch.patching import blend, changes, components, exchange
 from jaxpatch.reporting import figures, findings, likeness, manifest, report, tables
-from jaxpatch.scoring import AS_CAREFUL, METHODS, normalise, scores
+from jaxpatch.scoring import AS_CAREFUL, METHODS, archive, normalise, scores
 from jaxpatch.shapes import Gates
 from jaxpatch.tracing import flow, roles
 from jaxpatch.trees import paths
@@ -33,6 +33,11 @@ RESULTS = {
     "flow.csv",
     "flow.json",
     "flow.graphml",
+    "scores.safetensors",
+    "activations.safetensors",
+    "curves.csv",
+    "answers.csv",
+    "behaviour.csv",
     "anchor.safetensors",
     "manifest.json",
     "figures",
@@ -293,7 +298,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
                 encoded["scoring"],
                 anchor,
                 found,
-                others=_other_orders(found, placed),
+                others=_other_orders(pair, encoded["scoring"], anchor, found, placed, options),
                 num_random=options.num_random,
                 seed=options.seed,
                 progress=part("sets patched"),
@@ -330,6 +335,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
             options=_asked(options),
             pair=compared,
             exchanged=placed,
+            anchor=info,
         ),
         flow=traced,
         smallest=smallest,
@@ -364,11 +370,22 @@ def _parity(options: Run, pair: checkpoints.Pair) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _other_orders(found: scores.Scores, placed: roles.Roles | None) -> dict[str, scores.Scores]:
-    """What else could have ranked the components that E_w ranks: E_a, where it was asked of all of them."""
-    if placed is None or not found.values.keys() <= placed.activations.values.keys():
-        return {}
-    return {"largest E_a": placed.activations}
+def _other_orders(
+    pair: checkpoints.Pair,
+    prompts: inputs.Inputs,
+    anchor: read_outs.Anchor,
+    found: scores.Scores,
+    placed: roles.Roles | None,
+    options: Run,
+) -> dict[str, scores.Scores]:
+    """What else could have ranked the components that E_w ranks: first order, where that is not what ranked them; and E_a, where it was
+    asked of all of them."""
+    kinds, made = components.disjoint(found.partition, tuple(found.values)), {}
+    if options.method != "first_order":
+        made["first order"] = pipeline.score(pair, prompts, anchor, kinds=kinds, method="first_order")
+    if placed is not None and set(kinds) <= placed.activations.values.keys():
+        made["largest E_a"] = placed.activations
+    return made
 
 
 def _compared(pair: checkpoints.Pair, kinds: Sequence[str]) -> dict[str, Any]:
@@ -388,14 +405,19 @@ def unfinished(out: Path) -> Path:
 
 
 def write(made: findings.Findings, out: Path, *, overwrite: bool) -> None:
-    """All results, or none: scores.csv, roles.csv, flow.csv, flow.json, flow.graphml, anchor.safetensors, manifest.json, figures/,
-    report.html."""
+    """All of `RESULTS` that there is something to say in, or nothing."""
     from safetensors.numpy import save
 
     with atomic.directory(out, overwrite=overwrite) as folder:
         tables.write_scores(made, folder / "scores.csv")
+        note = f"forced: {'; '.join(made.forced)}" if made.forced else ""
+        archive.save_scores(made.scores, folder / "scores.safetensors", note=note)
         tables.write_roles(made, folder / "roles.csv")
+        if made.roles is not None:
+            archive.save_scores(made.roles.activations, folder / "activations.safetensors", note=note)
         tables.write_flow(made, folder)
+        tables.write_curves(made, folder / "curves.csv")
+        tables.write_answers(made, folder)
         vector = {"direction": np.asarray(made.anchor.direction, np.float32)}
         if made.anchor.centre is not None:
             vector["centre"] = np.asarray(made.anchor.centre, np.float32)

@@ -165,7 +165,11 @@ def fit_anchor(
 
 
 class UntrustedAnchorError(ValueError):
-    """An anchor that fails its checks: the behaviour is reported, not scored."""
+    """An anchor that fails its checks: the behaviour is reported, not scored. info: what was measured of it."""
+
+    def __init__(self, message: str, info: AnchorInfo):
+        super().__init__(message)
+        self.info = info
 
 
 def refuse_untrusted(info: AnchorInfo) -> None:
@@ -181,7 +185,8 @@ def refuse_untrusted(info: AnchorInfo) -> None:
         "the anchor fails its checks, so nothing is scored:\n"
         + "\n".join(f"  - {c.name} is {c.value:.3g}, wanted {c.wanted}" for c in info.failed)
         + f"\nBlocks tried: {tried}; {where}.\nTry another layer, another contrast, more prompts, or accept that this pair does not "
-        "differ in this behaviour along one direction. `jaxpatch run --force` goes on all the same, and every result says so."
+        "differ in this behaviour along one direction. `jaxpatch run --force` goes on all the same, and every result says so.",
+        info,
     )
 
 

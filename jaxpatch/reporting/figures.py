@@ -372,22 +372,12 @@ def behaviour(findings: Findings) -> Figure:
     """What comes back along the ranking: answers that follow beside the control state, and distances along whole answers."""
     frame = wording.behaviour(findings)
     sets, ends = frame[frame["size"].notna()], frame.set_index("model")
+    state = [c for c in findings.curves if (c.name, c.mode) == ("top", "restoration")]
+    is_judged = bool((sets["judged"] > 0).all())
     figure = drawing.sheet(3.4)
-    share, apart = figure.subplots(1, 2)
-    for curve in findings.curves:
-        if (curve.name, curve.mode) == ("top", "restoration"):
-            within = curve.ks >= sets["size"].min()
-            share.plot(
-                curve.ks[within], 100 * curve.recovery[within], color=SOFT, linestyle=(0, (5, 2)), label="control state"
-            )
-    if (sets["judged"] > 0).all():
-        looks = {"strict": (POSITIVE, "-", "o"), "loose": (NEGATIVE, (0, (4, 2)), "s")}
-        for name, (colour, dashes, marker) in looks.items():
-            values = 100 * sets[name] / sets["judged"]
-            share.plot(sets["size"], values, color=colour, linestyle=dashes, marker=marker, label=f"answers, {name}")
-        for model in ("base", "special"):
-            level = 100 * ends.loc[model, "strict"] / ends.loc[model, "judged"]
-            _level(share, level, f"{model}, strict")
+    *shares, apart = figure.subplots(1, 2 if state or is_judged else 1, squeeze=False)[0]
+    for share in shares:
+        _shares(share, sets, ends, state, is_judged)
     for name, (colour, marker, label) in {
         "to_special": (POSITIVE, "o", "from special, asked"),
         "to_base": (NEGATIVE, "s", "from base, not asked"),
@@ -395,18 +385,34 @@ def behaviour(findings: Findings) -> Figure:
         apart.plot(sets["size"], sets[name], color=colour, marker=marker, label=label)
     _level(apart, ends.loc["base", "to_special"], "base, from special")
     _level(apart, ends.loc["special", "to_base"], "special, from base")
-    share.set_ylabel("% of answers, % of the gap")
+    apart.set_title("Distance along whole answers")
     apart.set_ylabel("KL along answers (nats a token)")
-    for axes, title in ((share, "Behaviour and control state"), (apart, "Distance along whole answers")):
-        axes.set_title(title)
+    for axes in (*shares, apart):
         axes.set_xlabel("k, components patched (log scale)")
         _log_sizes(axes)
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-        axes.legend(loc="upper left", borderaxespad=0.2)
-        top, bottom = axes.get_ylim()[::-1]
+        bottom, top = min(0.0, axes.get_ylim()[0]), axes.get_ylim()[1]
         axes.set_ylim(bottom, bottom + 1.3 * (top - bottom))
+        axes.legend(loc="upper left", borderaxespad=0.2)
         drawing.grid(axes, "both")
     return figure
+
+
+def _shares(axes: Axes, sets: pd.DataFrame, ends: pd.DataFrame, state: list[Curve], is_judged: bool) -> None:
+    """Answers that follow, and the control state, along the ranking."""
+    for curve in state:
+        within = curve.ks >= sets["size"].min()
+        axes.plot(
+            curve.ks[within], 100 * curve.recovery[within], color=SOFT, linestyle=(0, (5, 2)), label="control state"
+        )
+    if is_judged:
+        looks = {"strict": (POSITIVE, "-", "o"), "loose": (NEGATIVE, (0, (4, 2)), "s")}
+        for name, (colour, dashes, marker) in looks.items():
+            values = 100 * sets[name] / sets["judged"]
+            axes.plot(sets["size"], values, color=colour, linestyle=dashes, marker=marker, label=f"answers, {name}")
+        for model in ("base", "special"):
+            _level(axes, 100 * ends.loc[model, "strict"] / ends.loc[model, "judged"], f"{model}, strict")
+    axes.set_title("Behaviour and control state" if is_judged else "Control state")
+    axes.set_ylabel("% of answers, % of the gap" if is_judged else "% of the gap")
 
 
 @drawing.styled

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxpatch.measuring.anchors import AnchorInfo
 from jaxpatch.models import checkpoints
 from jaxpatch.tracing.roles import Roles
 
@@ -33,6 +34,7 @@ def build(
     options: Mapping[str, Any],
     pair: Mapping[str, Any],
     exchanged: Roles | None = None,
+    anchor: AnchorInfo | None = None,
     started: datetime | None = None,
 ) -> dict[str, Any]:
     """Everything about a run but its results, as plain JSON values.
@@ -45,6 +47,7 @@ def build(
         pair: what `likeness.of_pair` says.
         options: as asked for; their "base" and "special" say where the files were, in the words of whoever asked.
         exchanged: the roles of those components whose activations were exchanged; of these the manifest says what was.
+        anchor: what was measured of it.
         started: UTC; now less the sum of `times` where not given.
     """
     started = datetime.now(UTC) - timedelta(seconds=sum(times.values())) if started is None else started
@@ -70,8 +73,15 @@ def build(
         "options": options,
         "pair": pair,
         "exchanged": None if exchanged is None else _exchange(exchanged),
+        "anchor": None if anchor is None else fitted(anchor),
     }
     return plain(made)
+
+
+def fitted(info: AnchorInfo) -> dict[str, Any]:
+    """What was measured of an anchor: its checks, the layers that were looked at, the gaps, and what steering did."""
+    lists = {name: [each._asdict() for each in getattr(info, name)] for name in ("checks", "candidates")}
+    return {**info._asdict(), **lists}
 
 
 def _exchange(roles: Roles) -> dict[str, Any]:

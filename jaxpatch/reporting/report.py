@@ -564,7 +564,8 @@ def _validation(findings: Findings, drawn: Mapping[str, str]) -> Html:
                 "intervals over prompts. Below: how far the next-token distribution is from special's. k runs over "
                 "the ranking, all kinds together; every control takes as many of each kind. “random”: drawn "
                 "at random, several draws averaged; “same layers”: each from the layer of the one in its place. “largest change”: "
-                "by the size of special − base. “largest E_a”: by what activation patching recovers. At the last k "
+                "by the size of special − base. “first order”: by the gradient alone. “largest E_a”: by what activation patching "
+                "recovers. At the last k "
                 "all that can reach the anchor is patched, and all orders are one.",
             )
         )
@@ -649,9 +650,9 @@ def _samples(findings: Findings, drawn: Mapping[str, str]) -> Html:
             page.figure(
                 drawn["behaviour"],
                 wording.behaves(findings) or "KL from special along its answers, at every k.",
-                "Left: the share of answers that follow, strictly and by IFEval's loose rule, beside the control state; dotted, base and "
-                "special. Right: how far each model is from special along special's answers, and from base along base's answers where "
-                "nobody asks for the behaviour. k runs over the ranking, as in the curves above.",
+                "Left: the share of answers that follow, strictly and by IFEval's loose rule, beside the control state; "
+                "dotted, base and special. Right: how far each model is from special along special's answers, and from base along "
+                "base's answers where nobody asks for the behaviour. k runs over the ranking, as in the curves above.",
             )
         )
     shown = _models_shown(findings)
@@ -744,7 +745,8 @@ def _limits(findings: Findings) -> Html:
         "wholly above 0 by chance if none did anything: look at size and at the curves, not at single small scores.",
         "Random controls say what so many components recover anyway, and what their depth alone explains; “largest change” says "
         "whether the size of the change alone would have found the same ones. A ranking that does not beat these has found little. "
-        "“largest E_a”: where that does as well, knowing where the state is seen would have been enough.",
+        "“largest E_a”: where that does as well, knowing where the state is seen would have been enough. “first order”: where that "
+        "does as well, the cheapest score would have been.",
         f"The score is the {ratio} of effect and gap. Dividing by the gap, the choice of anchor and the intervals are "
         "ours; that single components are swapped between two checkpoints and read along an inner direction is the "
         "paper's (arXiv 2604.13694).",

@@ -43,6 +43,20 @@ def write_roles(findings: Findings, path: str | Path) -> None:
         _write(frame, findings, path)
 
 
+def write_curves(findings: Findings, path: str | Path) -> None:
+    """Restoration and knockout as CSV: a row an order, mode and k: recovery, its interval, KL in nats. None where not drawn."""
+    if findings.curves:
+        _write(wording.curves_frame(findings), findings, path)
+
+
+def write_answers(findings: Findings, folder: Path) -> None:
+    """answers.csv: a row a model and prompt, with the text and both verdicts (empty where unjudged); behaviour.csv: a row a model, with
+    how many follow and how far its next tokens are from special's and base's along whole answers. None where nothing was written."""
+    if findings.samples:
+        _write(pd.DataFrame(findings.samples), findings, folder / "answers.csv")
+        _write(wording.behaviour(findings), findings, folder / "behaviour.csv")
+
+
 def _write(frame: pd.DataFrame, findings: Findings, path: str | Path) -> None:
     """Of a forced run with one column more, which says in what the anchor fails."""
     marked = frame.assign(forced="; ".join(findings.forced)) if findings.forced else frame

@@ -586,6 +586,25 @@ def behaviour(findings: Findings) -> pd.DataFrame:
     return pd.DataFrame(list(rows.values())).reindex(columns=columns).astype({"size": float})
 
 
+def curves_frame(findings: Findings) -> pd.DataFrame:
+    """One row an order, mode and k: order, mode, k, recovery, low, high, kl."""
+    parts = [
+        pd.DataFrame(
+            {
+                "order": c.name,
+                "mode": c.mode,
+                "k": c.ks,
+                "recovery": c.recovery,
+                "low": c.low,
+                "high": c.high,
+                "kl": c.kl,
+            }
+        )
+        for c in findings.curves
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
 def behaves(findings: Findings) -> str:
     """Where on the ranking the behaviour comes back, beside the inner state; "" where nothing was judged along it."""
     frame = behaviour(findings)

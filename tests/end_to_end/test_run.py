@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from jaxpatch import cli, reference, resume, run
 from jaxpatch.measuring import anchors, memory, sweep
+from jaxpatch.scoring import archive
 
 COMMAND = (sys.executable, "-u", "-m", "jaxpatch.cli")
 INTERRUPTIBLE = (
@@ -64,6 +65,20 @@ def test_a_run_writes_everything_and_prints_the_report(in_process, tmp_path, cap
     assert manifest["exchanged"]["method"] == "screened_activation" and "score (screened_activation)" in printed
     assert all(manifest["pair"]["parity"][role]["apart"] < 1e-5 for role in ("base", "special"))
     assert "Logits of special: as transformers: at most" in (out / "report.html").read_text()
+    assert manifest["anchor"]["checks"][0]["name"] == "split-half cosine" and manifest["anchor"]["candidates"]
+    kept = archive.load_scores(out / "scores.safetensors")
+    assert kept.to_frame()["score"].to_numpy().tolist() == frame["score"].astype("float32").tolist()
+    assert archive.load_scores(out / "activations.safetensors").method == "screened_activation"
+    curves = pd.read_csv(out / "curves.csv")
+    names = {"top", "first order", "largest E_a", "largest change", "random", "random, same layers"}
+    assert set(curves["order"]) == names and set(curves["mode"]) == {"restoration", "knockout"}
+    whole = curves[curves["k"] == curves["k"].max()].groupby("mode")["recovery"]
+    assert (whole.max() - whole.min() < 1e-6).all(), "all of it, in whatever order"
+    answers, along = pd.read_csv(out / "answers.csv"), pd.read_csv(out / "behaviour.csv").set_index("model")
+    assert answers["model"].unique().tolist() == along.index.tolist()
+    assert (
+        along.loc["special", "to_special"] < 1e-6 < along.loc["base", "to_special"] and along["size"].notna().sum() >= 2
+    )
     assert left_behind(tmp_path) == ["results"]
 
 

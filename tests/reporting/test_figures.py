@@ -17,7 +17,7 @@ def texts(figure) -> str:
 
 def test_only_what_was_scored_is_drawn(exact, screened, coarse):
     both = ["anchor", "top_components", "head_map", "neuron_depth"]
-    assert list(figures.make(exact)) == [*both, "roles", "flow", "curves"]
+    assert list(figures.make(exact)) == [*both, "roles", "flow", "curves", "behaviour"]
     assert list(figures.make(screened)) == [
         "anchor",
         "top_components",
@@ -26,6 +26,7 @@ def test_only_what_was_scored_is_drawn(exact, screened, coarse):
         "flow",
         "agreement",
         "curves",
+        "behaviour",
     ]
     shapes = ["layer_depth", "kv_map", "matrix_map", "norm_map"]
     assert list(figures.make(coarse)) == ["anchor", "top_components", *shapes]

@@ -111,7 +111,9 @@ def test_an_untrusted_anchor_comes_first(heads):
     info = heads.anchor_info
     failed = info._replace(checks=(info.checks[0]._replace(is_passed=False), *info.checks[1:]))
     text = wording.headline(heads._replace(anchor_info=failed))
-    assert text.startswith("Read nothing into these scores: the anchor fails its checks (split-half cosine).")
+    assert text.startswith(
+        "Forced: read nothing into these scores, for the anchor fails its checks (split-half cosine)."
+    )
 
 
 def test_stand_looks_only_where_orders_can_differ(heads):
