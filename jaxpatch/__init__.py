@@ -14,6 +14,7 @@ The floors, from the bottom; each imports only what stands before it:
     pipeline, run, plan, cli    the conductor and the command line
 """
 
+from jaxpatch.measuring.anchor_file import load_anchor, save_anchor
 from jaxpatch.measuring.anchors import AnchorInfo, fit_anchor
 from jaxpatch.measuring.continuations import Continuation, Divergence, continuation, divergence
 from jaxpatch.measuring.inputs import Inputs, encode
@@ -61,6 +62,7 @@ __all__ = [
     "gates",
     "generate",
     "halves",
+    "load_anchor",
     "load_pair",
     "load_scores",
     "overlap",
@@ -68,6 +70,7 @@ __all__ = [
     "patch",
     "place",
     "save_adapter",
+    "save_anchor",
     "save_checkpoint",
     "save_orbax",
     "save_scores",

@@ -15,7 +15,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jaxpatch import atomic, pipeline, reference, resume
-from jaxpatch.measuring import anchors, continuations, devices, inputs, prompt_sets, read_outs, targets, tasks
+from jaxpatch.measuring import (
+    anchor_file,
+    anchors,
+    continuations,
+    devices,
+    inputs,
+    prompt_sets,
+    read_outs,
+    targets,
+    tasks,
+)
 from jaxpatch.models import checkpoints, layers
 from jaxpatch.models.differences import Choices
 from jaxpatch.patching import blend, changes, components, exchange
@@ -36,6 +46,7 @@ RESULTS = {
     "scores.safetensors",
     "activations.safetensors",
     "curves.csv",
+    "smallest.csv",
     "answers.csv",
     "behaviour.csv",
     "anchor.safetensors",
@@ -46,7 +57,7 @@ RESULTS = {
 FEWEST_RELAYS = 100
 """Of the components with the highest E_a, and of the suppliers of each target, so many at least are found for certain. The cheap score
 of activations is less often to be trusted, and the fewer must then be right, the larger the sample that says so: of 20, everything."""
-FEWEST_ANSWERING = 10
+FEWEST_ANSWERING = 30
 """Components: smaller sets of the first ones are not asked to write."""
 ROOM_NEEDED = 50_000_000
 """Free bytes the results need at most."""
@@ -317,7 +328,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
     compared = _compared(pair, options.kinds) | {"parity": parity}
     made = findings.Findings(
         task=sets.name,
-        question=_asked(options),
+        question=asked(options),
         anchor=anchor,
         anchor_info=info,
         scores=found,
@@ -332,7 +343,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
             precision=options.precision,
             files=pair.files,
             times=clock.times,
-            options=_asked(options),
+            options=asked(options),
             pair=compared,
             exchanged=placed,
             anchor=info,
@@ -349,11 +360,11 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
     return options.out / "report.html"
 
 
-def _asked(options: Run) -> dict[str, Any]:
+def asked(options: Run) -> dict[str, Any]:
     """All options by the names that they have on the command line."""
-    asked = asdict(options)
-    choices = asked.pop("choices")
-    return asked | choices
+    said = asdict(options)
+    choices = said.pop("choices")
+    return said | choices
 
 
 def _parity(options: Run, pair: checkpoints.Pair) -> dict[str, dict[str, Any]]:
@@ -406,8 +417,6 @@ def unfinished(out: Path) -> Path:
 
 def write(made: findings.Findings, out: Path, *, overwrite: bool) -> None:
     """All of `RESULTS` that there is something to say in, or nothing."""
-    from safetensors.numpy import save
-
     with atomic.directory(out, overwrite=overwrite) as folder:
         tables.write_scores(made, folder / "scores.csv")
         note = f"forced: {'; '.join(made.forced)}" if made.forced else ""
@@ -417,13 +426,10 @@ def write(made: findings.Findings, out: Path, *, overwrite: bool) -> None:
             archive.save_scores(made.roles.activations, folder / "activations.safetensors", note=note)
         tables.write_flow(made, folder)
         tables.write_curves(made, folder / "curves.csv")
+        tables.write_smallest(made, folder / "smallest.csv")
         tables.write_answers(made, folder)
-        vector = {"direction": np.asarray(made.anchor.direction, np.float32)}
-        if made.anchor.centre is not None:
-            vector["centre"] = np.asarray(made.anchor.centre, np.float32)
-        about = {"layer": str(made.anchor.layer), "read_out": made.anchor.read_out, "task": made.task}
-        about |= {"forced": "; ".join(made.forced)} if made.forced else {}
-        (folder / "anchor.safetensors").write_bytes(save(vector, metadata=about))
+        about = {"task": made.task} | ({"forced": "; ".join(made.forced)} if made.forced else {})
+        anchor_file.save_anchor(made.anchor, folder / "anchor.safetensors", **about)
         manifest.write({**made.manifest, "forced": made.forced}, folder / "manifest.json")
         drawn = figures.save_all(made, folder / "figures")
         (folder / "report.html").write_text(report.render(made, drawn), encoding="utf-8")
@@ -577,9 +583,9 @@ def _written(
     sizes = {f"base + top {k}": int(k) for k in ks if k >= FEWEST_ANSWERING}
     patched: dict[str, Gates] = {name: controls.mask(order, k, shapes) for name, k in sizes.items()}
     patched[f"base + all {' + '.join(kinds)}"] = components.gates(found.partition, dict.fromkeys(kinds, "all"))
-    asked, plain = encoded["behaviour"], encoded["plain"].rows(slice(len(sets.behaviour)))
+    requests, plain = encoded["behaviour"], encoded["plain"].rows(slice(len(sets.behaviour)))
     told = {
-        "special": continuations.continuation(pair, pair.special, asked, max_new=options.max_new),
+        "special": continuations.continuation(pair, pair.special, requests, max_new=options.max_new),
         "base": continuations.continuation(pair, pair.base, plain, max_new=options.max_new),
     }
     sides = {"base": pair.base, "special": pair.special}
@@ -590,7 +596,7 @@ def _written(
         if name == "special":
             texts = continuations.texts(pair, told["special"])
         else:
-            texts = pipeline.generate(pair, params, asked, max_new=options.max_new)
+            texts = pipeline.generate(pair, params, requests, max_new=options.max_new)
         verdicts = [
             (None,) * len(texts)
             if rules is None

@@ -668,8 +668,9 @@ def _models_shown(findings: Findings) -> set[str]:
     """Those whose answers are printed: all but the sets along the ranking, and of these the two nearest to `SIZES_SHOWN`."""
     frame = wording.behaviour(findings)
     sets = frame[frame["size"].notna()]
-    nearest = {sets.loc[(np.log(sets["size"] / size)).abs().idxmin(), "model"] for size in SIZES_SHOWN if len(sets)}
-    return nearest | set(frame.loc[frame["size"].isna(), "model"])
+    if len(sets) > len(SIZES_SHOWN):
+        sets = sets.loc[[np.log(sets["size"] / size).abs().idxmin() for size in SIZES_SHOWN]]
+    return {*sets["model"], *frame.loc[frame["size"].isna(), "model"]}
 
 
 def _behaviour(findings: Findings) -> Html:

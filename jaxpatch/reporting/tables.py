@@ -49,6 +49,17 @@ def write_curves(findings: Findings, path: str | Path) -> None:
         _write(wording.curves_frame(findings), findings, path)
 
 
+def write_smallest(findings: Findings, path: str | Path) -> None:
+    """The smallest beginnings of the ranking as CSV: share, size (empty where none recovers it), what it recovers, its interval, and how
+    many of each kind it has. None where nobody looked."""
+    if findings.smallest:
+        rows = [
+            {"share": s.share, "size": s.size, **(s.recovered._asdict() if s.recovered else {}), **s.counts}
+            for s in findings.smallest
+        ]
+        _write(pd.DataFrame(rows).astype({"size": "Int64"}), findings, path)
+
+
 def write_answers(findings: Findings, folder: Path) -> None:
     """answers.csv: a row a model and prompt, with the text and both verdicts (empty where unjudged); behaviour.csv: a row a model, with
     how many follow and how far its next tokens are from special's and base's along whole answers. None where nothing was written."""

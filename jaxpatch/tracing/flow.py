@@ -179,12 +179,13 @@ class Flow:
         }
 
     def to_json(self, note: str = "") -> str:
-        """Nodes and edges, with null for what is not known. note: what a reader of the file must know."""
+        """Nodes and edges, and `overlap`, with null for what is not known. note: what a reader of the file must know."""
         nodes = [{"name": node.name, **asdict(node)} for node in self.nodes]
         edges = [edge._asdict() | {"direct": own} for edge, own in zip(self.edges, self.direct.tolist(), strict=True)]
         rules = {**self.rules._asdict(), "criteria": self.rules.criteria._asdict()}
         said = {"note": note} if note else {}
-        return json.dumps(_known({**said, "rules": rules, "nodes": nodes, "edges": edges}), indent=1)
+        shared = self.overlap().to_dict("records")
+        return json.dumps(_known({**said, "rules": rules, "nodes": nodes, "edges": edges, "overlap": shared}), indent=1)
 
     def to_graphml(self, note: str = "") -> str:
         """For Gephi, yEd, NetworkX. What is not known has no data element. note: what a reader of the file must know."""

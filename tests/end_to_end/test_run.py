@@ -74,6 +74,8 @@ def test_a_run_writes_everything_and_prints_the_report(in_process, tmp_path, cap
     assert set(curves["order"]) == names and set(curves["mode"]) == {"restoration", "knockout"}
     whole = curves[curves["k"] == curves["k"].max()].groupby("mode")["recovery"]
     assert (whole.max() - whole.min() < 1e-6).all(), "all of it, in whatever order"
+    smallest = pd.read_csv(out / "smallest.csv")
+    assert smallest["share"].tolist() == [0.5, 0.8, 0.95] and (smallest["value"].dropna() >= 0.5).all()
     answers, along = pd.read_csv(out / "answers.csv"), pd.read_csv(out / "behaviour.csv").set_index("model")
     assert answers["model"].unique().tolist() == along.index.tolist()
     assert (
