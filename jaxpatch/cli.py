@@ -7,7 +7,7 @@ import jax
 import tyro
 from rich.console import Console
 
-from jaxpatch import check, plan, run
+from jaxpatch import check, plan, run, validation
 
 COMPILING = "--xla_gpu_enable_triton_gemm=false"
 """To XLA, for every command, unless XLA_FLAGS says otherwise. Where it tries Triton's kernels too, programs for a GPU compile for a
@@ -15,18 +15,18 @@ minute each in place of ten seconds, and run 4 % faster (docs/results/engine.md)
 
 
 def main() -> None:
-    """``jaxpatch run``, ``trace``, ``plan`` or ``check``; exit status 0 done, 1 refused or failed, 2 bad usage, 130 interrupted."""
+    """``jaxpatch run``, ``trace``, ``validate``, ``plan`` or ``check``; exit status 0 done, 1 refused or failed, 2 bad usage, 130 interrupted."""
     flags = os.environ.get("XLA_FLAGS", "")
     if COMPILING.split("=")[0] not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {COMPILING}".strip()
     options = tyro.extras.subcommand_cli_from_dict(
-        {"run": run.Run, "trace": run.Trace, "plan": plan.Plan, "check": check.Check},
+        {"run": run.Run, "trace": run.Trace, "validate": validation.Validate, "plan": plan.Plan, "check": check.Check},
         prog="jaxpatch",
         description="Find which parameters carry a behaviour: Weight Patching in JAX.",
         config=(tyro.conf.OmitArgPrefixes,),
     )
     errors = Console(stderr=True, highlight=False)
-    if not isinstance(options, check.Check) and options.dtype == "float64":
+    if isinstance(options, run.Run | plan.Plan) and options.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     try:
         if isinstance(options, plan.Plan):
@@ -34,7 +34,9 @@ def main() -> None:
         elif isinstance(options, check.Check):
             sys.exit(0 if check.check(options) else 1)
         else:
-            page = run.run(options, command=["jaxpatch", *sys.argv[1:]])
+            command = ["jaxpatch", *sys.argv[1:]]
+            is_new = isinstance(options, run.Run)
+            page = run.run(options, command=command) if is_new else validation.validate(options, command=command)
             Console(quiet=jax.process_index() > 0).print(f"report: {page.resolve()}", markup=False, soft_wrap=True)
     except (ValueError, KeyError, IndexError, OSError, MemoryError, RuntimeError) as error:
         said = error.args[0] if isinstance(error, KeyError) and error.args else error

@@ -1,66 +1,29 @@
 """Shell: one run, from two checkpoints to a folder with a report."""
 
-import contextlib
 import math
-import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from jaxpatch import atomic, pipeline, reference, resume
-from jaxpatch.measuring import (
-    anchor_file,
-    anchors,
-    continuations,
-    devices,
-    inputs,
-    prompt_sets,
-    read_outs,
-    targets,
-    tasks,
-)
+from jaxpatch import pipeline, reference, results, resume
+from jaxpatch.clock import Clock
+from jaxpatch.measuring import anchors, devices, inputs, prompt_sets, read_outs, targets, tasks
 from jaxpatch.models import checkpoints, layers
 from jaxpatch.models.differences import Choices
-from jaxpatch.patching import blend, changes, components, exchange
-from jaxpatch.reporting import figures, findings, likeness, manifest, report, tables
-from jaxpatch.scoring import AS_CAREFUL, METHODS, archive, normalise, scores
-from jaxpatch.shapes import Gates
+from jaxpatch.patching import changes, components, exchange
+from jaxpatch.reporting import findings, likeness, manifest, tables
+from jaxpatch.scoring import AS_CAREFUL, METHODS, normalise, scores
 from jaxpatch.tracing import flow, roles
 from jaxpatch.trees import paths
-from jaxpatch.validating import controls, curves
+from jaxpatch.validation import Validation, refuse_long_answers, validated, written
 
-RESULTS = {
-    "report.html",
-    "scores.csv",
-    "roles.csv",
-    "flow.csv",
-    "flow.json",
-    "flow.graphml",
-    "scores.safetensors",
-    "activations.safetensors",
-    "curves.csv",
-    "smallest.csv",
-    "answers.csv",
-    "behaviour.csv",
-    "anchor.safetensors",
-    "manifest.json",
-    "figures",
-}
-"""What a run writes; a folder that holds anything else is not ours to replace."""
 FEWEST_RELAYS = 100
 """Of the components with the highest E_a, and of the suppliers of each target, so many at least are found for certain. The cheap score
 of activations is less often to be trusted, and the fewer must then be right, the larger the sample that says so: of 20, everything."""
-FEWEST_ANSWERING = 30
-"""Components: smaller sets of the first ones are not asked to write."""
-ROOM_NEEDED = 50_000_000
-"""Free bytes the results need at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,37 +130,6 @@ class Trace(Run):
         return flow.Rules(most=self.most, least=self.least, levels=self.levels)
 
 
-@dataclass
-class Clock:
-    """Seconds each stage took, and a bar with an ETA while it runs."""
-
-    console: Console
-    times: dict[str, float] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-        """Times a block; gives a function that makes the progress of a named part."""
-        columns = (
-            TextColumn("{task.description:<34}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        began = time.monotonic()
-        with Progress(*columns, console=self.console, transient=False) as bars:
-            whole = bars.add_task(name, total=1)
-
-            def part(label: str) -> Callable[[int, int], None]:
-                bar = bars.add_task(f"  {label}", total=None)
-                return lambda done, total: bars.update(bar, completed=done, total=total)
-
-            yield part
-            bars.update(whole, completed=1)
-        self.times[name] = round(time.monotonic() - began, 3)
-
-
 def run(options: Run, *, command: Sequence[str] = (), console: Console | None = None) -> Path:
     """The whole method for one pair and one behaviour: anchor, scores, validation, samples, report.
 
@@ -237,7 +169,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
             name: inputs.encode(pair, getattr(sets, name))
             for name in ("asked", "plain", "steered", "scoring", "behaviour")
         }
-        _refuse_long_answers(options, pair, encoded["behaviour"], encoded["plain"])
+        refuse_long_answers(options.max_new, pair, encoded["behaviour"], encoded["plain"])
     with clock.stage("find the anchor") as part:
         anchor, info = anchors.fit_anchor(
             pair,
@@ -301,30 +233,29 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
                 memory=None if options.memory is None else int(options.memory * 2**30),
                 progress=part,
             )
-    drawn, smallest = (), ()
+    proof = Validation((), ())
     if options.validation:
         with clock.stage("validate") as part:
-            drawn = pipeline.validate(
+            proof = validated(
                 pair,
                 encoded["scoring"],
                 anchor,
                 found,
-                others=_other_orders(pair, encoded["scoring"], anchor, found, placed, options),
+                placed,
                 num_random=options.num_random,
                 seed=options.seed,
-                progress=part("sets patched"),
-            )
-            smallest = pipeline.smallest_sets(
-                pair,
-                encoded["scoring"],
-                anchor,
-                found,
-                drawn,
-                seed=options.seed,
-                progress=part("smallest sets sought"),
+                progress=part,
             )
     with clock.stage("write answers") as part:
-        samples, along = _written(pair, sets, encoded, found, options, part("models"))
+        samples, along = written(
+            pair,
+            sets,
+            encoded["plain"].rows(slice(len(sets.behaviour))),
+            found,
+            max_new=options.max_new,
+            along_ranking=options.validation,
+            progress=part("models"),
+        )
     compared = _compared(pair, options.kinds) | {"parity": parity}
     made = findings.Findings(
         task=sets.name,
@@ -333,7 +264,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
         anchor_info=info,
         scores=found,
         roles=placed,
-        curves=drawn,
+        curves=proof.curves,
         samples=samples,
         pair=compared,
         manifest=manifest.build(
@@ -349,12 +280,12 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
             anchor=info,
         ),
         flow=traced,
-        smallest=smallest,
+        smallest=proof.smallest,
         along=along,
     )
     with clock.stage("write the results"):
         if devices.is_first():
-            write(made, options.out, overwrite=options.overwrite)
+            results.write(made, options.out, overwrite=options.overwrite)
         journal.forget()
     console.print(tables.terminal(made))
     return options.out / "report.html"
@@ -381,24 +312,6 @@ def _parity(options: Run, pair: checkpoints.Pair) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _other_orders(
-    pair: checkpoints.Pair,
-    prompts: inputs.Inputs,
-    anchor: read_outs.Anchor,
-    found: scores.Scores,
-    placed: roles.Roles | None,
-    options: Run,
-) -> dict[str, scores.Scores]:
-    """What else could have ranked the components that E_w ranks: first order, where that is not what ranked them; and E_a, where it was
-    asked of all of them."""
-    kinds, made = components.disjoint(found.partition, tuple(found.values)), {}
-    if options.method != "first_order":
-        made["first order"] = pipeline.score(pair, prompts, anchor, kinds=kinds, method="first_order")
-    if placed is not None and set(kinds) <= placed.activations.values.keys():
-        made["largest E_a"] = placed.activations
-    return made
-
-
 def _compared(pair: checkpoints.Pair, kinds: Sequence[str]) -> dict[str, Any]:
     partition = {kind: sort for kind, sort in components.of_decoder(pair.base).items() if kind in kinds}
     return likeness.of_pair(pair, changes.by_kind(pair.base, pair.special, partition), partition)
@@ -413,26 +326,6 @@ def _exchanged(options: Run, pair: checkpoints.Pair) -> tuple[str, ...]:
 def unfinished(out: Path) -> Path:
     """Where a run keeps what it has scored until its results are written."""
     return out.with_name(f"{out.name}.unfinished")
-
-
-def write(made: findings.Findings, out: Path, *, overwrite: bool) -> None:
-    """All of `RESULTS` that there is something to say in, or nothing."""
-    with atomic.directory(out, overwrite=overwrite) as folder:
-        tables.write_scores(made, folder / "scores.csv")
-        note = f"forced: {'; '.join(made.forced)}" if made.forced else ""
-        archive.save_scores(made.scores, folder / "scores.safetensors", note=note)
-        tables.write_roles(made, folder / "roles.csv")
-        if made.roles is not None:
-            archive.save_scores(made.roles.activations, folder / "activations.safetensors", note=note)
-        tables.write_flow(made, folder)
-        tables.write_curves(made, folder / "curves.csv")
-        tables.write_smallest(made, folder / "smallest.csv")
-        tables.write_answers(made, folder)
-        about = {"task": made.task} | ({"forced": "; ".join(made.forced)} if made.forced else {})
-        anchor_file.save_anchor(made.anchor, folder / "anchor.safetensors", **about)
-        manifest.write({**made.manifest, "forced": made.forced}, folder / "manifest.json")
-        drawn = figures.save_all(made, folder / "figures")
-        (folder / "report.html").write_text(report.render(made, drawn), encoding="utf-8")
 
 
 def _refuse_together(options: Run) -> None:
@@ -493,7 +386,9 @@ def refuse(options: Run, *, is_writing: bool = True) -> None:
     if isinstance(options, Trace):
         faults += _trace_faults(options)
     if is_writing:
-        wrong = [f"--out {options.out}: {fault}" for fault in _out_faults(options)]
+        wrong = [
+            f"--out {options.out}: {fault}" for fault in results.place_faults(options.out, overwrite=options.overwrite)
+        ]
         kept = unfinished(options.out.expanduser())
         faults += wrong or [f"{kept}: {fault}" for fault in resume.place_faults(kept)]
     if faults:
@@ -515,17 +410,6 @@ def _trace_faults(options: Trace) -> list[str]:
     return faults + ([] if options.through else ["--through: wanted at least one"])
 
 
-def _out_faults(options: Run) -> list[str]:
-    """What keeps results from being written; nothing but an earlier run's results is ever replaced."""
-    out = options.out.expanduser()
-    if os.path.lexists(out) and not options.overwrite:
-        return ["it exists and is not overwritten; name another, or say --overwrite"]
-    names = {path.name for path in out.iterdir()} if out.is_dir() else None
-    if os.path.lexists(out) and (names is None or not names <= RESULTS or (names and "report.html" not in names)):
-        return ["it exists and holds other things than results of an earlier run, so --overwrite does not replace it"]
-    return atomic.place_faults(out, ROOM_NEEDED)
-
-
 def _unknown_kinds(kinds: Sequence[str]) -> list[str]:
     return [kind for kind in kinds if kind not in components.KINDS and not components.is_per_head_key(kind)]
 
@@ -544,15 +428,6 @@ def _refuse_for_pair(options: Run, pair: checkpoints.Pair) -> None:
         raise ValueError("these options do not fit this pair:\n" + "\n".join(f"  - {fault}" for fault in faults))
 
 
-def _refuse_long_answers(options: Run, pair: checkpoints.Pair, *answered: inputs.Inputs) -> None:
-    longest, context = max(prompts.tokens.shape[1] for prompts in answered), pair.config.context
-    if longest + options.max_new > context:
-        raise ValueError(
-            f"--max-new {options.max_new}: with the longest prompt ({longest} tokens) that is more than the context of {context}; "
-            f"wanted at most {context - longest}."
-        )
-
-
 def _prompt_sets(options: Run) -> prompt_sets.PromptSets:
     counts = {
         "anchor": options.num_anchor,
@@ -563,53 +438,3 @@ def _prompt_sets(options: Run) -> prompt_sets.PromptSets:
     if options.task in tasks.TASKS:
         return prompt_sets.of_task(options.task, counts, seed=options.seed)
     return prompt_sets.of_file(options.task, counts)
-
-
-def _written(
-    pair: checkpoints.Pair,
-    sets: prompt_sets.PromptSets,
-    encoded: Mapping[str, inputs.Inputs],
-    found: scores.Scores,
-    options: Run,
-    progress: Callable[[int, int], None],
-) -> tuple[tuple[findings.Sample, ...], dict[str, findings.Along]]:
-    """What base, special, and base with more and more of the ranking's first components patched write to the behaviour prompts; and how
-    they follow special's answers there, and base's where the instruction is left out. One patched model at a time."""
-    kinds = components.disjoint(found.partition, tuple(found.values))
-    shapes = {kind: found.values[kind].shape for kind in kinds}
-    touched = {kind: np.asarray(found.effects[kind].any(axis=0)) for kind in kinds}
-    order = controls.ranked({kind: found.values[kind] for kind in kinds}, touched)
-    ks = curves.sizes(len(order.places)) if options.validation and len(order.places) else np.array([], int)
-    sizes = {f"base + top {k}": int(k) for k in ks if k >= FEWEST_ANSWERING}
-    patched: dict[str, Gates] = {name: controls.mask(order, k, shapes) for name, k in sizes.items()}
-    patched[f"base + all {' + '.join(kinds)}"] = components.gates(found.partition, dict.fromkeys(kinds, "all"))
-    requests, plain = encoded["behaviour"], encoded["plain"].rows(slice(len(sets.behaviour)))
-    told = {
-        "special": continuations.continuation(pair, pair.special, requests, max_new=options.max_new),
-        "base": continuations.continuation(pair, pair.base, plain, max_new=options.max_new),
-    }
-    sides = {"base": pair.base, "special": pair.special}
-    from_side = {side: continuations.divergence_from(pair, sides[side], told[side]) for side in told}
-    samples, along = [], {}
-    for number, name in enumerate((*sides, *patched), 1):
-        params = sides[name] if name in sides else blend.patch(pair.base, pair.special, patched[name])
-        if name == "special":
-            texts = continuations.texts(pair, told["special"])
-        else:
-            texts = pipeline.generate(pair, params, requests, max_new=options.max_new)
-        verdicts = [
-            (None,) * len(texts)
-            if rules is None
-            else tuple(rule(text) for rule, text in zip(rules, texts, strict=True))
-            for rules in (sets.verdicts, sets.loosely)
-        ]
-        samples += [
-            findings.Sample(prompt, name, text, strict, loose)
-            for prompt, text, strict, loose in zip(sets.behaviour, texts, *verdicts, strict=True)
-        ]
-        to_special, to_base = from_side["special"](params), from_side["base"](params)
-        along[name] = findings.Along(
-            float(to_special.kl.mean()), float(to_base.kl.mean()), to_base.perplexity, sizes.get(name)
-        )
-        progress(number, len(sides) + len(patched))
-    return tuple(samples), along

@@ -27,6 +27,19 @@ class PromptSets(NamedTuple):
     behaviour: tuple[str, ...]
     verdicts: tuple[Callable[[str], bool], ...] | None = None
     loosely: tuple[Callable[[str], bool], ...] | None = None
+
+    def beyond(self, used: Mapping[str, int], wanted: Mapping[str, int]) -> "PromptSets":
+        """The same with other scoring and behaviour prompts: as many as wanted, or as are left, after those that were used.
+
+        >>> sets = of_task("no_comma", {"anchor": 4, "layer": 1, "scoring": 5, "behaviour": 2})
+        >>> sets.beyond({"scoring": 3, "behaviour": 1}, {"scoring": 9, "behaviour": 1}).scoring == sets.scoring[3:]
+        True
+        """
+        parts = {name: slice(used[name], used[name] + wanted[name]) for name in ("scoring", "behaviour")}
+        answered = ("behaviour", "verdicts", "loosely")
+        cut = {name: None if (each := getattr(self, name)) is None else each[parts["behaviour"]] for name in answered}
+        return self._replace(scoring=self.scoring[parts["scoring"]], **cut)
+
     sign: Callable[[str], bool] | None = None
 
 

@@ -42,7 +42,7 @@ class Findings(NamedTuple):
     roles: of the components that E_a was asked of; None where of none. curves and samples may be empty (not asked for). pair: what
     `likeness.of_pair` says. manifest: versions, hashes, dtype, seed, commit, times. flow: who supplies whom; None where not traced.
     smallest: sets of the ranking that recover some shares; empty without curves. along: model -> how it follows the others; of those
-    that wrote samples.
+    that wrote samples. judged_on: which prompts curves and smallest sets are of.
     """
 
     task: str
@@ -58,6 +58,7 @@ class Findings(NamedTuple):
     flow: Flow | None = None
     smallest: tuple[Smallest, ...] = ()
     along: Mapping[str, Along] = MappingProxyType({})
+    judged_on: str = "the scored prompts"
 
     @property
     def forced(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpatch.measuring.anchors import AnchorInfo
+from jaxpatch.measuring.anchors import AnchorInfo, Candidate, Check
 from jaxpatch.models import checkpoints
 from jaxpatch.tracing.roles import Roles
 
@@ -82,6 +82,18 @@ def fitted(info: AnchorInfo) -> dict[str, Any]:
     """What was measured of an anchor: its checks, the layers that were looked at, the gaps, and what steering did."""
     lists = {name: [each._asdict() for each in getattr(info, name)] for name in ("checks", "candidates")}
     return {**info._asdict(), **lists}
+
+
+def unfitted(said: Mapping[str, Any]) -> AnchorInfo:
+    """`fitted`, read back from a manifest: what is unknown there (None) is NaN again."""
+
+    def known(value: Any) -> Any:
+        return math.nan if value is None else value
+
+    checks = tuple(Check(**{name: known(value) for name, value in each.items()}) for each in said["checks"])
+    candidates = tuple(Candidate(**{name: known(value) for name, value in each.items()}) for each in said["candidates"])
+    rest = {name: known(value) for name, value in said.items() if name not in ("checks", "candidates", "gap")}
+    return AnchorInfo(checks=checks, candidates=candidates, gap=np.array(said["gap"], np.float64), **rest)
 
 
 def _exchange(roles: Roles) -> dict[str, Any]:

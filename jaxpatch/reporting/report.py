@@ -547,7 +547,7 @@ def _agreement_table(findings: Findings) -> Html:
 def _validation(findings: Findings, drawn: Mapping[str, str]) -> Html:
     lead = (
         "If the ranking is right, its first k components together recover more (restoration), and losing them costs "
-        "more (knockout), than as many others."
+        f"more (knockout), than as many others. Drawn on {findings.judged_on}."
     )
     if not findings.curves:
         return page.section(
@@ -677,15 +677,15 @@ def _behaviour(findings: Findings) -> Html:
     """How many answers of each model follow; how far each is from special where the behaviour is asked for, and from base where not."""
     columns = (
         Column("model"),
-        Column("answers that follow", is_number=True),
+        Column("follow", is_number=True),
         Column("loosely", is_number=True),
-        Column("from special, nats a token", is_number=True),
-        Column("from base, not asked, nats a token", is_number=True),
-        Column("perplexity of base's answers, not asked", is_number=True),
+        Column("KL from special", is_number=True),
+        Column("KL from base, not asked", is_number=True),
+        Column("perplexity, not asked", is_number=True),
     )
     rows = [
         (
-            row["model"],
+            row["model"].replace(" ", SPACE),
             *(f"{row[name]} of {row['judged']}" if row["judged"] else DASH for name in ("strict", "loose")),
             *(wording.number(row[name]) for name in ("to_special", "to_base", "perplexity")),
         )
@@ -693,12 +693,12 @@ def _behaviour(findings: Findings) -> Html:
     ]
     return page.join(
         [
-            page.table(columns, rows, "Answers, and next tokens along whole answers"),
+            page.table(columns, rows, "Answers that follow, and next tokens along whole answers (KL in nats a token)"),
             page.paragraph(
                 "Loosely: the answer, or what is left of it without its first line, its last line or asterisks, follows. KL of "
                 "next-token distributions, on average over the tokens of an answer: of special's answers to the prompts "
-                "below, and of base's answers to as many prompts that do not ask for the behaviour. The first is what is still "
-                "missing, the others are side effects.",
+                "below, and of base's answers to as many prompts that do not ask for the behaviour; perplexity of the latter. "
+                "The first is what is still missing, the others are side effects.",
                 kind="lead",
             ),
         ]
