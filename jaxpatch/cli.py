@@ -15,7 +15,8 @@ minute each in place of ten seconds, and run 4 % faster (docs/results/engine.md)
 
 
 def main() -> None:
-    """``jaxpatch run``, ``trace``, ``validate``, ``plan`` or ``check``; exit status 0 done, 1 refused or failed, 2 bad usage, 130 interrupted."""
+    """``jaxpatch run``, ``trace``, ``validate``, ``plan`` or ``check``; exit status 0 done, 1 refused or failed, 2 bad
+    usage, 130 interrupted."""
     flags = os.environ.get("XLA_FLAGS", "")
     if COMPILING.split("=")[0] not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {COMPILING}".strip()

@@ -81,7 +81,7 @@ def test_no_floor_is_above_itself():
         ("peft", ("reference",)),
         ("matplotlib", ("reporting",)),
         ("rich", ("reporting", "clock", "run", "validation", "plan", "check", "cli")),
-        ("tyro", ("check", "cli")),
+        ("tyro", ("check", "validation", "cli")),
         ("pandas", ("scoring", "tracing", "reporting")),
         ("transformers", ("models", "reference", "testing")),
         ("subprocess", ("fetch", "reporting")),

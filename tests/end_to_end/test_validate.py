@@ -1,0 +1,134 @@
+"""`jaxpatch validate`: an earlier run's ranking on other prompts, and every way in which there is nothing to validate."""
+
+import json
+import shutil
+import sys
+
+import pandas as pd
+import pytest
+
+from jaxpatch import cli, results
+from jaxpatch.scoring import archive
+
+WORDS = "oak fig yew elm ash bay may box gum fir".split()
+
+
+def command(monkeypatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["jaxpatch", *words])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def earlier(checkpoints_folder, tmp_path_factory):
+    """A short run on a file with more prompts than it uses."""
+    folder = tmp_path_factory.mktemp("validate")
+    base, special = (shutil.copytree(checkpoints_folder / name, folder / name) for name in ("base", "special"))
+    splits = ["anchor"] * 4 + [
+        "layer",
+        "scoring",
+        "scoring",
+        "scoring",
+        "scoring",
+        "behaviour",
+        "behaviour",
+        "behaviour",
+    ]
+    lines = [
+        {"with": f"Describe {word} {n}. Answer in capitals.", "without": f"Describe {word} {n}.", "split": split}
+        for n, (word, split) in enumerate(zip(WORDS + WORDS[:2], splits, strict=True))
+    ]
+    (folder / "task.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    asked = ["run", "--base", str(base), "--special", str(special), "--task", str(folder / "task.jsonl")]
+    asked += ["--out", str(folder / "results"), "--num-scoring", "2", "--num-behaviour", "1", "--max-new", "2"]
+    asked += ["--method", "local_linear", "--no-validation", "--no-parity", "--force"]
+    with pytest.MonkeyPatch.context() as patch:
+        assert command(patch, *asked) == 0
+    return folder
+
+
+SHORT = ("--num-scoring", "2", "--num-behaviour", "2", "--num-random", "1", "--max-new", "2")
+
+
+def test_the_earlier_ranking_is_judged_on_prompts_that_were_not_scored(earlier, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "validated"
+    assert command(monkeypatch, "validate", str(earlier / "results"), "--out", str(out), *SHORT) == 0
+    assert "report:" in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} <= results.RESULTS
+    before, after = (archive.load_scores(folder / "scores.safetensors") for folder in (earlier / "results", out))
+    assert (before.values["head"] == after.values["head"]).all() and before.method == "local_linear"
+    curves = pd.read_csv(out / "curves.csv")
+    assert {"top", "first order", "largest E_a"} <= set(curves["order"])
+    answers = pd.read_csv(out / "answers.csv")
+    assert set(answers["prompt"]) == {f"Describe {w} {n}. Answer in capitals." for w, n in (("oak", 10), ("fig", 11))}
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["validates"].startswith("jaxpatch run") and manifest["command"].startswith("jaxpatch validate")
+    assert manifest["options"]["task"].endswith("task.jsonl") and manifest["options"]["num_random"] == 1
+    was = json.loads((earlier / "results" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["anchor"] == was["anchor"] and manifest["forced"] == was["forced"]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Drawn on 2 prompts that were not scored." in page
+
+
+def test_the_earlier_prompts_are_taken_where_asked(earlier, tmp_path, monkeypatch):
+    out = tmp_path / "validated"
+    assert command(monkeypatch, "validate", str(earlier / "results"), "--out", str(out), "--no-fresh", *SHORT) == 0
+    assert "Drawn on 2 of the scored prompts." in (out / "report.html").read_text(encoding="utf-8")
+    assert set(pd.read_csv(out / "answers.csv")["prompt"]) == {
+        f"Describe {w} {n}. Answer in capitals." for w, n in (("fir", 9), ("oak", 10))
+    }
+
+
+def test_everything_wrong_with_the_options_is_said_at_once(earlier, tmp_path, monkeypatch, capsys):
+    wrong = ("--num-scoring", "1", "--num-behaviour", "0", "--seed", "-1", "--out", str(earlier))
+    assert command(monkeypatch, "validate", str(tmp_path), *wrong) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    for fault in (
+        "--num-scoring 1: wanted at least 2",
+        "--num-behaviour 0: wanted at least 1",
+        "--seed -1: wanted at least 0",
+        "has no manifest.json, scores.safetensors, anchor.safetensors; wanted what jaxpatch run",
+        "it exists and is not overwritten",
+    ):
+        assert fault in said
+    assert command(monkeypatch, "validate", str(tmp_path / "none"), "--out", str(tmp_path / "out")) == 1
+    assert "no such folder; wanted what jaxpatch run" in " ".join(capsys.readouterr().err.split())
+
+
+def test_too_few_prompts_left_are_refused(earlier, tmp_path, monkeypatch, capsys):
+    many = shutil.copytree(earlier / "results", tmp_path / "results")
+    said = json.loads((many / "manifest.json").read_text(encoding="utf-8"))
+    said["options"] |= {"num_scoring": 3, "num_behaviour": 3}
+    (many / "manifest.json").write_text(json.dumps(said), encoding="utf-8")
+    assert command(monkeypatch, "validate", str(many), "--out", str(tmp_path / "out")) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "scoring: 1 of 4 left, wanted at least 2; behaviour: 0 of 3 left, wanted at least 1" in told
+    assert "--no-fresh" in told and not (tmp_path / "out").exists()
+
+
+def test_other_models_than_those_that_were_scored_are_refused(earlier, tmp_path, monkeypatch, capsys):
+    weights = earlier / "special" / "model.safetensors"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-4] + bytes([kept[-4] ^ 1]) + kept[-3:])
+    try:
+        assert command(monkeypatch, "validate", str(earlier / "results"), "--out", str(tmp_path / "out"), *SHORT) == 1
+    finally:
+        weights.write_bytes(kept)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "these are not the models that were scored: - special: model.safetensors is not the same any more" in told
+    assert "jaxpatch run" in told and not (tmp_path / "out").exists()
+
+
+def test_manifests_of_other_versions_are_refused(earlier, tmp_path, monkeypatch, capsys):
+    old = shutil.copytree(earlier / "results", tmp_path / "results")
+    said = json.loads((old / "manifest.json").read_text(encoding="utf-8"))
+    del said["anchor"]
+    (old / "manifest.json").write_text(json.dumps(said), encoding="utf-8")
+    assert command(monkeypatch, "validate", str(old), "--out", str(tmp_path / "out")) == 1
+    assert "lacks anchor: it is of another version; run again" in " ".join(capsys.readouterr().err.split())
+    (old / "manifest.json").write_text("not json", encoding="utf-8")
+    assert command(monkeypatch, "validate", str(old), "--out", str(tmp_path / "out")) == 1
+    assert "is no manifest of a run" in " ".join(capsys.readouterr().err.split())
