@@ -25,7 +25,7 @@ from jaxpatch.models.checkpoints import CheckpointError, Pair, load_pair
 from jaxpatch.models.saving import save_adapter, save_checkpoint, save_orbax
 from jaxpatch.patching.blend import patch
 from jaxpatch.patching.patterns import partition
-from jaxpatch.pipeline import gates, generate, score, score_each, smallest_sets, trace, validate
+from jaxpatch.pipeline import executors, gates, generate, score, score_each, smallest_sets, trace, validate
 from jaxpatch.resume import DifferentRunError, Journal
 from jaxpatch.scoring.archive import load_scores, save_scores
 from jaxpatch.scoring.scores import Scores
@@ -58,6 +58,7 @@ __all__ = [
     "contribution",
     "divergence",
     "encode",
+    "executors",
     "fit_anchor",
     "gates",
     "generate",

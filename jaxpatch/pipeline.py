@@ -1,5 +1,6 @@
 """The conductor: one call per stage, in the order of the method. No arithmetic of its own."""
 
+import dataclasses
 import importlib.metadata
 import math
 import warnings
@@ -15,11 +16,11 @@ from jaxpatch.measuring.attribution import REPAIRS
 from jaxpatch.measuring.inputs import Inputs
 from jaxpatch.measuring.inputs import checked as checked_inputs
 from jaxpatch.measuring.memory import default_budget
-from jaxpatch.measuring.read_outs import Anchor, ReadOut
+from jaxpatch.measuring.read_outs import Anchor, NextToken, ReadOut
 from jaxpatch.measuring.tree_pairs import Read, TreePair
 from jaxpatch.models import layers, layout
 from jaxpatch.models.checkpoints import Pair, refuse_others
-from jaxpatch.patching import components
+from jaxpatch.patching import blend, components
 from jaxpatch.patching import exchange as exchanges
 from jaxpatch.scoring import ACTIVATION_METHODS, AS_CAREFUL, EXACT, METHODS, SCREENED, normalise, scores
 from jaxpatch.scoring.method import DEFAULTS, Answer, Options, all_silent
@@ -28,6 +29,9 @@ from jaxpatch.tracing import flow, roles
 from jaxpatch.trees import paths
 from jaxpatch.trees.fingerprint import fingerprint
 from jaxpatch.validating import controls, curves, smallest
+
+NEXT_TOKEN = NextToken("kl")
+"""What executors are read by, unless told otherwise."""
 
 
 def gates(pair: Pair | TreePair, chosen, value: float = 1.0) -> Gates:
@@ -389,6 +393,76 @@ def trace(
     return flow.follow(measure, rules, targets=followed)
 
 
+def executors(
+    pair: Pair,
+    inputs: Any,
+    anchor: Anchor,
+    *,
+    kinds: Sequence[str] = ("head", "neuron"),
+    method: str = "activation",
+    read_out: NextToken = NEXT_TOKEN,
+    site: str = "contribution",
+    positions: str = "all",
+    aggregate: str = "mean_of_ratios",
+    top: int = 100,
+    seed: int = 0,
+    memory: int | None = None,
+    progress: Callable[[str], sweep.Progress] = all_silent,
+) -> scores.Scores:
+    """What carries a formed state to the output: execution components, above the anchor.
+
+    The state is formed in base by special's parameters in everything up to the anchor's block, and in nothing above. What components
+    above it write in that run is put into base's own run, one after the other: how much of what the formed state does to the next
+    token comes back? All above the anchor is base's in both runs, so this is activation patching, and no E_w.
+
+    Args:
+        kinds: of activation patching. method: "activation", "screened_activation" or "attribution".
+        read_out: of the next token; "kl" refers to the run in which the state is formed.
+        pair, inputs, anchor, site, positions, aggregate, top, seed, memory: as for `score`.
+
+    Returns: `Scores`; 0 for components up to the anchor. Ceilings, "everything" apart, are of all that stand above it.
+
+    Raises: ValueError where nothing stands above the anchor, where forming the state changes no next token, and as `score`.
+
+    References: ours; that execution follows aggregation is known (Sun et al., arXiv 2604.13694).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxpatch import testing
+        >>> anchor = Anchor(layer=1, direction=jnp.eye(16)[0])
+        >>> found = executors(testing.tiny_pair(), testing.tiny_inputs(), anchor, kinds=("head",))
+        >>> found.values["head"].any(axis=1).tolist()
+        [False, False, True]
+    """
+    if not isinstance(pair, Pair) or not isinstance(anchor, Anchor):
+        raise ValueError("executors: wanted a Pair of decoders and an Anchor, above which they stand.")
+    faults = (
+        [] if method in ACTIVATION_METHODS else [f"method {method!r}; wanted one of {', '.join(ACTIVATION_METHODS)}."]
+    )
+    if not isinstance(read_out, NextToken):
+        faults.append(f"read_out: wanted a NextToken; got {type(read_out).__name__}.")
+    if (layer := int(anchor.layer)) >= pair.config.layers - 1:
+        faults.append(f"anchor: nothing stands above block {layer} of {pair.config.layers}; read it further down.")
+    if faults:
+        raise ValueError("executors:\n" + "\n".join(faults))
+    options = Options(top=top, aggregate=aggregate, seed=seed, progress=progress)
+    crossing = exchanges.Exchange(site, positions)
+    asked = method, "restoration", crossing, (), options, memory, None, sweep.FORGETFUL
+    _refuse_bad_options(pair, inputs, (read_out,), kinds, *asked)
+    partition = components.of_decoder(pair.base)
+    is_below = np.arange(pair.config.layers) <= layer
+    gates = {"layer": is_below.astype(np.float32)}
+    gates |= {kind: np.ones(partition[kind].shape, np.float32) for kind in ("embed", "positions") if kind in partition}
+    formed = dataclasses.replace(pair, special=blend.patch(pair.base, pair.special, gates))
+    tool = instrument.of_pair(formed, inputs, read_out, exchange=crossing, budget=memory)
+    above = {kind: np.zeros(sort.shape, bool) for kind, sort in tool.partition.items()}
+    for kind, sort in tool.partition.items():
+        if sort.axes[0] == "layer":
+            above[kind][layer + 1 :] = True
+    tool = tool._replace(seen=(above,))
+    return scores_with(tool, kinds=tuple(kinds), method=method, layers=[pair.config.layers - 1], options=options)[0]
+
+
 def validate(
     pair: Pair | TreePair,
     inputs: Any,
@@ -627,7 +701,7 @@ def _ceilings(tool: instrument.Instrument, kinds: tuple[str, ...]) -> dict[str, 
     if len(together := components.disjoint(tool.partition, kinds)) > 1:
         wanted[" + ".join(together)] = together
     patched = {
-        name: tool.read(components.gates(tool.partition, dict.fromkeys(together, "all")))
+        name: tool.read({kind: tool.reach[kind].astype(np.float32) for kind in together})
         for name, together in wanted.items()
     }
     return patched | {"everything": tool.special}

@@ -233,6 +233,20 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
                 memory=None if options.memory is None else int(options.memory * 2**30),
                 progress=part,
             )
+            if anchor.layer < pair.config.layers - 1 and exchanged:
+                executed = pipeline.executors(
+                    pair,
+                    encoded["scoring"],
+                    anchor,
+                    kinds=exchanged,
+                    method=AS_CAREFUL[options.method],
+                    aggregate=options.aggregate,
+                    top=max(options.top, FEWEST_RELAYS),
+                    seed=options.seed,
+                    memory=None if options.memory is None else int(options.memory * 2**30),
+                    progress=lambda name: part(f"executors: {name}"),
+                )
+                traced = flow.with_executors(traced, executed)
     proof = Validation((), ())
     if options.validation:
         with clock.stage("validate") as part:

@@ -42,6 +42,7 @@ ROLE_LOOKS = {
     "source": {"color": "#2463a6", "marker": "^", "s": 34},
     "relay": {"color": "#d9700f", "marker": "s", "s": 26},
     "both": {"color": "#1b1e23", "marker": "D", "s": 26},
+    "executor": {"color": "#1a7f6b", "marker": "v", "s": 30},
 }
 """Blue, orange and black: apart for every kind of colour vision, and in print by shape."""
 DIVERGING = LinearSegmentedColormap.from_list(

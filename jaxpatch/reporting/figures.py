@@ -211,13 +211,16 @@ def flow(findings: Findings) -> Figure:
     """Who supplies whom, from left to right by block: relays above, sources below, the state at the right."""
     traced = findings.flow
     assert traced is not None
-    top = findings.scores.layer + 1
-    places = _flow_places(traced, top)
+    last = findings.scores.layer + 1
+    top = last if traced.executed is None else len(next(iter(findings.scores.values.values())))
+    places = _flow_places(traced, last, top)
     rows = [y for _, y in places]
     figure = drawing.sheet(0.36 * (max(rows) - min(rows) + 1) + 1.3)
     axes = figure.subplots()
     for edge, direct in sorted(zip(traced.edges, traced.direct, strict=True), key=lambda each: abs(each[1])):
-        look = drawing.ROLE_LOOKS[traced.nodes[edge.supplier].role]
+        supplier = traced.nodes[edge.supplier]
+        share = traced.nodes[edge.target].share if supplier.role == "state" else direct
+        look = drawing.ROLE_LOOKS["executor" if supplier.role == "state" else supplier.role]
         bend = 0.0 if places[edge.supplier][1] != places[edge.target][1] else -0.25
         arrow = FancyArrowPatch(
             places[edge.supplier],
@@ -227,8 +230,8 @@ def flow(findings: Findings) -> Figure:
             shrinkA=5,
             shrinkB=7,
             connectionstyle=f"arc3,rad={bend}",
-            linewidth=0.6 + 4.4 * min(abs(direct), 1.0),
-            linestyle="-" if direct > 0 else (0, (2, 2)),
+            linewidth=0.6 + 4.4 * min(abs(share), 1.0),
+            linestyle="-" if share > 0 else (0, (2, 2)),
             color=look["color"],
             alpha=0.45,
             zorder=2,
@@ -248,7 +251,7 @@ def flow(findings: Findings) -> Figure:
             zorder=4,
         )
         axes.annotate(
-            node.name if node.role == "state" else node.name.replace(" ", " "),
+            node.name.replace(" ", wording.SPACE),
             (x, y),
             xytext=(0, 7),
             textcoords="offset points",
@@ -262,14 +265,16 @@ def flow(findings: Findings) -> Figure:
     axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
     drawing.grid(axes, "x")
-    roles_there = [role for role in ("source", "relay", "both") if any(node.role == role for node in traced.nodes)]
+    roles_there = [
+        role for role in ("source", "relay", "both", "executor") if any(node.role == role for node in traced.nodes)
+    ]
     figure.legend(
         handles=[
             Line2D([], [], linestyle="none", marker=look["marker"], color=look["color"], label=wording.ROLES[role])
             for role, look in ((role, drawing.ROLE_LOOKS[role]) for role in roles_there)
         ],
         loc="outside upper left",
-        ncols=3,
+        ncols=4,
         handletextpad=0.3,
         columnspacing=1.5,
     )
@@ -492,13 +497,14 @@ def save_all(findings: Findings, folder: str | Path) -> Mapping[str, str]:
     return drawn
 
 
-def _flow_places(traced: Flow, top: int) -> list[tuple[float, float]]:
-    """Where each node stands: its block across; relays from 1 up, sources from 0 down, in the order in which they were found."""
+def _flow_places(traced: Flow, state: int, output: int) -> list[tuple[float, float]]:
+    """Where each node stands: its block across; relays and executors from 1 up, sources from 0 down, in the order in which they were
+    found. state, output: where these two stand."""
     taken: dict[tuple[int, bool], int] = {}
     places = []
     for node in traced.nodes:
-        if node.role == "state":
-            places.append((float(top), 0.5))
+        if node.role in ("state", "output"):
+            places.append((float(state if node.role == "state" else output), 0.5))
             continue
         column = node.index[0], node.role == "source"
         row = taken[column] = taken.get(column, 0) + 1

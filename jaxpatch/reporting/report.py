@@ -378,7 +378,7 @@ def _relays(findings: Findings, drawn: Mapping[str, str]) -> Html:
 
 def _flow(findings: Findings, drawn: Mapping[str, str]) -> Html:
     traced, title = findings.flow, "Who supplies whom"
-    lead = "From the state back through the relays that aggregate it to the sources that supply them."
+    lead = "From the state back through the relays that aggregate it to the sources that supply them, and on to the next token."
     if traced is None:
         return page.section(
             "flow", title, lead, page.paragraph("Nothing was traced in this run (`jaxpatch trace` does).")
@@ -393,7 +393,8 @@ def _flow(findings: Findings, drawn: Mapping[str, str]) -> Html:
                 f"Graph of suppliers and targets by block. {' '.join(told)}",
                 "From left to right by block; an arrow leads from a supplier to what it supplies, as wide as the part of its score "
                 "that does not pass through another relay shown here; dashed where that is negative. Hollow: a relay that "
-                "was not followed.",
+                "was not followed. Right of the state: components that carry it to the output, as wide as what they recover of what "
+                "the formed state does to the next token.",
             )
         )
     columns = (
@@ -411,6 +412,7 @@ def _flow(findings: Findings, drawn: Mapping[str, str]) -> Html:
             wording.percent(row["direct"]),
         )
         for row in traced.to_frame().to_dict("records")
+        if row["supplier"] != "state"
     ]
     parts.append(
         page.table(columns, rows, "Suppliers of each target, the strongest first; shares of the target's own gap")

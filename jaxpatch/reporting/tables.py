@@ -50,8 +50,8 @@ def write_curves(findings: Findings, path: str | Path) -> None:
 
 
 def write_smallest(findings: Findings, path: str | Path) -> None:
-    """The smallest beginnings of the ranking as CSV: share, size (empty where none recovers it), value (what it recovers), its interval,
-    and how many of each kind it has. None where nobody looked."""
+    """The smallest beginnings of the ranking as CSV: share, size (empty where none recovers it), value (what it recovers), its
+    interval, and how many of each kind it has. None where nobody looked."""
     if findings.smallest:
         rows = [
             {"share": s.share, "size": s.size, **(s.recovered._asdict() if s.recovered else {}), **s.counts}

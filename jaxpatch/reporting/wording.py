@@ -41,6 +41,7 @@ ROLES = {
     "source": "source: its own weights carry it",
     "relay": "relay: passes on what others made",
     "both": "both",
+    "executor": "executor: carries the state to the output",
     "neither": "neither",
 }
 FEW, MANY = 0.1, 0.9
@@ -466,7 +467,23 @@ def supplied(traced: Flow) -> list[str]:
             f"({percent(row['share'])}) are among the first {row['traced']} by E_w for the state itself; chance would give "
             f"{percent(row['chance'])} (p {probability(row['p'])})."
         )
-    return told
+    return told + executed(traced)
+
+
+def executed(traced: Flow) -> list[str]:
+    """What carries the state on to the next token; nothing where nobody asked."""
+    if (found := traced.executed) is None:
+        return []
+    named = [node for node in traced.nodes if node.role == "executor"]
+    together = listed([f"{name} {percent(share)}" for name, share in found.ceilings.items() if name != "everything"])
+    strongest = listed(
+        [f"{node.name} ({percent(node.share)})" for node in sorted(named, key=lambda node: -node.share)[:3]]
+    )
+    return [
+        "From the state to the next token: of what special's parameters up to the anchor do to it, above the anchor recovers: "
+        f"{together}. "
+        + (f"Single executors that stand out: {strongest}." if named else "No single executor stands out.")
+    ]
 
 
 def probability(p: float) -> str:

@@ -23,6 +23,8 @@ from jaxpatch.tracing.roles import Criteria
 
 STATE = ("state", ())
 """The first node: what the anchor reads."""
+OUTPUT = ("output", ())
+"""The next token, where executors carry the state to."""
 
 Component = tuple[str, tuple[int, ...]]
 """A kind, and a place in it."""
@@ -56,6 +58,8 @@ class Rules(NamedTuple):
 
 
 DEFAULTS = Rules()
+MAKERS = ("source", "both")
+"""Roles of components whose own parameters supply."""
 
 
 def faults(rules: Rules) -> list[str]:
@@ -79,7 +83,8 @@ def faults(rules: Rules) -> list[str]:
 
 @dataclass(frozen=True)
 class Node:
-    """A component, or the state. role: of `roles.ROLES`, as a supplier of the target by which it was found. level: 0 is the state.
+    """A component, the state, or the output. role: of `roles.ROLES`, as a supplier of the target by which it was found; or "state",
+    "executor", "output". level: 0 is the state, -1 executors above it, -2 the output.
     share: of the state, along the path by which it was found. own: `Measured.own`. end: why it was not followed further; "" where it
     was."""
 
@@ -103,7 +108,8 @@ class Node:
 
 class Edge(NamedTuple):
     """supplier, target: numbers of nodes. weights, activations: E_w and E_a of the supplier on the target's contribution, each as
-    (score, low, high) with a 95 % interval; NaN where it was not scored so."""
+    (score, low, high) with a 95 % interval; NaN where it was not scored so. An executor's on the output is E_a of what `executors`
+    asks; that it reads the state is so by construction, and has no number."""
 
     supplier: int
     target: int
@@ -119,26 +125,29 @@ class Flow:
         nodes: the state first, then level by level. edges: as they were found.
         measured: number of a node -> the scores of its suppliers, for every node that was followed.
         rules: by which.
+        executed: what `executors` found, where it was asked.
     """
 
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
     rules: Rules
     measured: Mapping[int, Measured] = field(repr=False)
+    executed: Scores | None = field(default=None, repr=False)
 
     @property
     def direct(self) -> np.ndarray:
         """What of each edge does not pass through a relay that was followed: [E].
 
         Totals are sums over paths, so ``direct(s, t) = total(s, t) - sum_r total(s, r) direct(r, t)`` over the relays r between them;
-        totals are E_w of a source and E_a of a relay. Exact where effects add up. Ours.
+        totals are E_w of a source and E_a of a relay or an executor. Exact where effects add up. NaN from the state. Ours.
         """
-        out = np.zeros(len(self.edges))
+        out = np.full(len(self.edges), np.nan)
         totals = {
             (e.supplier, e.target): (e.weights if self.nodes[e.supplier].role == "source" else e.activations)[0]
             for e in self.edges
         }
-        order = sorted(range(len(self.edges)), key=lambda number: -self.nodes[self.edges[number].supplier].index[0])
+        known = [number for number, edge in enumerate(self.edges) if edge.supplier]
+        order = sorted(known, key=lambda number: -self.nodes[self.edges[number].supplier].index[0])
         found: dict[tuple[int, int], float] = {}
         for number in order:  # from the highest supplier down, so that what stands between is known
             supplier, target = ends = self.edges[number][:2]
@@ -229,7 +238,7 @@ class Flow:
             found = {
                 self.nodes[edge.supplier].index
                 for edge in self.edges
-                if edge.target and self.nodes[edge.supplier].kind == kind and self.nodes[edge.supplier].role != "relay"
+                if edge.target and self.nodes[edge.supplier].kind == kind and self.nodes[edge.supplier].role in MAKERS
             }
             if not found:
                 continue
@@ -289,6 +298,20 @@ def follow(
                     waiting.append((numbers[component], (*chain, component)))
             edges.append(Edge(numbers[component], number, weights, activations))
     return Flow(nodes=tuple(nodes), edges=tuple(edges), rules=rules, measured=measured)
+
+
+def with_executors(traced: Flow, executed: Scores) -> Flow:
+    """The same graph with what carries the state on to the output: of each kind the first `rules.most` executors that stand out."""
+    nodes, edges = [*traced.nodes, Node(*OUTPUT, "output", -2, math.nan, math.nan, "")], list(traced.edges)
+    output = len(nodes) - 1
+    for kind, values in executed.values.items():
+        places = np.argwhere(roles.is_high(executed, kind, traced.rules.criteria.share))
+        best = sorted(map(tuple, places.tolist()), key=lambda index, values=values: -values[index])[: traced.rules.most]
+        for index in best:
+            score = _score(executed, kind, index)
+            edges += [Edge(0, len(nodes), *[(math.nan,) * 3] * 2), Edge(len(nodes), output, (math.nan,) * 3, score)]
+            nodes.append(Node(kind, index, "executor", -1, score[0], math.nan, ""))
+    return replace(traced, nodes=tuple(nodes), edges=tuple(edges), executed=executed)
 
 
 def _end(component: Component, role: str, share: float, level: int, rules: Rules, targets: Sequence[str]) -> str:

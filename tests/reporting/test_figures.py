@@ -218,7 +218,7 @@ def test_graph_has_a_mark_a_component_and_an_arrow_an_edge_that_counts(exact):
     traced = exact.flow
     axes = figures.flow(exact).axes[0]
     named = [text.get_text() for text in axes.texts]
-    assert named == [node.name for node in traced.nodes]
+    assert named == [node.name.replace(" ", wording.SPACE) for node in traced.nodes]
     assert len(axes.patches) == len(traced.edges) > 4
     for text, node in zip(axes.texts, traced.nodes, strict=True):
         assert text.xy[0] == (node.index[0] if node.index else exact.scores.layer + 1)

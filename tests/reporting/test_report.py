@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from reporting_cases import HOSTILE, curve, with_scores
 
+import jaxpatch as jp
 from jaxpatch.patching.components import Kind
 from jaxpatch.reporting import figures, report, wording
 from jaxpatch.reporting.findings import Sample
+from jaxpatch.tracing import flow
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -209,6 +211,27 @@ def test_of_many_sets_along_the_ranking_the_answers_of_two_are_printed(exact):
     page = Page(report.render(exact._replace(samples=samples, along=along), {}))
     assert [k for k in sizes if f"Of {k}." in page] == [100, 1000]
     assert all(f"base + top {k} 1 of 1" in page for k in sizes)
+
+
+def test_the_graph_goes_on_from_the_state_to_the_output(exact, scored):
+    pair, prompts, anchor, _ = scored
+    whole = exact._replace(flow=flow.with_executors(exact.flow, jp.executors(pair, prompts, anchor)))
+    named = [node for node in whole.flow.nodes if node.role == "executor"]
+    drawn = figures.draw_all(whole)
+    assert named and all(
+        node.name.replace(" ", wording.SPACE) in drawn["flow"] for node in (*named, whole.flow.nodes[-1])
+    )
+    axes = figures.flow(whole).axes[0]
+    assert len(axes.patches) == len(whole.flow.edges)
+    page = Page(report.render(whole, drawn))
+    strongest = max(named, key=lambda node: node.share)
+    assert (
+        f"Single executors that stand out: {strongest.name} ({wording.percent(strongest.share)}".replace(
+            wording.SPACE, " "
+        )
+        in page
+    )
+    assert f"{strongest.name} executor output" in page and "state — head" not in page
 
 
 @pytest.fixture(scope="module")
