@@ -10,10 +10,12 @@ The floors, from the bottom; each imports only what stands before it:
     planning           what a run will cost, from two configs
     tracing            sources and relays, and who supplies whom
     validating         restoration and knockout against controls
+    sets               what components do together: interactions, Shapley values, sets chosen otherwise than one by one
     reporting          tables, figures, one HTML page, the manifest
-    pipeline, run, plan, cli    the conductor and the command line
+    pipeline, joint, run, plan, cli    the conductors and the command line
 """
 
+from jaxpatch.joint import interactions
 from jaxpatch.measuring.anchors import AnchorInfo, fit_anchor
 from jaxpatch.measuring.continuations import Continuation, Divergence, continuation, divergence
 from jaxpatch.measuring.inputs import Inputs, encode
@@ -60,6 +62,7 @@ __all__ = [
     "gates",
     "generate",
     "halves",
+    "interactions",
     "load_pair",
     "overlap",
     "partition",

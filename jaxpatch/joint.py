@@ -1,0 +1,99 @@
+"""What components do together: the conductor of `sets`. Each call takes up where `score` left off, with its ranking. No arithmetic."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxpatch.measuring import hosts, sweep
+from jaxpatch.measuring.read_outs import Anchor
+from jaxpatch.measuring.tree_pairs import Read, TreePair
+from jaxpatch.models.checkpoints import Pair
+from jaxpatch.pipeline import Ranking, number_faults, partition_of, ranking
+from jaxpatch.scoring import scores
+from jaxpatch.sets import game
+from jaxpatch.sets import interactions as pairwise
+from jaxpatch.validating import controls
+
+
+def interactions(
+    pair: Pair | TreePair,
+    inputs: Any,
+    anchor: Anchor | Read,
+    found: scores.Scores,
+    *,
+    top: int = 20,
+    seed: int = 0,
+    memory: int | None = None,
+    progress: sweep.Progress = sweep.silent,
+) -> pairwise.Interactions:
+    """Do the effects of the best components add up? Exact interactions of every two of them, and of all together.
+
+    ``I(i, j) = E(i and j) - E(i) - E(j)``, shares of the gap: below 0 they stand for each other, above 0 they need each other. Costs
+    `top` + 1 sweeps of `top` components each; beside the two models it holds two that are patched.
+
+    Args:
+        pair, inputs, anchor: as for `score`; the inputs of the scores, or better, others.
+        found: what `score` returned; the best of all its kinds together take part, of overlapping kinds only the finer.
+        top: how many. seed: of the bootstrap over inputs.
+        memory: bytes that the engine may hold beside the models. Of a `TreePair` each set is a run of the whole model.
+
+    Returns: `Interactions`. Raises: ValueError for bad options, all at once, and for more components than can reach the anchor.
+
+    Example:
+        >>> import jaxpatch as jp
+        >>> from jaxpatch import testing
+        >>> pair, prompts, anchor = testing.tiny_pair(), testing.tiny_inputs(), jp.Anchor(layer=1, direction=np.eye(16)[0])
+        >>> interactions(pair, prompts, anchor, jp.score(pair, prompts, anchor), top=3).values.shape
+        (3, 3)
+    """
+    asked = {"top": (top, 2), "seed": (seed, 0)}
+    started = _started("interactions", pair, inputs, anchor, found, memory, asked)
+    return pairwise.pairs(_game(pair, inputs, anchor, found, started, top, memory), seed=seed, progress=progress)
+
+
+def _started(
+    asker: str,
+    pair: Pair | TreePair,
+    inputs: Any,
+    anchor: Anchor | Read,
+    found: scores.Scores,
+    memory: int | None,
+    whole: Mapping[str, tuple[Any, int]],
+    faults: tuple[str, ...] = (),
+) -> Ranking:
+    """The ranking to go by. whole: name -> an option that is a whole number, and the least it may be; "top", where it is there, counts
+    components. faults: other ones, found already. Raises before any sweep."""
+    wrong = [*faults, *number_faults(whole, memory)]
+    partition = partition_of(pair)
+    for kind, values in found.values.items():
+        if kind not in partition:
+            wrong.append(f"found: its {kind!r} is no kind of this pair's; score with weights of these models.")
+        elif values.shape != partition[kind].shape:
+            wrong.append(f"found: {kind!r} has shape {values.shape}; this pair's has {partition[kind].shape}.")
+    if wrong:
+        raise ValueError(f"{asker}:\n" + "\n".join(wrong))
+    started = ranking(asker, pair, inputs, anchor, found, None if memory is None else int(memory))
+    there = len(started.order.places)
+    if few := [f"{name}={whole[name][0]:,}" for name in ("top", "pool") if name in whole and whole[name][0] > there]:
+        raise ValueError(
+            f"{asker}: wanted no more components than were scored and can reach the anchor, {there:,}; got {', '.join(few)}."
+        )
+    return started._replace(tool=hosts.compiled(started.tool))
+
+
+def _game(
+    pair: Pair | TreePair,
+    inputs: Any,
+    anchor: Anchor | Read,
+    found: scores.Scores,
+    started: Ranking,
+    count: int,
+    memory: int | None,
+) -> game.Game:
+    """The game of the first `count` of a ranking."""
+    tool, order, shapes = started
+    marginals = hosts.by_definition(tool)
+    if isinstance(pair, Pair) and isinstance(anchor, Anchor):
+        marginals = hosts.of_pair(pair, inputs, anchor, tool, budget=None if memory is None else int(memory))
+    return game.of_order(tool, controls.some(order, np.arange(count)), shapes, marginals, found.aggregate)

@@ -1,0 +1,97 @@
+"""The public calls about sets, on pairs whose structure was put there, and what they refuse."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxpatch as jp
+from jaxpatch import joint, testing
+
+PAIR, INPUTS = testing.tiny_pair(change=0.3), testing.tiny_inputs()
+ANCHOR = jp.Anchor(layer=1, direction=np.eye(16)[0])
+STATE = jp.Anchor(layer=1, direction=np.eye(8)[testing.STATE])
+SUM, EITHER = (2.0, 1.0, -1.0), (3000.0, 3000.0, 0.0)
+"""What neurons write: shares of a sum; or so much that the norm lets no more than one of them through."""
+
+
+@functools.cache
+def relayed(written):
+    """A pair in which the first neurons write, and its scores."""
+    pair = testing.relay_pair(written)
+    return pair, jp.score(pair, INPUTS, STATE, kinds=("neuron",))
+
+
+@functools.cache
+def scored():
+    """The tiny pair's, of kinds that overlap."""
+    return jp.score(PAIR, INPUTS, ANCHOR, kinds=("head", "neuron", "layer"), method="first_order")
+
+
+def trees():
+    """``x w0 w1 + x w2``: two weights that need each other, and one that does not."""
+    base, special = ({"w": jnp.asarray(w, jnp.float32)} for w in ([0.0, 0, 0], [1.0, 1, 0.5]))
+    pair = jp.TreePair(base, special, jp.partition(base, {"weight": {"w": 0}}))
+    return pair, jnp.array([1.0, 2.0, 3.0]), lambda params, x: x * (params["w"][0] * params["w"][1] + params["w"][2])
+
+
+CALLS = {"interactions": jp.interactions}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(top=1), "top: wanted a whole number, at least 2; got 1"),
+        (dict(top=2.5, seed=-1), r"top: wanted .*; got 2.5.\nseed: wanted a whole number, at least 0; got -1"),
+        (dict(memory="much"), "memory: wanted a number of bytes; got 'much'"),
+        (dict(pair=testing.tiny_pair(testing.tiny_config(neurons=5))), r"'neuron' has shape \(3, 24\); .* \(3, 5\)"),
+        (dict(anchor=jp.NextToken()), "wanted an Anchor, .*; got NextToken"),
+    ],
+)
+def test_bad_options_are_refused_before_any_work(monkeypatch, name, changes, message):
+    monkeypatch.setattr(joint.hosts, "of_pair", lambda *args, **kw: pytest.fail("work was done"))
+    asked = {"pair": PAIR, "inputs": INPUTS, "anchor": ANCHOR, "found": scored()} | changes
+    with pytest.raises(ValueError, match=f"(?s)^{name}.*{message}"):
+        CALLS[name](asked.pop("pair"), asked.pop("inputs"), asked.pop("anchor"), asked.pop("found"), **asked)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_more_components_than_there_are_are_refused(name):
+    pair, found = relayed(SUM)
+    with pytest.raises(ValueError, match=f"{name}: wanted no more components than .* the anchor, 6; got top=7"):
+        CALLS[name](pair, INPUTS, STATE, found, top=7)
+
+
+def test_of_overlapping_kinds_the_finer_take_part():
+    found = scored()
+    made = jp.interactions(PAIR, INPUTS, ANCHOR, found, top=4)
+    assert {each.kind for each in made.components} <= {"head", "neuron"}
+    best = found.to_frame().query("kind != 'layer'").nlargest(4, "score")
+    assert [each.name for each in made.components] == best["name"].tolist()
+    exact = jp.score(PAIR, INPUTS, ANCHOR, kinds=("head", "neuron")).values
+    np.testing.assert_allclose(made.alone, [exact[kind][place] for kind, place, _ in made.components], rtol=1e-5)
+
+
+def test_redundant_neurons_stand_for_each_other():
+    pair, found = relayed(EITHER)
+    made = jp.interactions(pair, INPUTS, STATE, found, top=2)
+    assert [each.name for each in made.components] == ["neuron 0.0", "neuron 0.1"]
+    assert (made.alone > 0.7).all() and made.values[0, 1] < -0.5 and made.is_clear[0, 1]
+    assert made.excess.value == pytest.approx(made.values[0, 1], abs=1e-5)
+
+
+def test_neurons_whose_shares_add_up_do_not_interact():
+    pair, found = relayed(SUM)
+    made = jp.interactions(pair, INPUTS, STATE, found, top=6)
+    np.testing.assert_allclose(made.values, 0, atol=0.01)
+    np.testing.assert_allclose(made.alone, [1, 0.5, 0, 0, 0, -0.5], atol=0.01)
+
+
+def test_interactions_of_a_pair_of_trees():
+    pair, inputs, read = trees()
+    found = jp.score(pair, inputs, read, kinds=("weight",))
+    made = jp.interactions(pair, inputs, read, found, top=3)
+    assert [each.place for each in made.components] == [(2,), (0,), (1,)]
+    np.testing.assert_allclose(made.values, np.array([[0, 0, 0], [0, 0, 2], [0, 2, 0]]) / 3, atol=1e-6)
