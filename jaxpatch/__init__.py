@@ -15,7 +15,7 @@ The floors, from the bottom; each imports only what stands before it:
     pipeline, joint, run, plan, cli    the conductors and the command line
 """
 
-from jaxpatch.joint import interactions
+from jaxpatch.joint import interactions, shapley
 from jaxpatch.measuring.anchors import AnchorInfo, fit_anchor
 from jaxpatch.measuring.continuations import Continuation, Divergence, continuation, divergence
 from jaxpatch.measuring.inputs import Inputs, encode
@@ -73,6 +73,7 @@ __all__ = [
     "save_orbax",
     "score",
     "score_each",
+    "shapley",
     "smallest_sets",
     "trace",
     "validate",

@@ -36,7 +36,7 @@ def trees():
     return pair, jnp.array([1.0, 2.0, 3.0]), lambda params, x: x * (params["w"][0] * params["w"][1] + params["w"][2])
 
 
-CALLS = {"interactions": jp.interactions}
+CALLS = {"interactions": jp.interactions, "shapley": jp.shapley}
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -95,3 +95,23 @@ def test_interactions_of_a_pair_of_trees():
     made = jp.interactions(pair, inputs, read, found, top=3)
     assert [each.place for each in made.components] == [(2,), (0,), (1,)]
     np.testing.assert_allclose(made.values, np.array([[0, 0, 0], [0, 0, 2], [0, 2, 0]]) / 3, atol=1e-6)
+
+
+def test_redundant_neurons_share_what_either_is_enough_for():
+    pair, found = relayed(EITHER)
+    made = jp.shapley(pair, INPUTS, STATE, found, top=2)
+    np.testing.assert_allclose(made.values, made.joint.value / 2, atol=1e-5)
+    assert (made.alone > 0.7).all() and (made.last < 0.3).all(), "one by one both count, and neither is needed"
+
+
+def test_shapley_values_of_a_pair_of_trees():
+    pair, inputs, read = trees()
+    made = jp.shapley(pair, inputs, read, jp.score(pair, inputs, read, kinds=("weight",)), top=3)
+    assert [each.place for each in made.components] == [(2,), (0,), (1,)]
+    np.testing.assert_allclose(made.values, [1 / 3] * 3, atol=1e-6)
+
+
+def test_too_few_rounds_are_refused():
+    pair, found = relayed(SUM)
+    with pytest.raises(ValueError, match="rounds: wanted a whole number, at least 2; got 1"):
+        jp.shapley(pair, INPUTS, STATE, found, top=3, rounds=1)
