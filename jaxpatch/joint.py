@@ -1,6 +1,6 @@
 """What components do together: the conductor of `sets`. Each call takes up where `score` left off, with its ranking. No arithmetic."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,15 @@ from jaxpatch.models.checkpoints import Pair
 from jaxpatch.pipeline import Ranking, number_faults, partition_of, ranking
 from jaxpatch.scoring import scores
 from jaxpatch.sets import game
+from jaxpatch.sets import greedy as grown
 from jaxpatch.sets import interactions as pairwise
 from jaxpatch.sets import shapley as fair
 from jaxpatch.validating import controls
+
+COUNTING = ("top", "size", "pool")
+"""Options that say how many components."""
+POOL = 5
+"""Components to choose from, for each that is to be chosen."""
 
 
 def interactions(
@@ -93,6 +99,47 @@ def shapley(
     return fair.values(played, rounds=rounds, seed=seed, progress=progress)
 
 
+def greedy(
+    pair: Pair | TreePair,
+    inputs: Any,
+    anchor: Anchor | Read,
+    found: scores.Scores,
+    *,
+    size: int = 20,
+    pool: int | None = None,
+    at_once: int = 1,
+    seed: int = 0,
+    memory: int | None = None,
+    progress: sweep.Progress = sweep.silent,
+) -> grown.Greedy:
+    """A set of components grown one by one, each time by the one that adds most to those already chosen.
+
+    Costs a sweep of the pool for each step.
+
+    Args:
+        size: how many to choose. pool: from so many of the best by `found`; five times as many where None, or all there are.
+        at_once: how many each step takes, for large sets.
+        seed: of the bootstrap over inputs. The rest as for `interactions`.
+
+    Returns: `Greedy`, with what is recovered after each step. Raises: as `interactions`.
+
+    Example:
+        >>> import jaxpatch as jp
+        >>> from jaxpatch import testing
+        >>> pair, prompts, anchor = testing.tiny_pair(), testing.tiny_inputs(), jp.Anchor(layer=1, direction=np.eye(16)[0])
+        >>> greedy(pair, prompts, anchor, jp.score(pair, prompts, anchor), size=2, pool=6).sizes.tolist()
+        [1, 2]
+    """
+    asked = {"size": (size, 1), "at_once": (at_once, 1), "seed": (seed, 0)}
+    asked |= {} if pool is None else {"pool": (pool, 1)}
+    is_small = pool is not None and not number_faults(asked) and pool < size
+    small = [f"pool: wanted no fewer than size={size}; got {pool}."] if is_small else []
+    started = _started("greedy", pair, inputs, anchor, found, memory, asked, small)
+    pool = min(POOL * size, len(started.order.places)) if pool is None else pool
+    played = _game(pair, inputs, anchor, found, started, pool, memory)
+    return grown.select(played, size, at_once=at_once, seed=seed, progress=progress)
+
+
 def _started(
     asker: str,
     pair: Pair | TreePair,
@@ -101,9 +148,9 @@ def _started(
     found: scores.Scores,
     memory: int | None,
     whole: Mapping[str, tuple[Any, int]],
-    faults: tuple[str, ...] = (),
+    faults: Sequence[str] = (),
 ) -> Ranking:
-    """The ranking to go by. whole: name -> an option that is a whole number, and the least it may be; "top", where it is there, counts
+    """The ranking to go by. whole: name -> an option that is a whole number, and the least it may be; those of `COUNTING` count
     components. faults: other ones, found already. Raises before any sweep."""
     wrong = [*faults, *number_faults(whole, memory)]
     partition = partition_of(pair)
@@ -116,7 +163,7 @@ def _started(
         raise ValueError(f"{asker}:\n" + "\n".join(wrong))
     started = ranking(asker, pair, inputs, anchor, found, None if memory is None else int(memory))
     there = len(started.order.places)
-    if few := [f"{name}={whole[name][0]:,}" for name in ("top", "pool") if name in whole and whole[name][0] > there]:
+    if few := [f"{name}={whole[name][0]:,}" for name in COUNTING if name in whole and whole[name][0] > there]:
         raise ValueError(
             f"{asker}: wanted no more components than were scored and can reach the anchor, {there:,}; got {', '.join(few)}."
         )

@@ -36,15 +36,20 @@ def trees():
     return pair, jnp.array([1.0, 2.0, 3.0]), lambda params, x: x * (params["w"][0] * params["w"][1] + params["w"][2])
 
 
-CALLS = {"interactions": jp.interactions, "shapley": jp.shapley}
+CALLS = {
+    "interactions": (jp.interactions, "top", 2),
+    "shapley": (jp.shapley, "top", 2),
+    "greedy": (jp.greedy, "size", 1),
+}
+"""Each, the option that says how many components, and the fewest."""
 
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(top=1), "top: wanted a whole number, at least 2; got 1"),
-        (dict(top=2.5, seed=-1), r"top: wanted .*; got 2.5.\nseed: wanted a whole number, at least 0; got -1"),
+        (dict(count=2.5, seed=-1), r"{count}: wanted .*; got 2.5.*seed: wanted a whole number, at least 0; got -1"),
+        (dict(count=0), "{count}: wanted a whole number, at least {fewest}; got 0"),
         (dict(memory="much"), "memory: wanted a number of bytes; got 'much'"),
         (dict(pair=testing.tiny_pair(testing.tiny_config(neurons=5))), r"'neuron' has shape \(3, 24\); .* \(3, 5\)"),
         (dict(anchor=jp.NextToken()), "wanted an Anchor, .*; got NextToken"),
@@ -52,16 +57,20 @@ CALLS = {"interactions": jp.interactions, "shapley": jp.shapley}
 )
 def test_bad_options_are_refused_before_any_work(monkeypatch, name, changes, message):
     monkeypatch.setattr(joint.hosts, "of_pair", lambda *args, **kw: pytest.fail("work was done"))
+    call, count, fewest = CALLS[name]
     asked = {"pair": PAIR, "inputs": INPUTS, "anchor": ANCHOR, "found": scored()} | changes
+    asked |= {count: asked.pop("count")} if "count" in asked else {}
+    message = message.replace("{count}", count).replace("{fewest}", str(fewest))
     with pytest.raises(ValueError, match=f"(?s)^{name}.*{message}"):
-        CALLS[name](asked.pop("pair"), asked.pop("inputs"), asked.pop("anchor"), asked.pop("found"), **asked)
+        call(**asked)
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_more_components_than_there_are_are_refused(name):
     pair, found = relayed(SUM)
-    with pytest.raises(ValueError, match=f"{name}: wanted no more components than .* the anchor, 6; got top=7"):
-        CALLS[name](pair, INPUTS, STATE, found, top=7)
+    call, count, _ = CALLS[name]
+    with pytest.raises(ValueError, match=f"{name}: wanted no more components than .* the anchor, 6; got {count}=7"):
+        call(pair, INPUTS, STATE, found, **{count: 7})
 
 
 def test_of_overlapping_kinds_the_finer_take_part():
@@ -115,3 +124,19 @@ def test_too_few_rounds_are_refused():
     pair, found = relayed(SUM)
     with pytest.raises(ValueError, match="rounds: wanted a whole number, at least 2; got 1"):
         jp.shapley(pair, INPUTS, STATE, found, top=3, rounds=1)
+
+
+def test_a_set_grown_one_by_one_leaves_out_what_stands_for_another():
+    pair, found = relayed((3000.0, 2900.0, 1.0))
+    made = jp.greedy(pair, INPUTS, STATE, found, size=1, pool=3)
+    assert [each.name for each in made.components] == ["neuron 0.0"] and made.pool == 3
+    assert jp.greedy(pair, INPUTS, STATE, found, size=2).pool == 6
+    with pytest.raises(ValueError, match="pool: wanted no fewer than size=3; got 2"):
+        jp.greedy(pair, INPUTS, STATE, found, size=3, pool=2)
+
+
+def test_greedy_choice_from_a_pair_of_trees():
+    pair, inputs, read = trees()
+    made = jp.greedy(pair, inputs, read, jp.score(pair, inputs, read, kinds=("weight",)), size=3)
+    assert [each.place for each in made.components] == [(2,), (0,), (1,)]
+    np.testing.assert_allclose(made.recovery, [1 / 3, 1 / 3, 1], atol=1e-6)
