@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxpatch.measuring import hosts, sweep
+from jaxpatch.measuring import hosts, read_outs, sweep, tree_pairs
+from jaxpatch.measuring.memory import cheap_prompts, default_budget, itemsize_of
 from jaxpatch.measuring.read_outs import Anchor
 from jaxpatch.measuring.tree_pairs import Read, TreePair
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.pipeline import Ranking, number_faults, partition_of, ranking
 from jaxpatch.scoring import scores
-from jaxpatch.sets import game
+from jaxpatch.sets import game, learned
 from jaxpatch.sets import greedy as grown
 from jaxpatch.sets import interactions as pairwise
 from jaxpatch.sets import shapley as fair
@@ -140,6 +141,69 @@ def greedy(
     return grown.select(played, size, at_once=at_once, seed=seed, progress=progress)
 
 
+def learned_gates(
+    pair: Pair | TreePair,
+    inputs: Any,
+    anchor: Anchor | Read,
+    found: scores.Scores,
+    *,
+    size: int = 20,
+    steps: int = 200,
+    rate: float = 0.1,
+    seed: int = 0,
+    memory: int | None = None,
+    progress: sweep.Progress = sweep.silent,
+) -> learned.Learned:
+    """A set of components found by gradient: relaxed gates on all of them that add up to `size`, cool to 0 and 1, and are truly put in.
+
+    Scores are not looked at: `found` says which components take part. Each step costs one forward and one backward pass of the
+    definition, whatever their number. It sees components that need each other, as no choice one by one does; with more gates than
+    inputs it may also learn these inputs by heart, so judge it on others (`compare_sets`, held_out).
+
+    Args:
+        size: how many to choose, fewer than there are.
+        steps, rate: of Adam; the temperature falls from the first step to the last.
+        seed: of the gates' noise, and of the bootstrap over inputs. The rest as for `interactions`.
+
+    Returns: `Learned`. Raises: as `interactions`.
+
+    References: after Louizos et al., arXiv 1712.01312; a fixed sum and cooling are ours (`sets.learned`).
+
+    Example:
+        >>> import jaxpatch as jp
+        >>> from jaxpatch import testing
+        >>> pair, prompts, anchor = testing.tiny_pair(), testing.tiny_inputs(), jp.Anchor(layer=1, direction=np.eye(16)[0])
+        >>> made = learned_gates(pair, prompts, anchor, jp.score(pair, prompts, anchor, kinds=("head",)), size=2, steps=20)
+        >>> len(made.components), round(float(made.gates["head"].sum()), 3)
+        (2, 2.0)
+    """
+    asked = {"size": (size, 1), "steps": (steps, 1), "seed": (seed, 0)}
+    wrong = (
+        [] if isinstance(rate, int | float) and 0 < rate < np.inf else [f"rate: wanted a number above 0; got {rate!r}."]
+    )
+    started = _started("learned_gates", pair, inputs, anchor, found, memory, asked, wrong)
+    tool, order, shapes = started
+    if size == len(order.places):
+        raise ValueError(
+            f"learned_gates: wanted fewer components than there are, or nothing is left to choose; got size={size}."
+        )
+    at_once = _backward_at_once(pair, inputs, anchor, started, memory)
+    fitted = learned.fit(
+        tool,
+        order,
+        shapes,
+        size,
+        at_once=at_once,
+        aggregate=found.aggregate,
+        steps=steps,
+        rate=rate,
+        seed=seed,
+        progress=progress,
+    )
+    played = _game(pair, inputs, anchor, found, started._replace(order=fitted.order), size, memory)
+    return learned.measured(fitted, played, tool, seed)
+
+
 def _started(
     asker: str,
     pair: Pair | TreePair,
@@ -185,3 +249,21 @@ def _game(
     if isinstance(pair, Pair) and isinstance(anchor, Anchor):
         marginals = hosts.of_pair(pair, inputs, anchor, tool, budget=None if memory is None else int(memory))
     return game.of_order(tool, controls.some(order, np.arange(count)), shapes, marginals, found.aggregate)
+
+
+def _backward_at_once(
+    pair: Pair | TreePair, inputs: Any, anchor: Anchor | Read, started: Ranking, memory: int | None
+) -> int:
+    """Inputs that a backward pass of the definition may take together."""
+    budget = None if memory is None else int(memory)
+    if not isinstance(pair, TreePair):
+        assert isinstance(anchor, Anchor)
+        budget = default_budget(pair.base) if budget is None else budget
+        tokens, itemsize = np.shape(inputs.tokens)[1], itemsize_of(pair.base)
+        return cheap_prompts(pair.config, tokens, itemsize, read_outs.depth(pair.config, [anchor]), budget)
+    gates = {name: np.zeros(shape) for name, shape in started.shapes.items()}
+
+    def args(size: int) -> tuple:
+        return learned.of_some(started.tool, gates, np.zeros(size, np.int32), np.zeros(size))
+
+    return tree_pairs.at_once_of(pair, learned.missing, args, len(started.tool.base), budget)
