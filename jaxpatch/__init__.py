@@ -15,7 +15,7 @@ The floors, from the bottom; each imports only what stands before it:
     pipeline, joint, run, plan, cli    the conductors and the command line
 """
 
-from jaxpatch.joint import greedy, interactions, learned_gates, shapley
+from jaxpatch.joint import compare_sets, greedy, interactions, learned_gates, shapley
 from jaxpatch.measuring.anchors import AnchorInfo, fit_anchor
 from jaxpatch.measuring.continuations import Continuation, Divergence, continuation, divergence
 from jaxpatch.measuring.inputs import Inputs, encode
@@ -54,6 +54,7 @@ __all__ = [
     "Rules",
     "Scores",
     "TreePair",
+    "compare_sets",
     "continuation",
     "contribution",
     "divergence",

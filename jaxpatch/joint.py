@@ -11,12 +11,12 @@ from jaxpatch.measuring.read_outs import Anchor
 from jaxpatch.measuring.tree_pairs import Read, TreePair
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.pipeline import Ranking, number_faults, partition_of, ranking
-from jaxpatch.scoring import scores
-from jaxpatch.sets import game, learned
+from jaxpatch.scoring import normalise, scores
+from jaxpatch.sets import comparison, game, learned
 from jaxpatch.sets import greedy as grown
 from jaxpatch.sets import interactions as pairwise
 from jaxpatch.sets import shapley as fair
-from jaxpatch.validating import controls
+from jaxpatch.validating import controls, curves
 
 COUNTING = ("top", "size", "pool")
 """Options that say how many components."""
@@ -202,6 +202,71 @@ def learned_gates(
     )
     played = _game(pair, inputs, anchor, found, started._replace(order=fitted.order), size, memory)
     return learned.measured(fitted, played, tool, seed)
+
+
+def compare_sets(
+    pair: Pair | TreePair,
+    inputs: Any,
+    anchor: Anchor | Read,
+    found: scores.Scores,
+    sets: Mapping[str, Sequence[tuple]],
+    *,
+    sizes: Sequence[int] | None = None,
+    held_out: Any = None,
+    seed: int = 0,
+    memory: int | None = None,
+    progress: sweep.Progress = sweep.silent,
+) -> tuple[comparison.Compared, ...]:
+    """How much does ranking one by one lose? Sets found in other ways against as many of the ranking's first.
+
+    Each set is truly put into base, by a run of the patched model, on the inputs it was found on and on others.
+
+    Args:
+        pair, inputs, anchor, found: as they were given to what found the sets; `found` is the ranking.
+        sets: name -> components, best first, as (kind, (layer, index)): `Greedy.components`, `Learned.components`, `Shapley.ranked`, or
+            a list of your own. "ranking" is there by itself. What was learned for one size is at smaller ones an order of gates.
+        sizes: how many of the first to compare; on a log grid up to the shortest set where None.
+        held_out: inputs on which no set was found. Choices of many components by few inputs are partly about these inputs.
+        seed: of the bootstrap over inputs. memory: as for `score`.
+
+    Returns: a `Compared` for each inputs, size and set, with the gain over the ranking; ``pandas.DataFrame`` makes a table of them.
+
+    Raises: ValueError for bad options, and for sets that are too short or hold a component twice; KeyError, IndexError for components
+        that there are none of.
+
+    Example:
+        >>> import jaxpatch as jp
+        >>> from jaxpatch import testing
+        >>> pair, prompts, anchor = testing.tiny_pair(), testing.tiny_inputs(), jp.Anchor(layer=1, direction=np.eye(16)[0])
+        >>> found = jp.score(pair, prompts, anchor, kinds=("head",))
+        >>> sets = {"greedy": greedy(pair, prompts, anchor, found, size=2).components}
+        >>> rows = compare_sets(pair, prompts, anchor, found, sets)
+        >>> [(row.name, row.size) for row in rows]
+        [('ranking', 1), ('greedy', 1), ('ranking', 2), ('greedy', 2)]
+    """
+    wrong = comparison.faults(sets, sizes)
+    shortest = min(map(len, sets.values()), default=0)
+    compared = list(sizes) if sizes is not None else curves.sizes(max(1, shortest)).tolist()
+    asked = {"seed": (seed, 0)} | ({} if wrong else {"size": (max(compared), 1)})
+    started = {False: _started("compare_sets", pair, inputs, anchor, found, memory, asked, wrong)}
+    if held_out is not None:
+        started[True] = _started("compare_sets", pair, held_out, anchor, found, memory, asked)
+    _, order, shapes = started[False]
+    first = game.named(controls.some(order, np.arange(max(compared))), shapes, partition_of(pair))
+    sets, rows = {comparison.RANKING: first, **sets}, []
+    for is_held_out, (tool, *_) in started.items():
+        effects = comparison.effects(tool, sets, compared, sweep.part(progress, int(is_held_out), len(started)))
+        rows += comparison.compare(
+            effects,
+            sets,
+            compared,
+            tool.gap,
+            normalise.kept_inputs(tool.gap, tool.base),
+            found.aggregate,
+            is_held_out=is_held_out,
+            seed=seed,
+        )
+    return tuple(rows)
 
 
 def _started(

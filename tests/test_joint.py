@@ -188,3 +188,61 @@ def test_learning_refuses_to_choose_all_and_rates_that_are_none():
         jp.learned_gates(pair, INPUTS, STATE, found, size=2, rate=0)
     with pytest.raises(MemoryError, match="a run of one prompt"):
         jp.learned_gates(pair, INPUTS, STATE, found, size=2, memory=1000)
+
+
+def test_how_much_ranking_one_by_one_loses():
+    """Where two weights need each other, the first two of the ranking are worth half of what the learned two are."""
+    pair, inputs, read = trees()
+    found = jp.score(pair, inputs, read, kinds=("weight",))
+    sets = {
+        "learned": jp.learned_gates(pair, inputs, read, found, size=2).components,
+        "Shapley": jp.shapley(pair, inputs, read, found, top=3).ranked,
+        "my own": [("weight", (0,)), ("weight", (2,))],
+    }
+    steps = []
+    rows = jp.compare_sets(
+        pair, inputs, read, found, sets, sizes=[2], held_out=2 * inputs, progress=lambda *done: steps.append(done)
+    )
+    by_name = {(row.name, row.is_held_out): row for row in rows}
+    assert len(rows) == 8 and steps[-1] == (8, 8)
+    for is_held_out in (False, True):
+        assert by_name["ranking", is_held_out].recovery == pytest.approx(1 / 3, abs=1e-5)
+        assert by_name["learned", is_held_out].gain == pytest.approx(1 / 3, abs=1e-5)
+        assert by_name["my own", is_held_out][3:] == pytest.approx(by_name["ranking", is_held_out][3:])
+    assert by_name["learned", False].shared == 1
+
+
+def test_comparison_of_a_pair_is_by_whole_runs():
+    pair, found = relayed(SUM)
+    sets = {"greedy": jp.greedy(pair, INPUTS, STATE, found, size=3).components}
+    rows = jp.compare_sets(pair, INPUTS, STATE, found, sets, held_out=testing.tiny_inputs(seed=5))
+    assert [(row.name, row.size, row.is_held_out) for row in rows[:3]] == [
+        ("ranking", 1, False),
+        ("greedy", 1, False),
+        ("ranking", 3, False),
+    ]
+    assert len(rows) == 8
+    np.testing.assert_allclose([row.recovery for row in rows], [1, 1, 1.5, 1.5] * 2, atol=0.01)
+    assert all(row.gain == 0 and row.shared == row.size for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("sets", "options", "message"),
+    [
+        ({}, {}, "sets: wanted at least one"),
+        ({"ranking": [("neuron", (0, 0))]}, {}, "sets: 'ranking' is there by itself"),
+        ({"mine": [("neuron", (0, 0))] * 2}, {}, r"sets: mine holds neuron \(0, 0\) more than once"),
+        ({"mine": [("neuron", (0, 0))]}, dict(sizes=[2]), "sets: wanted at least 2 components of each; mine has 1"),
+        (
+            {"mine": [("neuron", (0, 0))]},
+            dict(sizes=[0.5], seed=-1),
+            "(?s)sizes: wanted whole numbers.*; got 0.5.*seed:",
+        ),
+        ({"mine": [("neuron", (0, 7))]}, {}, r"no neuron \(0, 7\): this model has"),
+        ({"mine": [("nose", (0, 0))]}, {}, "unknown component 'nose'"),
+    ],
+)
+def test_sets_that_cannot_be_compared_are_refused(sets, options, message):
+    pair, found = relayed(SUM)
+    with pytest.raises((ValueError, IndexError, KeyError), match=message):
+        jp.compare_sets(pair, INPUTS, STATE, found, sets, **options)
