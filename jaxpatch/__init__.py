@@ -10,10 +10,12 @@ The floors, from the bottom; each imports only what stands before it:
     planning           what a run will cost, from two configs
     tracing            sources and relays, and who supplies whom
     validating         restoration and knockout against controls
+    sets               what components do together: interactions, Shapley values, sets chosen otherwise than one by one
     reporting          tables, figures, one HTML page, the manifest
-    pipeline, run, plan, cli    the conductor and the command line
+    pipeline, joint, validation, run, plan, cli    the conductors and the command line
 """
 
+from jaxpatch.joint import compare_sets, greedy, interactions, learned_gates, shapley
 from jaxpatch.measuring.anchor_file import load_anchor, save_anchor
 from jaxpatch.measuring.anchors import AnchorInfo, fit_anchor
 from jaxpatch.measuring.continuations import Continuation, Divergence, continuation, divergence
@@ -54,6 +56,7 @@ __all__ = [
     "Rules",
     "Scores",
     "TreePair",
+    "compare_sets",
     "continuation",
     "contribution",
     "divergence",
@@ -62,7 +65,10 @@ __all__ = [
     "fit_anchor",
     "gates",
     "generate",
+    "greedy",
     "halves",
+    "interactions",
+    "learned_gates",
     "load_anchor",
     "load_pair",
     "load_scores",
@@ -77,6 +83,7 @@ __all__ = [
     "save_scores",
     "score",
     "score_each",
+    "shapley",
     "smallest_sets",
     "trace",
     "validate",

@@ -47,7 +47,7 @@ def gates(pair: Pair | TreePair, chosen, value: float = 1.0) -> Gates:
         >>> gates(testing.tiny_pair(), {"head": [(2, 1)]})["head"].shape
         (3, 4)
     """
-    return components.gates(_partition(pair), chosen, value)
+    return components.gates(partition_of(pair), chosen, value)
 
 
 def score(
@@ -533,6 +533,37 @@ def validate(
     )
 
 
+class Ranking(NamedTuple):
+    """Components by falling score, and what measures them. order: those that can matter. shapes: of its kinds' gates."""
+
+    tool: instrument.Instrument
+    order: controls.Order
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+def ranking(
+    asker: str,
+    pair: Pair | TreePair,
+    inputs: Any,
+    anchor: Anchor | Read,
+    found: scores.Scores,
+    budget: int | None = None,
+) -> Ranking:
+    """The ranking of some scores, as another call (asker) goes by it. Of overlapping kinds only the finer take part."""
+    if isinstance(pair, TreePair) and callable(anchor):
+        tool = tree_pairs.instrument_of(pair, inputs, anchor, budget=budget)
+    elif isinstance(pair, Pair) and isinstance(anchor, Anchor):
+        tool = instrument.of_pair(pair, inputs, anchor, budget=budget)
+    else:
+        raise ValueError(
+            f"{asker}: wanted an Anchor, or of a TreePair a function (params, inputs) -> [B], along which recovery is read; got "
+            f"{type(anchor).__name__}."
+        )
+    kinds = components.disjoint(tool.partition, tuple(found.values))
+    order = controls.ranked({kind: found.values[kind] for kind in kinds}, tool.reach)
+    return Ranking(tool, order, {kind: tool.partition[kind].shape for kind in kinds})
+
+
 class _Judged(NamedTuple):
     """What sets of components are judged by: the order of those that can matter, and a way to patch some of them."""
 
@@ -545,20 +576,10 @@ class _Judged(NamedTuple):
 def _judged(
     asker: str, pair: Pair | TreePair, inputs: Any, anchor: Anchor | Read, found: scores.Scores
 ) -> _Judged | None:
-    """Of overlapping kinds only the finer; None where no scored component can reach the anchor."""
-    if isinstance(pair, TreePair) and callable(anchor):
-        tool, outcome_fn = tree_pairs.instrument_of(pair, inputs, anchor), tree_pairs.outcome_of(pair, inputs, anchor)
-    elif isinstance(pair, Pair) and isinstance(anchor, Anchor):
-        tool, outcome_fn = instrument.of_pair(pair, inputs, anchor), outcomes.of_pair(pair, inputs, anchor)
-    else:
-        raise ValueError(
-            f"{asker}: wanted an Anchor, or of a TreePair a function (params, inputs) -> [B], along which curves are drawn; got "
-            f"{type(anchor).__name__}."
-        )
-    kinds = components.disjoint(tool.partition, tuple(found.values))
-    order = controls.ranked({kind: found.values[kind] for kind in kinds}, tool.reach)
-    shapes = {kind: tool.partition[kind].shape for kind in kinds}
-    return _Judged(tool, outcome_fn, order, shapes) if len(order.places) else None
+    """None where no scored component can reach the anchor."""
+    tool, order, shapes = ranking(asker, pair, inputs, anchor, found)
+    outcome_of: Any = tree_pairs.outcome_of if isinstance(pair, TreePair) else outcomes.of_pair
+    return _Judged(tool, outcome_of(pair, inputs, anchor), order, shapes) if len(order.places) else None
 
 
 def smallest_sets(
@@ -707,7 +728,8 @@ def _ceilings(tool: instrument.Instrument, kinds: tuple[str, ...]) -> dict[str, 
     return patched | {"everything": tool.special}
 
 
-def _partition(pair: Pair | TreePair) -> components.Partition:
+def partition_of(pair: Pair | TreePair) -> components.Partition:
+    """Who owns what of either sort of pair."""
     return pair.partition if isinstance(pair, TreePair) else components.of_decoder(pair.base)
 
 
@@ -739,12 +761,8 @@ def _refuse_bad_options(
     ):
         if value not in known:
             faults.append(f"unknown {name} {value!r}; {paths.did_you_mean(value, known)}")
-    if memory is not None and not (_is_number(memory) and 1 <= memory < np.inf):
-        faults.append(f"memory: wanted a number of bytes; got {memory!r}.")
-    for name, fewest in (("top", 1), ("sample", 1), ("steps", 1), ("seed", 0)):
-        value = getattr(options, name)
-        if not _is_number(value) or value != int(value) or value < fewest:
-            faults.append(f"{name}: wanted a whole number, at least {fewest}; got {value!r}.")
+    fewest = {"top": 1, "sample": 1, "steps": 1, "seed": 0}
+    faults += number_faults({name: (getattr(options, name), least) for name, least in fewest.items()}, memory)
     if not _is_number(options.alpha) or not 0 < options.alpha < 1:
         faults.append(f"alpha: wanted a number between 0 and 1; got {options.alpha!r}.")
     if not isinstance(journal, sweep.Journal):
@@ -832,16 +850,31 @@ def _tree_faults(
 def _kind_faults(pair: Pair | TreePair, kinds: Sequence[str], method: str) -> tuple[list[str], list[str]]:
     """What is wrong with the kinds, and a sentence on those that this model lacks."""
     if not isinstance(kinds, tuple) or not kinds or not all(isinstance(kind, str) for kind in kinds):
-        return [f"kinds: wanted a tuple of names such as {tuple(_partition(pair))[:2]}; got {kinds!r}."], []
+        return [f"kinds: wanted a tuple of names such as {tuple(partition_of(pair))[:2]}; got {kinds!r}."], []
     faults = [f"kinds: {kind} named more than once." for kind in components.repeated(kinds)]
     try:
         if method in ACTIVATION_METHODS and isinstance(pair, Pair):
             exchanges.refuse_unknown(exchanges.of_decoder(pair.base), kinds)
         else:
-            components.refuse_unknown(_partition(pair), kinds)
+            components.refuse_unknown(partition_of(pair), kinds)
     except KeyError as error:
         return faults, [error.args[0]]
     return faults, []
+
+
+def number_faults(whole: Mapping[str, tuple[Any, int]], memory: float | None = None) -> list[str]:
+    """What is wrong with memory= and with options that are whole numbers. whole: name -> value, and the least that it may be.
+
+    >>> number_faults({"top": (0, 1), "seed": (3, 0)})
+    ['top: wanted a whole number, at least 1; got 0.']
+    """
+    faults = []
+    if memory is not None and not (_is_number(memory) and 1 <= memory < np.inf):
+        faults.append(f"memory: wanted a number of bytes; got {memory!r}.")
+    for name, (value, fewest) in whole.items():
+        if not _is_number(value) or value != int(value) or value < fewest:
+            faults.append(f"{name}: wanted a whole number, at least {fewest}; got {value!r}.")
+    return faults
 
 
 def _is_number(value: object) -> bool:

@@ -23,6 +23,9 @@ from jaxpatch.shapes import Gates, Params
 
 MODES = ("restoration", "knockout")
 
+Marginals = Callable[[Gates, Mapping[str, np.ndarray], sweep.Progress], Mapping[str, np.ndarray]]
+"""(gates of a set, 0 or 1; kind -> indices [n, dims]; progress) -> kind -> ``F(set with c) - F(set without c)`` of each, [n, X]."""
+
 
 class Instrument(NamedTuple):
     """What can be read off a pair. X are the readings: every prompt under every read-out, read-outs first.

@@ -60,6 +60,15 @@ def silent(done: int, total: int) -> None:
     del done, total
 
 
+def part(progress: Progress, number: int, parts: int) -> Progress:
+    """The progress of one of several equal parts.
+
+    >>> part(lambda done, total: print(done, "of", total), 1, 3)(2, 4)
+    6 of 12
+    """
+    return lambda done, total: progress(number * total + done, parts * total)
+
+
 class Swept(NamedTuple):
     """How far one sweep is. effects: [n, R, B], in the order in which it goes; the first `done` are there. size: of its pieces."""
 

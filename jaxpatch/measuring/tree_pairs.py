@@ -219,6 +219,15 @@ def outcome_of(pair: TreePair, inputs: Any, wanted: Read) -> Callable[[Gates, st
     return outcome_fn
 
 
+def at_once_of(pair: TreePair, program: Any, args: Callable[[int], tuple], total: int, budget: int | None) -> int:
+    """How many of all inputs a compiled program may take together. args: how many -> its arguments for so many.
+
+    Raises: MemoryError where one input does not fit in the budget; half of what is free where None.
+    """
+    budget = memory.default_budget(jax.tree.map(jnp.asarray, pair.base)) if budget is None else budget
+    return _fitting(lambda size: _bytes(program, *args(size)), total, budget, "a backward pass")[0]
+
+
 def _zeros(partition: components.Partition) -> dict[str, jax.Array]:
     return {name: jnp.zeros(kind.shape) for name, kind in partition.items()}
 

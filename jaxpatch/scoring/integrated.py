@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpatch.measuring import sweep
 from jaxpatch.measuring.instrument import Instrument
-from jaxpatch.measuring.sweep import Progress
 from jaxpatch.scoring.method import Answer, Options
 
 
@@ -21,11 +21,6 @@ def effects(instrument: Instrument, kinds: tuple[str, ...], options: Options) ->
     for step in range(options.steps):
         time = (step + 0.5) / options.steps
         at = {kind: jnp.zeros(instrument.partition[kind].shape) + time for kind in kinds}
-        slopes = instrument.slopes(at, _part(progress, step, options.steps))
+        slopes = instrument.slopes(at, sweep.part(progress, step, options.steps))
         total = {kind: total[kind] + slopes[kind] for kind in kinds}
     return {kind: Answer((total[kind] / options.steps).astype(instrument.base.dtype)) for kind in kinds}
-
-
-def _part(progress: Progress, number: int, parts: int) -> Progress:
-    """The progress of one of several equal parts."""
-    return lambda done, total: progress(number * total + done, parts * total)

@@ -64,6 +64,15 @@ def shuffled_in_layers(order: Order, shapes: Mapping[str, tuple[int, ...]], seed
     return order._replace(places=places)
 
 
+def some(order: Order, which: np.ndarray) -> Order:
+    """Some of an order's components. which: bool [n], or their numbers in the sequence that is wanted.
+
+    >>> some(ranked({"a": np.array([1.0, 3.0, 2.0])}, {"a": np.ones(3, bool)}), np.array([2, 0])).places.tolist()
+    [0, 1]
+    """
+    return order._replace(kinds=order.kinds[which], places=order.places[which])
+
+
 def counts(order: Order, count: int) -> dict[str, int]:
     """How many of each kind are among the first `count`, kinds without any left out.
 
