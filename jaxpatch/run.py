@@ -445,7 +445,7 @@ def _refuse_for_pair(options: Run, pair: checkpoints.Pair) -> None:
 def _prompt_sets(options: Run) -> prompt_sets.PromptSets:
     counts = {
         "anchor": options.num_anchor,
-        "layer": 8,
+        "layer": prompt_sets.NUM_LAYER,
         "scoring": options.num_scoring,
         "behaviour": options.num_behaviour,
     }

@@ -216,8 +216,9 @@ def _prompt_sets(options: Validate, asked: dict[str, Any]) -> prompt_sets.Prompt
     wanted = {"scoring": options.num_scoring, "behaviour": options.num_behaviour}
     used = {name: asked[f"num_{name}"] if options.fresh else 0 for name in wanted}
     if asked["task"] in tasks.TASKS:
-        counts = {name: used[name] + number for name, number in wanted.items()}
-        counts |= {"anchor": max(4, options.num_behaviour), "layer": 1}
+        counts = {name: asked[f"num_{name}"] for name in ("anchor", *wanted)} | {"layer": prompt_sets.NUM_LAYER}
+        if options.fresh:
+            counts |= {name: used[name] + number for name, number in wanted.items()}
         sets = prompt_sets.of_task(asked["task"], counts, seed=asked["seed"])
     else:
         sets = prompt_sets.of_file(asked["task"])

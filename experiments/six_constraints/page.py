@@ -1,4 +1,4 @@
-"""docs/results/six_constraints.md and its figure, out of the files that `run.py` left: every number of the page comes from one of them."""
+"""docs/results/six_constraints.md and its figure, out of the files that `run.py` left: every number of it comes from one of them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,6 +21,7 @@ FIRST = {"head": 10, "neuron": 100}
 LOOKED = (0.2, 0.8)
 """Recovery between which a ranking is compared with its controls."""
 NUM_NAMED = 3
+NUM_PAIRS = 5
 
 
 class Result(NamedTuple):
@@ -141,10 +142,12 @@ def _made(found: Sequence[Result | Refused], scored: Sequence[Result]) -> str:
         )
         asked = first["options"]
         lines.append(
-            f"Base: SmolLM2-135M-Instruct (Q4_1, dequantised). Special: the adapter of `experiments/six_constraints`. {asked['num_scoring']} "
+            "Base: SmolLM2-135M-Instruct (Q4_1, dequantised). Special: the adapter of `experiments/six_constraints`. "
+            f"{asked['num_scoring']} "
             f"scoring prompts, {asked['num_behaviour']} answered ones, screened for the top {asked['top']} of each kind, seed "
             f"{asked['seed']}, {first['dtype']}; {first['machine']['processors']} {first['machine']['backend'].upper()} cores, Python "
-            f"{versions['python']}, jax {versions['jax']}, commit {listed(sorted(source))}. Intervals are 95 % bootstrap intervals over "
+            f"{versions['python']}, jax {versions['jax']}, commit {listed(sorted(source))}. Intervals are 95 % bootstrap intervals "
+            "over "
             "prompts."
         )
     rows = []
@@ -315,8 +318,8 @@ def _findings(scored: Sequence[Result]) -> str:
     rows = [[finding, *cells] for finding, cells in made.items()]
     return (
         table(["finding", *(each.task for each in scored)], rows)
-        + "\n\nA finding holds where the number is as said; of shares with an interval, where the whole interval is; of the overlap, where "
-        "chance would give as much in less than 5 % of draws."
+        + "\n\nA finding holds where the number is as said; of shares with an interval, where the whole interval is; of the overlap, "
+        "where chance would give as much in less than 5 % of draws."
     )
 
 
@@ -384,7 +387,7 @@ def _restoration(scored: Sequence[Result]) -> str:
             top = curves[curves["order"] == "top"].set_index("k")
             for k, own in top[top["recovery"].between(*LOOKED)].iterrows():
                 others = curves[(curves["order"] != "top") & (curves["k"] == k)].set_index("order")
-                cells = [f"{percent(others.loc[name, 'recovery'])}" for name in others.index]
+                cells = [exactly(others.loc[name, "recovery"]) for name in others.index]
                 better = (
                     own["recovery"] > others["recovery"]
                     if mode == "restoration"
@@ -397,7 +400,7 @@ def _restoration(scored: Sequence[Result]) -> str:
                         each.task,
                         mode,
                         f"{k:,}",
-                        f"{percent(own['recovery'])} ({interval(own['low'], own['high'])})",
+                        f"{exactly(own['recovery'])} ({interval(own['low'], own['high'])})",
                         *cells,
                         verdict if not beaten else f"not: {', '.join(beaten)}",
                     ]
@@ -409,12 +412,17 @@ def _restoration(scored: Sequence[Result]) -> str:
             size = row["size"]
             kinds = [f"{int(row[k])} {plural(k)}" for k in each.weights.values if k in row and pd.notna(row[k])]
             smallest.append(
-                [each.task, percent(row["share"]), "none" if pd.isna(size) else f"{int(size):,}: {' and '.join(kinds)}"]
-                + ["-" if pd.isna(size) else f"{percent(row['value'])} ({interval(row['low'], row['high'])})"]
+                [
+                    each.task,
+                    percent(row["share"]),
+                    "none" if pd.isna(size) else f"{int(size):,}: {' and '.join(kinds)}",
+                    "-" if pd.isna(size) else f"{percent(row['value'])} ({_ends(row)})",
+                ]
             )
     return "\n\n".join(
         [
-            f"Wherever the ranking's curve lies between {percent(LOOKED[0])} and {percent(LOOKED[1])}: the share of the state that the first "
+            f"Wherever the ranking's curve lies between {percent(LOOKED[0])} and {percent(LOOKED[1])}: the share of the state that "
+            "the first "
             "k recover in base (restoration), or that is left in special without them (knockout).",
             table(["task", "mode", "k", "ranking", *names, "ranking is"], rows),
             "The smallest beginnings of the ranking that recover so much:",
@@ -447,7 +455,8 @@ def _behaviour(scored: Sequence[Result]) -> str:
     head = ["task", "model", "state", "answers that follow", "loosely", "KL from special along its answers"]
     head += ["KL from base where not asked", "perplexity of base's answers there"]
     return (
-        "By IFEval's strict and loose rules; KL in nats a token, along special's answers to the same prompts, and along base's answers to "
+        "By IFEval's strict and loose rules; KL in nats a token, along special's answers to the same prompts, and along base's "
+        "answers to "
         "prompts without the instruction (side effects).\n\n" + table(head, rows)
     )
 
@@ -479,7 +488,8 @@ def _supply(scored: Sequence[Result]) -> str:
         for row in each.flow["overlap"]
     ]
     lines = [
-        "Relays of the state that carry enough of it to be followed, and who supplies what they contribute. Suppliers of relays are found "
+        "Relays of the state that carry enough of it to be followed, and who supplies what they contribute. Suppliers of relays are "
+        "found "
         "by the cheap scores.",
         table(
             [
@@ -527,23 +537,18 @@ def _switches(scored: Sequence[Result]) -> str:
     rows = []
     for each in scored:
         for row in (each.switches or {"switches": []})["switches"]:
-            rows.append(
-                [each.task, row["switch"], f"{row['kept']} of {row['inputs']}"]
-                + [
-                    cell
-                    for kind in FIRST
-                    for cell in (
-                        _correlated(row[f"{kind} spearman"]),
-                        f"{row[f'{kind} shared']} of {row[f'{kind} of']}",
-                    )
-                ]
-                + [f"{row['strongest']} {percent(row['score'])}"]
-            )
+            if "kept" not in row:
+                rows.append([each.task, row["switch"], "special is no further along", *["-"] * (2 * len(FIRST) + 1)])
+                continue
+            cells = [each.task, row["switch"], f"{row['kept']} of {row['inputs']}"]
+            for kind in FIRST:
+                cells += [_correlated(row[f"{kind} spearman"]), f"{row[f'{kind} shared']} of {row[f'{kind} of']}"]
+            rows.append([*cells, f"{row['strongest']} {percent(row['score'])}"])
     head = ["task", "switch", "prompts that count"]
     head += [f"{plural(kind)}: {what}" for kind in FIRST for what in ("Spearman", "of the first shared")]
     return (
-        "The ranking of each beside that of the defaults (projection on the instruction's direction at the chosen block, mean of ratios, "
-        f"gap floor {normalise.SMALLEST_GAP:g} of the median), all by `local_linear`.\n\n"
+        "The ranking of each beside that of the defaults (projection on the instruction's direction at the chosen block, mean of "
+        f"ratios, gap floor {normalise.SMALLEST_GAP:g} of the median), all by `local_linear`.\n\n"
         + table([*head, "strongest"], rows)
     )
 
@@ -553,8 +558,77 @@ def _correlated(value: float | None) -> str:
 
 
 def _together(scored: Sequence[Result]) -> str:
-    del scored
-    return ""
+    parts = []
+    for each in scored:
+        if each.together is None:
+            continue
+        said, worth = each.together["interactions"], each.together["shapley"]
+        clear = [row for row in said["pairs"] if row["is_clear"]]
+        strongest = [
+            [row["one"], row["other"], exactly(row["interaction"]), _ends(row)] for row in said["pairs"][:NUM_PAIRS]
+        ]
+        parts.append(
+            f"{each.task}: of the ranking's first {len(said['names'])}, {len(clear)} of {len(said['pairs'])} pairs interact with an "
+            "interval "
+            f"clear of 0, {sum(row['interaction'] < 0 for row in clear)} of them below it (they stand for each other). All together "
+            "recover "
+            f"{exactly(said['joint']['value'])}, which is {exactly(said['excess']['value'])} ({_ends(said['excess'])}) more than the "
+            "sum of "
+            f"what each recovers alone. The strongest:\n\n"
+            + table(["one", "other", "interaction", "interval"], strongest)
+        )
+        rows = [
+            [row["name"], exactly(row["alone"]), exactly(row["shapley"]), _ends(row), exactly(row["last"])]
+            for row in worth["values"]
+        ]
+        parts.append(
+            f"Shapley values of the first {len(rows)} ({worth['rounds']} rounds of sampled sets, interval over these); they add up to "
+            f"{exactly(worth['total']['value'])}, and all together recover {exactly(worth['joint']['value'])}:\n\n"
+            + table(["component", "alone (E_w)", "Shapley value", "interval", "beside all the others"], rows)
+        )
+        rows = [
+            [
+                "other prompts" if row["is_held_out"] else "the scored prompts",
+                row["size"],
+                row["name"],
+                f"{exactly(row['recovery'])} ({_ends(row)})",
+                "-"
+                if row["name"] == "ranking"
+                else f"{exactly(row['gain'])} ({interval(row['gain_low'], row['gain_high'])})",
+                exactly(row["miss"]),
+                row["shared"],
+            ]
+            for row in each.together["compared"]
+        ]
+        asked = each.together["settings"]
+        head = [
+            "read on",
+            "k",
+            "set",
+            "recovers",
+            "more than the ranking",
+            "root mean square of what is missing or too much",
+            "shared",
+        ]
+        parts.append(
+            f"Sets of k components, found on the scored prompts: greedily ({asked['at_once']} a step, out of the ranking's first "
+            f"{asked['pool']}), and by learned gates over all components ({asked['steps']} steps):\n\n"
+            + table(head, rows)
+        )
+    return "\n\n".join(parts)
+
+
+def exactly(share: float) -> str:
+    """A share in per cent with one decimal: where small differences count.
+
+    >>> exactly(0.2249)
+    '22.5 %'
+    """
+    return f"{100 * share:.1f} %"
+
+
+def _ends(row: Mapping[str, float]) -> str:
+    return interval(row["low"], row["high"])
 
 
 @drawing.styled

@@ -2,15 +2,16 @@
 
     python experiments/six_constraints/run.py --out results/six_constraints --docs docs/results
 
-For each task `jaxpatch trace` with the settings below, into a folder of its own; a task whose anchor fails its checks is reported, and not
-scored (`--force` scores it all the same, and marks what comes of it). Then every choice of the method is turned by itself, for two of the
-tasks (`switches.py`), and for one it is asked what ranking one by one loses (`together.py`). At the end `page.py` writes six_constraints.md
-and its figure out of these files alone. What is there already, by the same options, is not done again: a run that was stopped goes on.
-What to expect, and how long it takes: docs/results/six_constraints.md.
+For each task `jaxpatch trace` with the settings below, into a folder of its own; a task whose anchor fails its checks is reported, and
+not scored (`--force` scores it all the same, and marks what comes of it). Then every choice of the method is turned by itself, for two
+of the tasks (`switches.py`), and for one it is asked what ranking one by one loses (`together.py`). At the end `page.py` writes
+six_constraints.md and its figure out of these files alone. What is there already, by the same options, is not done again: a run that
+was stopped goes on. What to expect, and how long it takes: docs/results/six_constraints.md.
 """
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,8 @@ from jaxpatch import atomic, fetch, run
 from jaxpatch.measuring import anchors, tasks
 from jaxpatch.reporting import manifest
 
-ADAPTER = Path(__file__).parent / "adapter"
+ADAPTER = os.path.relpath(Path(__file__).parent / "adapter")
+"""As it would be typed: it is in every manifest."""
 SWITCHED = ("english_capital", "quotation")
 """Tasks of which every switch is turned."""
 TOGETHER = ("english_capital",)

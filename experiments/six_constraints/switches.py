@@ -27,7 +27,12 @@ FLOORS = (0.0, 0.25)
 
 def found(pair: jp.Pair, asked: run.Trace) -> dict[str, Any]:
     """Of one task: `forming`, and `turned` as `switches`."""
-    counts = {"anchor": asked.num_anchor, "layer": 1, "scoring": 2 * asked.num_scoring, "behaviour": 1}
+    counts = {
+        "anchor": asked.num_anchor,
+        "layer": prompt_sets.NUM_LAYER,
+        "scoring": 2 * asked.num_scoring,
+        "behaviour": 1,
+    }
     sets = prompt_sets.of_task(asked.task, counts, seed=asked.seed)
     anchor = jp.load_anchor(asked.out / "anchor.safetensors")
     return {
@@ -44,7 +49,8 @@ def forming(pair: jp.Pair, prompts: jp.Inputs, anchor: jp.Anchor) -> list[float]
 
 
 def turned(pair: jp.Pair, sets: prompt_sets.PromptSets, anchor: jp.Anchor, asked: run.Trace) -> list[dict[str, Any]]:
-    """One row a switch: how its ranking compares with that of the defaults (`alike`).
+    """One row a switch: how its ranking compares with that of the defaults (`alike`); its name alone where special stands no further
+    along it than base.
 
     Args: sets: with twice as many scoring prompts as count. anchor: by the defaults; its layer is kept.
     """
@@ -63,9 +69,11 @@ def turned(pair: jp.Pair, sets: prompt_sets.PromptSets, anchor: jp.Anchor, asked
     for layer in (anchor.layer - BESIDE, anchor.layer + BESIDE):
         if 0 <= layer < pair.config.layers:
             read[f"layer: after block {layer}"] = fitted(layer=layer)
-    scored = jp.score_each(pair, jp.encode(pair, own), list(read.values()), kinds=KINDS, method="local_linear")
-    made = dict(zip(read, scored, strict=True))
-    default = made["the defaults"]
+    prompts = jp.encode(pair, own)
+    heard = {name: each for name, each in read.items() if has_gap(pair, prompts, each)}
+    scored = jp.score_each(pair, prompts, list(heard.values()), kinds=KINDS, method="local_linear")
+    made: dict[str, jp.Scores | None] = {**dict.fromkeys(read), **dict(zip(heard, scored, strict=True))}
+    default = scored[0]
     made["ratio of means"] = revalued(default, "ratio_of_means", default.is_kept)
     for floor in FLOORS:
         is_kept = default.gap > floor * np.median(default.gap[default.gap > 0])
@@ -74,8 +82,20 @@ def turned(pair: jp.Pair, sets: prompt_sets.PromptSets, anchor: jp.Anchor, asked
         ("other requests", others),
         ("other words for the instruction", reworded(asked.task, asked.num_scoring, asked.seed)),
     ):
-        made[name] = jp.score(pair, jp.encode(pair, texts), anchor, kinds=KINDS, method="local_linear")
-    return [{"switch": name, **alike(default, each)} for name, each in made.items()]
+        prompts = jp.encode(pair, texts)
+        made[name] = None
+        if has_gap(pair, prompts, anchor):
+            made[name] = jp.score(pair, prompts, anchor, kinds=KINDS, method="local_linear")
+    return [{"switch": name, **({} if each is None else alike(default, each))} for name, each in made.items()]
+
+
+def has_gap(pair: jp.Pair, prompts: jp.Inputs, anchor: jp.Anchor) -> bool:
+    """Whether special stands further along an anchor than base, on any of the prompts."""
+    tool = instrument.of_pair(pair, prompts, anchor)
+    try:
+        return bool(normalise.kept_inputs(tool.gap, tool.base).any())
+    except normalise.NoGapError:
+        return False
 
 
 def reworded(task: str, count: int, seed: int) -> tuple[str, ...]:

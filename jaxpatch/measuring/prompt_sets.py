@@ -8,6 +8,8 @@ from typing import NamedTuple
 from jaxpatch.measuring import prompts, tasks
 
 SPLITS = ("anchor", "layer", "scoring", "behaviour")
+NUM_LAYER = 8
+"""Prompts of a run on which base is steered to choose the layer. Which wording a prompt gets depends on how many come before it."""
 
 
 class PromptSets(NamedTuple):

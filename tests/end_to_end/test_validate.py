@@ -1,5 +1,6 @@
 """`jaxpatch validate`: an earlier run's ranking on other prompts, and every way in which there is nothing to validate."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -7,7 +8,7 @@ import sys
 import pandas as pd
 import pytest
 
-from jaxpatch import cli, results
+from jaxpatch import cli, results, run, validation
 from jaxpatch.scoring import archive
 
 WORDS = "oak fig yew elm ash bay may box gum fir".split()
@@ -132,3 +133,14 @@ def test_manifests_of_other_versions_are_refused(earlier, tmp_path, monkeypatch,
     (old / "manifest.json").write_text("not json", encoding="utf-8")
     assert command(monkeypatch, "validate", str(old), "--out", str(tmp_path / "out")) == 1
     assert "is no manifest of a run" in " ".join(capsys.readouterr().err.split())
+
+
+def test_prompts_of_a_task_are_the_earlier_runs_own_or_come_after_them(tmp_path):
+    asked = {"task": "no_comma", "num_anchor": 6, "num_scoring": 4, "num_behaviour": 2, "seed": 3}
+    own = run._prompt_sets(run.Run(base="b", special="s", out=tmp_path, **asked))
+    options = validation.Validate(results=tmp_path, out=tmp_path, num_scoring=3, num_behaviour=2, fresh=False)
+    again = validation._prompt_sets(options, asked)
+    assert again.scoring == own.scoring[:3] and again.behaviour == own.behaviour[:2]
+    fresh = validation._prompt_sets(dataclasses.replace(options, fresh=True), asked)
+    assert len(fresh.scoring) == 3 and len(fresh.behaviour) == len(fresh.verdicts) == len(fresh.loosely) == 2
+    assert not set(fresh.scoring) & set(own.scoring) and not set(fresh.behaviour) & set(own.behaviour)

@@ -1,0 +1,86 @@
+"""The experiment of six constraints, on tiny models: every file, a page whose numbers are the files', and going on."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from jaxpatch import testing
+
+ROOT = Path(__file__).parents[2]
+SHORT = [
+    "--num-anchor",
+    "4",
+    "--num-scoring",
+    "3",
+    "--num-behaviour",
+    "1",
+    "--num-random",
+    "1",
+    "--max-new",
+    "2",
+    "--top",
+    "5",
+]
+TASKS = ("english_capital", "no_comma")
+
+
+def experiment(folder: Path, *more: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "experiments/six_constraints/run.py"), "--out", str(folder / "results")]
+    command += ["--base", str(folder / "base"), "--special", str(folder / "special"), "--docs", str(folder / "docs")]
+    command += [*SHORT, "--tasks", *TASKS, *more]
+    paths = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False, env=paths, cwd=folder)
+
+
+@pytest.mark.slow
+def test_the_whole_chain_ends_in_a_page_that_says_what_the_files_say(tmp_path):
+    testing.tiny_checkpoints(tmp_path, seed=6)
+    done = experiment(tmp_path, "--force")
+    assert done.returncode == 0, done.stderr[-3000:]
+    results, docs = tmp_path / "results", tmp_path / "docs"
+    assert {path.name for path in results.iterdir()} == {
+        *TASKS,
+        *(f"english_capital.{n}.json" for n in ("switches", "together")),
+    }
+    page = (docs / "six_constraints.md").read_text(encoding="utf-8")
+    assert (docs / "six_constraints.svg").read_text(encoding="utf-8").startswith("<?xml")
+    manifest = json.loads((results / "english_capital" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["command"] in page and manifest["forced"] and page.count("**failed**") == len(TASKS)
+    for part in ("What the paper finds", "Sources and relays", "Restoration", "Inner recovery", "Who supplies whom"):
+        assert f"\n## {part}" in page
+    for row in pd.read_csv(results / "no_comma" / "behaviour.csv").to_dict("records"):
+        assert re.search(
+            rf"\| no_comma \| {re.escape(row['model'])} \| .* \| {row['strict']} of 1 \| {row['loose']} of 1 \|", page
+        )
+    switches = json.loads((results / "english_capital.switches.json").read_text(encoding="utf-8"))
+    assert switches["switches"][0]["head spearman"] == pytest.approx(1) and len(switches["forming"]) == 3
+    centred = next(row for row in switches["switches"] if row["switch"] == "read-out: centred")
+    assert centred["head spearman"] == pytest.approx(1), "a centre moves nothing"
+    together = json.loads((results / "english_capital.together.json").read_text(encoding="utf-8"))
+    assert {row["name"] for row in together["compared"]} == {"ranking", "greedy", "learned gates"}
+    assert {row["is_held_out"] for row in together["compared"]} == {False, True}
+
+    again = experiment(tmp_path, "--force")
+    assert again.returncode == 0 and again.stdout.count("is there already") == len(TASKS)
+    assert (docs / "six_constraints.md").read_text(encoding="utf-8") == page
+    other = experiment(tmp_path, "--force", "--seed", "1", "--tasks", "no_comma")
+    assert other.returncode == 0 and "is there already" not in other.stdout, "other options are another run"
+
+
+@pytest.mark.slow
+def test_tasks_whose_anchor_fails_are_reported_and_not_scored(tmp_path):
+    testing.tiny_checkpoints(tmp_path, seed=6)
+    done = experiment(tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    page = (tmp_path / "docs" / "six_constraints.md").read_text(encoding="utf-8")
+    assert "Reported, and not scored" in page and "## Restoration" not in page
+    for task in TASKS:
+        said = json.loads((tmp_path / "results" / f"{task}.refused.json").read_text(encoding="utf-8"))
+        assert "the anchor fails its checks" in said["said"] and f"* {task}: " in page
+    assert experiment(tmp_path).stdout.count("is there already") == len(TASKS)
