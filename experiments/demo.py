@@ -2,9 +2,9 @@
 
     make demo            # or: python experiments/demo.py --out demo
 
-If the scores follow the behaviour and not just the size of the change, the two tasks have different components at the top; the last
-lines say how many they share. The control's activations are not exchanged. A control whose anchor fails its checks is reported, and
-not scored.
+The capitals are traced too, from the state back to its sources and on to the output. If the scores follow the behaviour and not just the
+size of the change, the two tasks have different components at the top; the last lines say how many they share. The control's
+activations are not exchanged. A control whose anchor fails its checks is reported, and not scored.
 What to expect on 2 CPU cores: see docs/results/demo.md.
 """
 
@@ -51,7 +51,8 @@ def main() -> None:
     pages = []
     for task in (TASK, CONTROL):
         console.rule(task)
-        settings = run.Run(
+        kind = run.Trace if task == TASK else run.Run
+        settings = kind(
             base=str(base),
             special=str(ADAPTER),
             task=task,
@@ -61,7 +62,7 @@ def main() -> None:
             relays=task == TASK,
             overwrite=True,
         )
-        command = f"jaxpatch run --base {base} --special {ADAPTER} --task {task} --out {settings.out}"
+        command = f"jaxpatch {'trace' if task == TASK else 'run'} --base {base} --special {ADAPTER} --task {task} --out {settings.out}"
         command += f" --num-scoring {settings.num_scoring} --num-random {settings.num_random}"
         command += "" if settings.relays else " --no-relays"
         try:
