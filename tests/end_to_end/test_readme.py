@@ -14,7 +14,7 @@ from jaxpatch import cli, testing
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
 
-MORE = {"run": ("--max-new", "4")}
+MORE = {"run": ("--max-new", "4"), "validate": ("--no-fresh", "--max-new", "4", "--num-random", "1")}
 """For a shorter test."""
 
 
