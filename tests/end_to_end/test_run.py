@@ -13,7 +13,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from jaxpatch import cli, reference, resume, run
+from jaxpatch import cli, reference, results, resume, run
 from jaxpatch.measuring import anchors, memory, sweep
 from jaxpatch.scoring import archive
 
@@ -53,7 +53,7 @@ def test_a_run_writes_everything_and_prints_the_report(in_process, tmp_path, cap
     printed = capsys.readouterr().out
     out = tmp_path / "results"
     assert str(out / "report.html") in printed.replace("\n", "")
-    assert set(left_behind(out)) == run.RESULTS - {"flow.csv", "flow.json", "flow.graphml"}
+    assert set(left_behind(out)) == results.RESULTS - {"flow.csv", "flow.json", "flow.graphml"}
     frame = pd.read_csv(out / "scores.csv")
     assert frame.groupby("kind").size().to_dict() == {"head": 12, "neuron": 72}
     placed = pd.read_csv(out / "roles.csv")
@@ -165,7 +165,7 @@ def test_trace_adds_the_graph_to_what_a_run_writes(arguments, tmp_path, monkeypa
     monkeypatch.setattr(sys, "argv", ["jaxpatch", "trace", *arguments[1:], *more])
     cli.main()
     out = tmp_path / "results"
-    assert set(left_behind(out)) == run.RESULTS
+    assert set(left_behind(out)) == results.RESULTS - {"curves.csv", "smallest.csv"}
     graph = json.loads((out / "flow.json").read_text(encoding="utf-8"))
     assert graph["rules"]["most"] == 2 and graph["rules"]["levels"] == 1
     edges = pd.read_csv(out / "flow.csv")
@@ -331,7 +331,7 @@ def test_home_is_found(in_process, tmp_path, monkeypatch):
 def test_all_kinds_together_patch_every_parameter(in_process, tmp_path, monkeypatch):
     """Components above the anchor too: what is called "all" is the whole of special."""
     seen = {}
-    monkeypatch.setattr(run.report, "render", lambda made, drawn: seen.setdefault("samples", made.samples) and "")
+    monkeypatch.setattr(results.report, "render", lambda made, drawn: seen.setdefault("samples", made.samples) and "")
     assert (
         in_process(
             "--kinds",
@@ -449,7 +449,7 @@ def test_help_and_bad_usage():
 
 
 def test_a_full_disk_is_refused_early(in_process, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(run, "ROOM_NEEDED", 10**18)
+    monkeypatch.setattr(results, "ROOM_NEEDED", 10**18)
     assert in_process() == 1
     assert "free some space" in " ".join(capsys.readouterr().err.split())
     assert left_behind(tmp_path) == []
