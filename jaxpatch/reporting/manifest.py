@@ -61,7 +61,7 @@ def build(
         "source": source(Path(__file__).resolve().parents[2]),
         "machine": {
             "platform": platform.platform(),
-            "processors": os.cpu_count(),
+            "processors": processors(),
             "backend": jax.default_backend(),
             "devices": sorted(device.device_kind for device in jax.devices()),
         },
@@ -119,6 +119,11 @@ def source(folder: Path) -> dict[str, Any] | None:
         return None
     commit, changes = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "--untracked-files=no")
     return None if commit is None else {"commit": commit, "is_dirty": None if changes is None else bool(changes)}
+
+
+def processors() -> int | None:
+    """Cores that this process may run on, which can be fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _git(folder: Path, *words: str) -> str | None:
