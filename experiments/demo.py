@@ -2,8 +2,8 @@
 
     make demo            # or: python experiments/demo.py --out demo
 
-The capitals are traced too, from the state back to its sources and on to the output. If the scores follow the behaviour and not just the
-size of the change, the two tasks have different components at the top; the last lines say how many they share. The control's
+The capitals are traced too, from the state back to its sources and on to the output. If the scores follow the behaviour and not just
+the size of the change, the two tasks have different components at the top; the last lines say how many they share. The control's
 activations are not exchanged. A control whose anchor fails its checks is reported, and not scored.
 What to expect on 2 CPU cores: see docs/results/demo.md.
 """

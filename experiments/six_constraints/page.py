@@ -65,22 +65,24 @@ def write(results: Path, docs: Path, names: Sequence[str], command: str) -> None
 
     Args: results: where `run.py` left its files. names: of the tasks, in the order of the page. command: that made all this.
     """
-    found = [read(results, name) for name in names]
+    found = [each for each in (read(results, name) for name in names) if each is not None]
     scored = [each for each in found if isinstance(each, Result)]
-    text = page(found, command)
+    text = page(found, command, [name for name in names if name not in {each.task for each in found}])
     if scored:
         drawn = drawing.svg(figure(scored), "six")
         atomic.text(docs / "six_constraints.svg", f'<?xml version="1.0" encoding="utf-8"?>\n{drawn}', overwrite=True)
     atomic.text(docs / "six_constraints.md", text, overwrite=True)
 
 
-def read(results: Path, name: str) -> Result | Refused:
-    """What is there of one task."""
+def read(results: Path, name: str) -> Result | Refused | None:
+    """What is there of one task; None of one that has no results yet."""
     refused = results / f"{name}.refused.json"
     if refused.is_file():
         said = json.loads(refused.read_text(encoding="utf-8"))
         return Refused(name, said["said"], said["anchor"], said["seconds"])
     folder = results / name
+    if not (folder / "manifest.json").is_file():
+        return None
     parts = [results / f"{name}.{part}.json" for part in ("switches", "together")]
     return Result(
         name,
@@ -100,13 +102,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def page(found: Sequence[Result | Refused], command: str) -> str:
-    """The whole page."""
+def page(found: Sequence[Result | Refused], command: str, missing: Sequence[str] = ()) -> str:
+    """The whole page. missing: tasks that were asked for and have no results yet."""
     scored = [each for each in found if isinstance(each, Result)]
     parts = [
         "# Six constraints, the whole chain",
         f"```\n{command}\n```",
         _made(found, scored),
+        *([f"Not run to the end yet: {listed(list(missing))}."] if missing else []),
         "## Which anchors hold",
         _anchors(found),
     ]
@@ -465,7 +468,7 @@ def _supply(scored: Sequence[Result]) -> str:
     rows = []
     for each in scored:
         for target, edges in each.edges.groupby("target", sort=False):
-            if target == "state":
+            if target in ("state", "output") or (edges["supplier"] == "state").all():
                 continue
             node = next(node for node in each.flow["nodes"] if node["name"] == target)
             for role in ("relay", "source"):
@@ -505,6 +508,17 @@ def _supply(scored: Sequence[Result]) -> str:
         if rows
         else "None was followed.",
     ]
+    carried = [
+        [each.task, ", ".join(f"{row['supplier']} {percent(row['E_a'])}" for row in some.to_dict("records"))]
+        for each in scored
+        if len(some := each.edges[each.edges["target"] == "output"].sort_values("E_a", ascending=False))
+    ]
+    if carried:
+        lines += [
+            "Executors: components above the anchor that carry a formed state on to the next token, each with the share of what the "
+            "formed state does to it that comes back by it alone.",
+            table(["task", "executors"], carried),
+        ]
     if shared:
         lines += [
             "How many of the traced sources are among as many that E_w ranks first for the state itself:",

@@ -211,8 +211,8 @@ def flow(findings: Findings) -> Figure:
     """Who supplies whom, from left to right by block: relays above, sources below, the state at the right."""
     traced = findings.flow
     assert traced is not None
-    last = findings.scores.layer + 1
-    top = last if traced.executed is None else len(next(iter(findings.scores.values.values())))
+    last = findings.scores.layer + 0.5
+    top = last if traced.executed is None else len(next(iter(findings.scores.values.values()))) - 0.5
     places = _flow_places(traced, last, top)
     rows = [y for _, y in places]
     figure = drawing.sheet(0.36 * (max(rows) - min(rows) + 1) + 1.3)
@@ -497,14 +497,14 @@ def save_all(findings: Findings, folder: str | Path) -> Mapping[str, str]:
     return drawn
 
 
-def _flow_places(traced: Flow, state: int, output: int) -> list[tuple[float, float]]:
+def _flow_places(traced: Flow, state: float, output: float) -> list[tuple[float, float]]:
     """Where each node stands: its block across; relays and executors from 1 up, sources from 0 down, in the order in which they were
     found. state, output: where these two stand."""
     taken: dict[tuple[int, bool], int] = {}
     places = []
     for node in traced.nodes:
         if node.role in ("state", "output"):
-            places.append((float(state if node.role == "state" else output), 0.5))
+            places.append((state if node.role == "state" else output, 0.5))
             continue
         column = node.index[0], node.role == "source"
         row = taken[column] = taken.get(column, 0) + 1

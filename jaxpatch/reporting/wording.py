@@ -475,14 +475,14 @@ def executed(traced: Flow) -> list[str]:
     if (found := traced.executed) is None:
         return []
     named = [node for node in traced.nodes if node.role == "executor"]
-    together = listed([f"{name} {percent(share)}" for name, share in found.ceilings.items() if name != "everything"])
+    whole = [name for name in found.ceilings if name != "everything"]
+    together = listed([f"{ceiling_name(name)} {percent(found.ceilings[name])}" for name in whole])
     strongest = listed(
         [f"{node.name} ({percent(node.share)})" for node in sorted(named, key=lambda node: -node.share)[:3]]
     )
     return [
-        "From the state to the next token: of what special's parameters up to the anchor do to it, above the anchor recovers: "
-        f"{together}. "
-        + (f"Single executors that stand out: {strongest}." if named else "No single executor stands out.")
+        f"From the state to the next token: of what special's parameters up to the anchor do to it, {together} above the anchor "
+        "carry on. " + (f"Single executors that stand out: {strongest}." if named else "No single executor stands out.")
     ]
 
 

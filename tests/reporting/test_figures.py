@@ -221,5 +221,5 @@ def test_graph_has_a_mark_a_component_and_an_arrow_an_edge_that_counts(exact):
     assert named == [node.name.replace(" ", wording.SPACE) for node in traced.nodes]
     assert len(axes.patches) == len(traced.edges) > 4
     for text, node in zip(axes.texts, traced.nodes, strict=True):
-        assert text.xy[0] == (node.index[0] if node.index else exact.scores.layer + 1)
+        assert text.xy[0] == (node.index[0] if node.index else exact.scores.layer + 0.5)
     assert len({text.xy for text in axes.texts}) == len(named), "no two stand on each other"
