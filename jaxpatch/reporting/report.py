@@ -671,7 +671,8 @@ def _models_shown(findings: Findings) -> set[str]:
     frame = wording.behaviour(findings)
     sets = frame[frame["size"].notna()]
     if len(sets) > len(SIZES_SHOWN):
-        sets = sets.loc[[np.log(sets["size"] / size).abs().idxmin() for size in SIZES_SHOWN]]
+        apart = np.abs(np.log(sets["size"].to_numpy()[:, None] / np.array(SIZES_SHOWN)))
+        sets = sets.iloc[apart.argmin(axis=0)]
     return {*sets["model"], *frame.loc[frame["size"].isna(), "model"]}
 
 

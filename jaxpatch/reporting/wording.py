@@ -625,7 +625,7 @@ def curves_frame(findings: Findings) -> pd.DataFrame:
 def behaves(findings: Findings) -> str:
     """Where on the ranking the behaviour comes back, beside the inner state; "" where nothing was judged along it."""
     frame = behaviour(findings)
-    sets = frame[frame["size"].notna() & (frame["judged"] > 0)]
+    sets = frame.loc[frame["size"].notna() & (frame["judged"] > 0)]
     if sets.empty or not {"base", "special"} <= set(frame["model"]):
         return ""
     ends = frame.set_index("model").loc[["base", "special"]]
@@ -634,9 +634,9 @@ def behaves(findings: Findings) -> str:
     told = f"Of {judged} answers base gives {ends.loc['base', 'strict']} that follow, special {ends.loc['special', 'strict']}"
     if ends.loc["special", "strict"] <= ends.loc["base", "strict"]:
         return f"{told}: by these answers special shows the behaviour no more than base, and sets between them say nothing."
-    enough = sets[sets["strict"] >= half]
+    enough = sets.loc[sets["strict"] >= half]
     if enough.empty:
-        best = sets.loc[sets["strict"].idxmax()]
+        best = sets.iloc[int(sets["strict"].argmax())]
         most = f"{int(best['strict'])} at most, by the first {int(best['size']):,}"
         return f"{told}; no beginning of the ranking comes half way ({most})."
     first = enough.iloc[0]

@@ -303,13 +303,13 @@ def follow(
 def with_executors(traced: Flow, executed: Scores) -> Flow:
     """The same graph with what carries the state on to the output: of each kind the first `rules.most` executors that stand out."""
     nodes, edges = [*traced.nodes, Node(*OUTPUT, "output", -2, math.nan, math.nan, "")], list(traced.edges)
-    output = len(nodes) - 1
+    output, unknown = len(nodes) - 1, (math.nan, math.nan, math.nan)
     for kind, values in executed.values.items():
         places = np.argwhere(roles.is_high(executed, kind, traced.rules.criteria.share))
         best = sorted(map(tuple, places.tolist()), key=lambda index, values=values: -values[index])[: traced.rules.most]
         for index in best:
             score = _score(executed, kind, index)
-            edges += [Edge(0, len(nodes), *[(math.nan,) * 3] * 2), Edge(len(nodes), output, (math.nan,) * 3, score)]
+            edges += [Edge(0, len(nodes), unknown, unknown), Edge(len(nodes), output, unknown, score)]
             nodes.append(Node(kind, index, "executor", -1, score[0], math.nan, ""))
     return replace(traced, nodes=tuple(nodes), edges=tuple(edges), executed=executed)
 
