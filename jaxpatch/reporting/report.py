@@ -669,9 +669,9 @@ def _samples(findings: Findings, drawn: Mapping[str, str]) -> Html:
 def _models_shown(findings: Findings) -> set[str]:
     """Those whose answers are printed: all but the sets along the ranking, and of these the two nearest to `SIZES_SHOWN`."""
     frame = wording.behaviour(findings)
-    sets = frame[frame["size"].notna()]
+    sets = frame.loc[frame["size"].notna()]
     if len(sets) > len(SIZES_SHOWN):
-        apart = np.abs(np.log(sets["size"].to_numpy()[:, None] / np.array(SIZES_SHOWN)))
+        apart = np.abs(np.log(np.asarray(sets["size"])[:, None] / np.array(SIZES_SHOWN)))
         sets = sets.iloc[apart.argmin(axis=0)]
     return {*sets["model"], *frame.loc[frame["size"].isna(), "model"]}
 
