@@ -66,6 +66,7 @@ def score(
     alpha: float = 0.05,
     sample: int = 200,
     steps: int = 16,
+    limit: int | None = None,
     seed: int = 0,
     memory: int | None = None,
     mesh: Mesh | None = None,
@@ -100,6 +101,8 @@ def score(
         top: how many of the best components must be found (screened only). alpha: the level of that (see `scoring.screened`).
         sample: components drawn at random for it, at least; a larger one notices rarer ones to which the cheap score is blind.
         steps: points along the path (integrated only).
+        limit: of each kind no more are truly replaced than so many (screened only), beside the first sample and the first `top`; what
+            is promised then is in `Scores.screening`.
         seed: of the bootstrap and of what is drawn.
         memory: bytes that the engine may hold beside the two models, on each device; half of what is free where None.
         mesh: devices that share exact sweeps: ``jax.make_mesh((4, 2), ("candidates", "model"))`` cuts each batch of candidates in four
@@ -142,6 +145,7 @@ def score(
         alpha=alpha,
         sample=sample,
         steps=steps,
+        limit=limit,
         seed=seed,
         memory=memory,
         mesh=mesh,
@@ -166,6 +170,7 @@ def score_each(
     alpha: float = 0.05,
     sample: int = 200,
     steps: int = 16,
+    limit: int | None = None,
     seed: int = 0,
     memory: int | None = None,
     mesh: Mesh | None = None,
@@ -187,7 +192,7 @@ def score_each(
         >>> [int((scores.effects["layer"] != 0).any(0).sum()) for scores in found]
         [2, 3]
     """
-    options = Options(top, alpha, sample, steps, aggregate, seed, progress)
+    options = Options(top, alpha, sample, steps, aggregate, seed, progress, limit)
     kinds = tuple(kinds) if isinstance(kinds, Iterable) and not isinstance(kinds, str) else kinds
     wanted = tuple(wanted) if isinstance(wanted, Iterable) else wanted
     exchange = exchanges.Exchange(site, positions)
@@ -297,6 +302,7 @@ def trace(
     positions: str = "all",
     aggregate: str = "mean_of_ratios",
     top: int = 100,
+    limit: int | None = None,
     seed: int = 0,
     memory: int | None = None,
     started: Callable[[str], None] = lambda name: None,
@@ -316,7 +322,7 @@ def trace(
         path: how a target reaches what it is a part of, "total" or "direct" (see `contribution`).
         rules: what stands out, how many suppliers are kept, and when tracing ends.
         state: E_w and E_a of the state's own suppliers, where `place` has them already.
-        site, positions, aggregate, top, seed, memory: as for `score`.
+        site, positions, aggregate, top, limit, seed, memory: as for `score`.
         started: called with a target's name when its suppliers are looked for.
 
     Returns: a `Flow`.
@@ -337,7 +343,7 @@ def trace(
         raise ValueError(
             "trace: contributions are read in decoders; a TreePair has none. Score it with read-outs of your own."
         )
-    options = Options(top=top, aggregate=aggregate, seed=seed, progress=progress)
+    options = Options(top=top, aggregate=aggregate, seed=seed, progress=progress, limit=limit)
     crossing, passed = exchanges.Exchange(site, positions), AS_CAREFUL.get(method, "activation")
     faults = (
         flow.faults(rules)
@@ -405,6 +411,7 @@ def executors(
     positions: str = "all",
     aggregate: str = "mean_of_ratios",
     top: int = 100,
+    limit: int | None = None,
     seed: int = 0,
     memory: int | None = None,
     progress: Callable[[str], sweep.Progress] = all_silent,
@@ -418,7 +425,7 @@ def executors(
     Args:
         kinds: of activation patching. method: "activation", "screened_activation" or "attribution".
         read_out: of the next token; "kl" refers to the run in which the state is formed.
-        pair, inputs, anchor, site, positions, aggregate, top, seed, memory: as for `score`.
+        pair, inputs, anchor, site, positions, aggregate, top, limit, seed, memory: as for `score`.
 
     Returns: `Scores`; 0 for components up to the anchor. Ceilings, "everything" apart, are of all that stand above it.
 
@@ -445,7 +452,7 @@ def executors(
         faults.append(f"anchor: nothing stands above block {layer} of {pair.config.layers}; read it further down.")
     if faults:
         raise ValueError("executors:\n" + "\n".join(faults))
-    options = Options(top=top, aggregate=aggregate, seed=seed, progress=progress)
+    options = Options(top=top, aggregate=aggregate, seed=seed, progress=progress, limit=limit)
     crossing = exchanges.Exchange(site, positions)
     asked = method, "restoration", crossing, (), options, memory, None, sweep.FORGETFUL
     _refuse_bad_options(pair, inputs, (read_out,), kinds, *asked)
@@ -761,7 +768,7 @@ def _refuse_bad_options(
     ):
         if value not in known:
             faults.append(f"unknown {name} {value!r}; {paths.did_you_mean(value, known)}")
-    fewest = {"top": 1, "sample": 1, "steps": 1, "seed": 0}
+    fewest = {"top": 1, "sample": 1, "steps": 1, "seed": 0} | ({} if options.limit is None else {"limit": 1})
     faults += number_faults({name: (getattr(options, name), least) for name, least in fewest.items()}, memory)
     if not _is_number(options.alpha) or not 0 < options.alpha < 1:
         faults.append(f"alpha: wanted a number between 0 and 1; got {options.alpha!r}.")

@@ -46,6 +46,7 @@ class Run:
         alpha: level at which they are (screened).
         sample: drawn at random for that, at least: a larger one notices rarer components to which the cheap score is blind (screened).
         steps: points along the path (integrated).
+        limit: replace no more of each kind than so many, whatever the promise takes (screened); the report then says what is promised.
         read_out: of the anchor: projection, cosine or centred.
         contrast: of the anchor: instruction (special with - without) or models (special - base).
         aggregate: mean_of_ratios or ratio_of_means.
@@ -81,6 +82,7 @@ class Run:
     alpha: float = 0.05
     sample: int = 200
     steps: int = 16
+    limit: int | None = None
     read_out: str = "projection"
     contrast: str = "instruction"
     aggregate: str = "mean_of_ratios"
@@ -199,6 +201,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
                 memory=None if options.memory is None else int(options.memory * 2**30),
                 sample=options.sample,
                 steps=options.steps,
+                limit=options.limit,
                 seed=options.seed,
                 mesh=mesh,
                 journal=journal,
@@ -229,6 +232,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
                 state=placed,
                 aggregate=options.aggregate,
                 top=max(options.top, FEWEST_RELAYS),
+                limit=options.limit,
                 seed=options.seed,
                 memory=None if options.memory is None else int(options.memory * 2**30),
                 progress=part,
@@ -242,6 +246,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
                     method=AS_CAREFUL[options.method],
                     aggregate=options.aggregate,
                     top=max(options.top, FEWEST_RELAYS),
+                    limit=options.limit,
                     seed=options.seed,
                     memory=None if options.memory is None else int(options.memory * 2**30),
                     progress=lambda name: part(f"executors: {name}"),
@@ -376,6 +381,7 @@ def refuse(options: Run, *, is_writing: bool = True) -> None:
         ("top", 1),
         ("sample", 1),
         ("steps", 1),
+        ("limit", 1),
         ("seed", 0),
         ("layer", 0),
         ("memory", 0.001),

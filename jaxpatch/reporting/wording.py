@@ -534,6 +534,14 @@ def promise(kind: str, screening: Screening) -> str:
     if screening.bound == -math.inf:
         return f"Best {plural(kind)}: all were replaced, so the order is exact."
     best = f"The best {screening.top:,} {plural(kind)} reach down to a score of {percent(screening.threshold)}."
+    if screening.left:
+        return (
+            f"{best} A limit ended the screen after {int(screening.replaced.sum()):,} were replaced, with {screening.left:,} others "
+            "whose "
+            f"bounds lie above that: the order is of those that were replaced, and up to {number(screening.missed)} better ones are "
+            "to be "
+            "expected among the rest."
+        )
     if screening.is_trusted:
         return (
             f"{best} No bound of any other lies above {percent(screening.bound)}; each of these bounds holds with probability "
@@ -542,7 +550,7 @@ def promise(kind: str, screening: Screening) -> str:
         )
     return (
         f"{best} The cheap score is poor here, so the random sample was enlarged to {int(screening.is_random.sum()):,}: the expected "
-        f"number of better ones that were missed is at most {number(screening.alpha * screening.top)}."
+        f"number of better ones that were missed is at most {number(screening.missed)}."
     )
 
 

@@ -18,7 +18,8 @@ def all_silent(kind: str) -> Progress:
 class Options(NamedTuple):
     """top: how many of the best components the answer must get right (screened). alpha: its level. sample: at least so many are drawn
     at random for it. steps: points along the path (integrated). aggregate: how inputs are weighed, where a method ranks. seed: of
-    everything drawn. progress: kind -> a function called with (done, total).
+    everything drawn. progress: kind -> a function called with (done, total). limit: of each kind no more are truly replaced than so
+    many, beside the first sample and the first `top` (screened); None for as many as the promise takes.
     """
 
     top: int = 100
@@ -28,6 +29,7 @@ class Options(NamedTuple):
     aggregate: str = "mean_of_ratios"
     seed: int = 0
     progress: Callable[[str], Progress] = all_silent
+    limit: int | None = None
 
 
 DEFAULTS = Options()
@@ -59,6 +61,8 @@ class Screening(NamedTuple):
         unnoticed: share of the components that the cheap score may be blind to without any of them being in the random sample, but with
             probability `alpha`; 0 where all were replaced.
         is_trusted: whether the calibration spoke for the cheap score; if not, a larger sample was drawn.
+        left: how many whose bound is above the threshold a limit left unreplaced; 0 without a limit.
+        missed: expected number of better ones that were missed, at most, whatever the cheap score is worth.
         spearman, sign, slope: agreement over the replaced: rank correlation, share of equal signs, least-squares slope of exact on
             cheap through 0. top_overlap: share of the exact top tenth that is in the cheap top tenth, over the replaced.
         residual: standard deviation of exact - cheap over the random ones, which stand for all that was not replaced.
@@ -78,6 +82,8 @@ class Screening(NamedTuple):
     surprises: int
     unnoticed: float
     is_trusted: bool
+    left: int
+    missed: float
     spearman: float
     sign: float
     slope: float

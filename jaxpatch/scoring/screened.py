@@ -19,7 +19,8 @@ the components that exceed their bounds *are* the top, and the sample is enlarge
 the expected number of missed ones, N / (n + 1), by alpha k, whatever the cheap score is worth: a random component that is missed would
 have to need a larger q than all n of the sample. Both say nothing of other prompts, nor of components that were chosen because they are
 special. An unseen component scores what the cheap score says, or its bound where that is lower, so that none stands among the top
-without having been replaced. The procedure is ours.
+without having been replaced. A `limit` on what may be replaced ends all this sooner; what is then promised is said with the answer
+(`Screening.left`, `Screening.missed`). The procedure is ours.
 """
 
 import math
@@ -104,7 +105,9 @@ class _Screen:
         self.is_trusted = self._is_trusted()
         if not self.is_trusted:
             enough = math.ceil(len(self.places) / (self.options.alpha * self.options.top))
-            self.num_drawn = min(len(self.places), max(self.num_drawn, enough))
+            unseen = np.cumsum(np.isnan(self.exact[self.drawn[:enough]]))
+            affordable = int(np.searchsorted(unseen, self.allowed, side="right"))
+            self.num_drawn = min(len(self.places), max(self.num_drawn, affordable))
             self._replace(self.sample[np.isnan(self.exact[self.sample])])
             said = self._until_none_can_enter()
         return self._answer(*said)
@@ -116,12 +119,18 @@ class _Screen:
             threshold, unseen = self._threshold(), np.isnan(self.exact)
             contenders = np.flatnonzero(unseen & (bound > threshold))
             self.rounds.append(Round(int((~unseen).sum()), threshold, quantile, len(contenders)))
-            if not len(contenders):
+            if not len(contenders) or not self.allowed:
                 return name, bound
-            chosen = contenders[np.argsort(-bound[contenders], kind="stable")][: self.options.top]
+            chosen = contenders[np.argsort(-bound[contenders], kind="stable")][: min(self.options.top, self.allowed)]
             self._replace(chosen)
             self.num_contenders += len(chosen)
             self.num_exceeding += int((self.exact[chosen] > bound[chosen]).sum())
+
+    @property
+    def allowed(self) -> int:
+        """How many more may be replaced."""
+        limit = len(self.places) if self.options.limit is None else self.options.limit
+        return max(0, limit - int((~np.isnan(self.exact)).sum()))
 
     @property
     def excess(self) -> float:
@@ -208,6 +217,8 @@ class _Screen:
             unnoticed=1 - self.options.alpha ** (1 / max(1, len(self.sample))) if not seen.all() else 0.0,
             surprises=self.surprises,
             is_trusted=self.is_trusted,
+            left=(left := int((bound[~seen] > self._threshold()).sum())),
+            missed=0.0 if seen.all() else left + len(self.places) / (len(self.sample) + 1),
             **agreement(self.cheap[seen], self.exact[seen])._asdict(),
             residual=float(residual.std()) if len(residual) else 0.0,
         )

@@ -182,7 +182,7 @@ def test_what_is_promised_of_the_best(screened):
     trusted = heads._replace(is_trusted=True, bound=0.01, threshold=0.02, top=7, alpha=0.1)
     said = wording.promise("head", trusted)
     assert said.startswith("The best 7 heads reach down to a score of 2.0") and "holds with probability 90" in said
-    poor = wording.promise("head", trusted._replace(is_trusted=False))
+    poor = wording.promise("head", trusted._replace(is_trusted=False, missed=0.7))
     assert "poor here" in poor and "at most 0.7" in poor
     assert "the order is exact" in wording.promise("head", trusted._replace(bound=float("-inf")))
 

@@ -9,6 +9,7 @@ import scoring_toys
 import jaxpatch as jp
 from jaxpatch import pipeline, testing
 from jaxpatch.measuring import instrument
+from jaxpatch.reporting import wording
 from jaxpatch.scoring import exact, local_linear, screened
 from jaxpatch.scoring.method import DEFAULTS
 
@@ -111,6 +112,21 @@ def test_no_estimate_stands_above_its_bound(aggregate):
     assert values[~said.replaced].max() == pytest.approx(said.bound, abs=1e-6) and said.bound <= said.threshold
     np.testing.assert_allclose(values[said.replaced], true[said.replaced], atol=1e-6)
     assert (found.low["part"] <= values + 1e-6).all() and (values <= found.high["part"] + 1e-6).all()
+
+
+def test_a_limit_ends_a_screen_and_says_what_is_left():
+    """A cheap score that is blind to most of what is best: without a limit nearly all are replaced."""
+    draw = np.random.default_rng(0)
+    true, cheap = draw.standard_normal((2, NUMBER))
+    whole = quietly((true, cheap), top=20, sample=SAMPLE, seed=0).screening
+    assert whole.left == 0 and not whole.is_trusted and whole.replaced.sum() > NUMBER / 2
+    for limit in (1, SAMPLE + 40, SAMPLE + 100):
+        said = quietly((true, cheap), top=20, sample=SAMPLE, seed=0, limit=limit).screening
+        assert said.replaced.sum() <= max(limit, SAMPLE + 20) and said.replaced[said.is_random].all()
+        assert said.missed > said.left > 0 and said.bound > said.threshold
+        assert "A limit ended the screen" in wording.promise("part", said)
+    answer = quietly((true, cheap), top=20, sample=SAMPLE, seed=0, limit=NUMBER)
+    assert (answer.screening.replaced == whole.replaced).all(), "a limit that is never met changes nothing"
 
 
 def test_what_a_sample_does_not_notice():
