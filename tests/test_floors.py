@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "testing": ("measuring", "models", "trees"),
     "pipeline": CORE,
     "joint": (*CORE, "pipeline"),
+    "experts": ("measuring", "models", "pipeline", "scoring", "trees"),
     "resume": ("measuring",),
     "clock": (),
     "results": ("atomic", "measuring", "reporting", "scoring"),
@@ -35,7 +36,7 @@ MAY_IMPORT = {
     "check": ("atomic", "models", "patching", "reference", "reporting", "scoring", "shapes"),
     "recipe": ("models", "plan", "run", "trees"),
     "cli": ("check", "plan", "recipe", "run", "validation"),
-    "__init__": ("joint", "measuring", "models", "patching", "pipeline", "resume", "scoring", "tracing"),
+    "__init__": ("experts", "joint", "measuring", "models", "patching", "pipeline", "resume", "scoring", "tracing"),
 }
 """Floor (a folder, or a file beside it) -> the floors it may import, beside its own."""
 FILES = sorted(ROOT.rglob("*.py"))
