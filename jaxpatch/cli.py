@@ -8,7 +8,7 @@ import jax
 import tyro
 from rich.console import Console
 
-from jaxpatch import check, plan, recipe, run, validation
+from jaxpatch import check, expert_runs, plan, recipe, run, validation
 
 COMPILING = "--xla_gpu_enable_triton_gemm=false"
 """To XLA, for every command, unless XLA_FLAGS says otherwise. Where it tries Triton's kernels too, programs for a GPU compile for a
@@ -18,6 +18,7 @@ minute each in place of ten seconds, and run 4 % faster (docs/results/engine.md)
 COMMANDS = {
     "run": run.Run,
     "trace": run.Trace,
+    "experts": expert_runs.Experts,
     "validate": validation.Validate,
     "plan": plan.Plan,
     "check": check.Check,
@@ -26,8 +27,8 @@ FLAT = (tyro.conf.OmitArgPrefixes,)
 
 
 def main() -> None:
-    """``jaxpatch run``, ``trace``, ``validate``, ``plan`` or ``check``; exit status 0 done, 1 refused or failed, 2 bad
-    usage, 130 interrupted."""
+    """``jaxpatch run``, ``trace``, ``experts``, ``validate``, ``plan`` or ``check``; exit status 0 done, 1 refused or failed,
+    2 bad usage, 130 interrupted."""
     flags = os.environ.get("XLA_FLAGS", "")
     if COMPILING.split("=")[0] not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {COMPILING}".strip()
@@ -43,8 +44,12 @@ def main() -> None:
             sys.exit(0 if check.check(options) else 1)
         else:
             command = ["jaxpatch", *sys.argv[1:]]
-            is_new = isinstance(options, run.Run)
-            page = run.run(options, command=command) if is_new else validation.validate(options, command=command)
+            if isinstance(options, expert_runs.Experts):
+                page = expert_runs.run_experts(options, command=command)
+            elif isinstance(options, run.Run):
+                page = run.run(options, command=command)
+            else:
+                page = validation.validate(options, command=command)
             Console(quiet=jax.process_index() > 0).print(f"report: {page.resolve()}", markup=False, soft_wrap=True)
     except (ValueError, KeyError, IndexError, OSError, MemoryError, RuntimeError) as error:
         said = error.args[0] if isinstance(error, KeyError) and error.args else error
@@ -53,6 +58,11 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         if not isinstance(options, run.Run):
+            sys.exit(130)
+        if isinstance(options, expert_runs.Experts):
+            errors.print(
+                "\ninterrupted: what was scored is kept; the same command goes on.", markup=False, soft_wrap=True
+            )
             sys.exit(130)
         kept = run.unfinished(options.out.expanduser())
         then = (

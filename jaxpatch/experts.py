@@ -15,7 +15,7 @@ from jaxpatch.models.checkpoints import Pair
 from jaxpatch.scoring import conflict, scores
 from jaxpatch.trees import compare, paths
 
-AnyPair = TypeVar("AnyPair", Pair, TreePair)
+AnyPair = TypeVar("AnyPair", bound=Pair | TreePair)
 
 
 def silent(name: str, kind: str) -> sweep.Progress:
@@ -48,7 +48,7 @@ def score_experts(
 
     Returns: name -> `Scores`.
 
-    Raises: ValueError for no experts, and for pairs that have not one base, before anything is scored; whatever `score` raises.
+    Raises: ValueError for pairs that have not one base, and for none, before anything is scored; whatever `score` raises.
 
     Example:
         >>> import jax.numpy as jnp
@@ -59,8 +59,6 @@ def score_experts(
         >>> list(score_experts(asked, kinds=("head",)))
         ['axis 0', 'axis 1']
     """
-    if not experts:
-        raise ValueError("score_experts: wanted at least one expert, name -> (pair, inputs, anchor); got none.")
     pairs = with_one_base({name: pair for name, (pair, _, _) in experts.items()})
     return {
         name: pipeline.score(
@@ -132,7 +130,7 @@ def conflicts(
 def with_one_base(pairs: Mapping[str, AnyPair]) -> dict[str, AnyPair]:
     """The same pairs, all with the first one's base: where the others' are dropped, one is held.
 
-    Raises: ValueError naming every pair whose base is another: other leaves, other numbers, or run under another config.
+    Raises: ValueError naming every pair whose base is another: other leaves, other numbers, or run under another config; and for none.
 
     Example:
         >>> from jaxpatch import testing
@@ -140,6 +138,8 @@ def with_one_base(pairs: Mapping[str, AnyPair]) -> dict[str, AnyPair]:
         >>> shared["one"].base is shared["two"].base
         True
     """
+    if not pairs:
+        raise ValueError("with_one_base: wanted at least one pair, by name; got none.")
     (first_name, first), *others = pairs.items()
     made, faults, own = {first_name: first}, [], paths.leaves(first.base)
     for name, pair in others:

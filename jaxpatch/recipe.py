@@ -9,12 +9,17 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import tyro
 
-from jaxpatch import plan, run
+from jaxpatch import expert_runs, plan, run
 from jaxpatch.models.differences import Choices
 from jaxpatch.trees import paths
 
 FLAG = "--options"
-COMMANDS: dict[str, type[run.Run] | type[plan.Plan]] = {"run": run.Run, "trace": run.Trace, "plan": plan.Plan}
+COMMANDS: dict[str, type[run.Run] | type[plan.Plan]] = {
+    "run": run.Run,
+    "trace": run.Trace,
+    "experts": expert_runs.Experts,
+    "plan": plan.Plan,
+}
 """Those that take a recipe."""
 RENAMED = {"num_scoring": "num_prompts"}
 """What `run` and `plan` call by two names."""
@@ -68,7 +73,7 @@ def read(file: Path, command: str) -> run.Run | plan.Plan:
         (16, 16, 'special')
     """
     kind, said = COMMANDS[command], options_in(file)
-    known, faults, values = _hints(kind), [], {}
+    known, faults, values = _hints(kind), [], dict[str, Any]()
     passed_over = _hints(run.Trace).keys() - known.keys() if kind is plan.Plan else set()
     if kind is plan.Plan:
         said = {RENAMED.get(name, name): value for name, value in said.items() if RENAMED.get(name) not in said}
@@ -86,7 +91,8 @@ def read(file: Path, command: str) -> run.Run | plan.Plan:
         raise ValueError(_all(file, faults))
     chosen = {each.name: values.pop(each.name) for each in fields(Choices) if each.name in values}
     needed = {each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING}
-    return kind(**dict.fromkeys(needed, tyro.MISSING) | values, choices=Choices(**chosen))
+    given: dict[str, Any] = dict.fromkeys(needed, tyro.MISSING) | values
+    return kind(**given, choices=Choices(**chosen))
 
 
 def options_in(file: Path) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def test_other_bases_are_refused_before_anything_is_scored(pairs, monkeypatch):
 def test_what_cannot_be_compared_is_refused(pairs, found):
     with pytest.raises(ValueError, match=r"at least two experts; got 1\n.*only in one of them: other"):
         jp.conflicts({"one": pairs["one"]}, found, "neuron", 4)
-    with pytest.raises(ValueError, match="at least one expert"):
+    with pytest.raises(ValueError, match="at least one pair, by name; got none"):
         jp.score_experts({})
     with pytest.raises(KeyError, match="'head' was not scored in one, other"):
         jp.conflicts(pairs, found, "head", 1)
