@@ -12,9 +12,10 @@ The floors, from the bottom; each imports only what stands before it:
     validating         restoration and knockout against controls
     sets               what components do together: interactions, Shapley values, sets chosen otherwise than one by one
     reporting          tables, figures, one HTML page, the manifest
-    pipeline, joint, validation, run, plan, cli    the conductors and the command line
+    pipeline, joint, experts, validation, run, plan, cli    the conductors and the command line
 """
 
+from jaxpatch.experts import conflicts, score_experts
 from jaxpatch.joint import compare_sets, greedy, interactions, learned_gates, shapley
 from jaxpatch.measuring.anchor_file import load_anchor, save_anchor
 from jaxpatch.measuring.anchors import AnchorInfo, fit_anchor
@@ -57,6 +58,7 @@ __all__ = [
     "Scores",
     "TreePair",
     "compare_sets",
+    "conflicts",
     "continuation",
     "contribution",
     "divergence",
@@ -83,6 +85,7 @@ __all__ = [
     "save_scores",
     "score",
     "score_each",
+    "score_experts",
     "shapley",
     "smallest_sets",
     "trace",

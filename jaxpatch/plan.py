@@ -31,7 +31,8 @@ class Plan:
     """Say what a run will cost (patches, operations, memory, time by each method) before any of it is done.
 
     Only config.json, the header of a .gguf file or an adapter's settings are read; no weights are needed (a .gguf file on the hub
-    comes whole).
+    comes whole). Where --options FILE is said, options come from a JSON file, as for run: of a run's own those that there are here, and
+    num_scoring for num_prompts.
 
     Attributes:
         base: base model: a Hugging Face directory, a .gguf file, a hub id, or a PEFT LoRA adapter.

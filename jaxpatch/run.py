@@ -30,6 +30,9 @@ of activations is less often to be trusted, and the fewer must then be right, th
 class Run:
     """Find which parameters carry a behaviour, and write a report.
 
+    Where --options FILE is said, options come from a JSON file, by the names below with _ for - ({"num_scoring": 16}); what is said
+    beside it wins. The manifest.json of an earlier run is such a file: with another --out that run is done again.
+
     Attributes:
         base: base model: a Hugging Face directory with safetensors, a .gguf file, a hub id (owner/name or
             owner/name@revision, of a GGUF file there with /file.gguf after it), or a PEFT LoRA adapter, which is merged into the model
@@ -108,6 +111,8 @@ class Run:
 @dataclass(frozen=True, kw_only=True)
 class Trace(Run):
     """As run; and from the state back through the relays that aggregate it to the sources that supply them.
+
+    Options from a file, --options FILE, as for run.
 
     Attributes:
         suppliers: method by which the suppliers of relays are found; those of the state are found by --method. A screened one takes as

@@ -293,10 +293,19 @@ def norms(params: Params, kind: Kind) -> jax.Array:
     return _norms(kind, lambda leaf: flat[leaf].astype(jnp.float32))
 
 
-def _norms(kind: Kind, of: Callable[[str], jax.Array]) -> jax.Array:
+def sums(kind: Kind, of: Callable[[str], jax.Array]) -> jax.Array:
+    """What each component's parameters add up to. of: leaf's path -> a number for each of its parameters. Returns the kind's shape.
+
+    >>> sums(Kind((2,), ("column",), (Slot("w", (1,)),)), lambda leaf: jnp.array([[3.0, 0.0], [4.0, 1.0]])).tolist()
+    [7.0, 1.0]
+    """
     total = jnp.zeros(kind.shape, jnp.float32)
     for slot in kind.slots:
-        squares = of(slot.leaf) ** 2
-        gate_first = jnp.moveaxis(squares, slot.axes, range(len(slot.axes)))
-        total = total.at[slot.select].add(gate_first.sum(tuple(range(len(slot.axes), squares.ndim))))
-    return jnp.sqrt(total)
+        numbers = of(slot.leaf)
+        gate_first = jnp.moveaxis(numbers, slot.axes, range(len(slot.axes)))
+        total = total.at[slot.select].add(gate_first.sum(tuple(range(len(slot.axes), numbers.ndim))))
+    return total
+
+
+def _norms(kind: Kind, of: Callable[[str], jax.Array]) -> jax.Array:
+    return jnp.sqrt(sums(kind, lambda leaf: of(leaf) ** 2))

@@ -65,10 +65,10 @@ def overlap(found: Mapping[str, Scores], kind: str, count: int) -> Overlap:
     if len(set(shapes.values())) > 1:
         told = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         raise ValueError(f"overlap: wanted {kind} scores of one architecture; got shapes {told}.")
-    reach = {name: int(_can_matter(each, kind).sum()) for name, each in found.items()}
+    reach = {name: num_that_matter(each, kind) for name, each in found.items()}
     if few := [f"{name} has {number}" for name, number in reach.items() if not 1 <= count <= number]:
         raise ValueError(f"overlap: wanted 1 to as many {kind}s as can matter, got {count}; {', '.join(few)}.")
-    first = {name: set(_first(each.values[kind], _can_matter(each, kind), count)) for name, each in found.items()}
+    first = {name: set(first_places(each, kind, count)) for name, each in found.items()}
     pairs = [[(one, other) for other in found] for one in found]
     shared = np.array([[len(first[one] & first[other]) for one, other in row] for row in pairs])
     pools = np.array([[max(reach[one], reach[other]) for one, other in row] for row in pairs])
@@ -127,6 +127,16 @@ def halves(found: Scores, *, count: int = 10, draws: int = 100, seed: int = 0) -
             }
         )
     return pd.DataFrame(rows)
+
+
+def first_places(found: Scores, kind: str, count: int) -> list[int]:
+    """Flat places of the components with the highest scores, best first; of those that can matter."""
+    return _first(found.values[kind], _can_matter(found, kind), count)
+
+
+def num_that_matter(found: Scores, kind: str) -> int:
+    """How many components have an effect on some input."""
+    return int(_can_matter(found, kind).sum())
 
 
 def _of_some(found: Scores, kind: str, inputs: np.ndarray) -> np.ndarray:
