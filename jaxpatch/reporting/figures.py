@@ -376,7 +376,7 @@ def curves(findings: Findings) -> Figure:
 def behaviour(findings: Findings) -> Figure:
     """What comes back along the ranking: answers that follow beside the control state, and distances along whole answers."""
     frame = wording.behaviour(findings)
-    sets, ends = frame[frame["size"].notna()], frame.set_index("model")
+    sets, ends = frame.loc[frame["size"].notna()], frame.set_index("model")
     state = [c for c in findings.curves if (c.name, c.mode) == ("top", "restoration")]
     is_judged = bool((sets["judged"] > 0).all())
     figure = drawing.sheet(3.4)
