@@ -27,18 +27,23 @@ FLOORS = (0.0, 0.25)
 
 def found(pair: jp.Pair, asked: run.Trace) -> dict[str, Any]:
     """Of one task: `forming`, and `turned` as `switches`."""
+    sets = prompts_of(asked)
+    anchor = jp.load_anchor(asked.out / "anchor.safetensors")
+    return {
+        "forming": forming(pair, jp.encode(pair, sets.scoring[: asked.num_scoring]), anchor),
+        "switches": turned(pair, sets, anchor, asked),
+    }
+
+
+def prompts_of(asked: run.Trace) -> prompt_sets.PromptSets:
+    """A run's own prompts, and behind those that it scored as many others."""
     counts = {
         "anchor": asked.num_anchor,
         "layer": prompt_sets.NUM_LAYER,
         "scoring": 2 * asked.num_scoring,
         "behaviour": 1,
     }
-    sets = prompt_sets.of_task(asked.task, counts, seed=asked.seed)
-    anchor = jp.load_anchor(asked.out / "anchor.safetensors")
-    return {
-        "forming": forming(pair, jp.encode(pair, sets.scoring[: asked.num_scoring]), anchor),
-        "switches": turned(pair, sets, anchor, asked),
-    }
+    return prompt_sets.of_task(asked.task, counts, seed=asked.seed)
 
 
 def forming(pair: jp.Pair, prompts: jp.Inputs, anchor: jp.Anchor) -> list[float]:

@@ -7,10 +7,10 @@ gates) against as many of the ranking's first, on the scored prompts and on othe
 from typing import Any
 
 import pandas as pd
+import switches
 
 import jaxpatch as jp
 from jaxpatch import run
-from jaxpatch.measuring import prompt_sets
 
 PAIRS = 12
 """Of the ranking's first, every two."""
@@ -25,13 +25,7 @@ SIZES = (10, 30)
 
 def found(pair: jp.Pair, asked: run.Trace) -> dict[str, Any]:
     """Tables, as lists of rows, and what they are of."""
-    counts = {
-        "anchor": asked.num_anchor,
-        "layer": prompt_sets.NUM_LAYER,
-        "scoring": 2 * asked.num_scoring,
-        "behaviour": 1,
-    }
-    texts = prompt_sets.of_task(asked.task, counts, seed=asked.seed).scoring
+    texts = switches.prompts_of(asked).scoring
     prompts, others = (jp.encode(pair, part) for part in (texts[: asked.num_scoring], texts[asked.num_scoring :]))
     anchor, ranking = jp.load_anchor(asked.out / "anchor.safetensors"), jp.load_scores(asked.out / "scores.safetensors")
     base = (pair, prompts, anchor, ranking)
