@@ -141,7 +141,7 @@ def _made(found: Sequence[Result | Refused], scored: Sequence[Result]) -> str:
         first = scored[0].manifest
         versions, source = (
             first["versions"],
-            {(r.manifest["source"] or {}).get("commit", "unknown")[:7] for r in scored},
+            _commits(scored),
         )
         asked = first["options"]
         lines.append(
@@ -178,6 +178,12 @@ def _made(found: Sequence[Result | Refused], scored: Sequence[Result]) -> str:
     for each in scored[:1]:
         lines.append(f"Each task is one command; the first one's:\n\n```\n{each.manifest['command']}\n```")
     return "\n\n".join(lines)
+
+
+def _commits(scored: Sequence[Result]) -> set[str]:
+    """Of the code that made the results, shortened."""
+    made = [part for r in scored for part in (r.manifest, r.switches, r.together) if part]
+    return {(part.get("source") or {}).get("commit", "unknown")[:7] for part in made}
 
 
 def _anchors(found: Sequence[Result | Refused]) -> str:

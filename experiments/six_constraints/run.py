@@ -27,6 +27,7 @@ from jaxpatch import atomic, fetch, run
 from jaxpatch.measuring import anchors, tasks
 from jaxpatch.reporting import manifest
 
+ROOT = Path(__file__).resolve().parents[2]
 ADAPTER = os.path.relpath(Path(__file__).parent / "adapter")
 """As it would be typed: it is in every manifest."""
 SWITCHED = ("english_capital", "quotation")
@@ -92,8 +93,8 @@ def chain(asked: run.Trace, console: Console) -> None:
 
 
 def keep(path: Path, asked: run.Trace, began: float, found: dict[str, Any]) -> None:
-    """Results as JSON, with the options that they were made by and the seconds they took."""
-    said = {"options": run.asked(asked), "seconds": time.monotonic() - began, **found}
+    """Results as JSON, with the options and the commit that they were made by and the seconds they took."""
+    said = {"options": run.asked(asked), "seconds": time.monotonic() - began, "source": manifest.source(ROOT), **found}
     atomic.text(path, json.dumps(manifest.plain(said), indent=1), overwrite=True)
 
 
