@@ -709,7 +709,7 @@ def _curves(axes: Axes, each: Result) -> None:
         linestyle="none",
         label="answers that follow",
     )
-    axes.set_xscale("log")
+    drawing.log_sizes(axes)
     axes.set_ylabel("% of the gap, of answers")
     axes.legend(loc="upper left", fontsize=7)
     drawing.grid(axes)

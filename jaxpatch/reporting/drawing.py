@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 INK, SOFT, LINE, PALE = "#1b1e23", "#5b626d", "#d5d8dd", "#f1f2f4"
 POSITIVE, NEGATIVE = "#2463a6", "#c4501b"
@@ -121,6 +122,14 @@ def layer_ticks(axes: Axes, num_layers: int) -> None:
     step = max(1, -(-num_layers // 16))
     axes.set_xticks(np.arange(0, num_layers, step))
     axes.set_xlim(-0.5, num_layers - 0.5)
+
+
+def log_sizes(axes: Axes) -> None:
+    """k on a log scale, in plain numbers."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(10, numticks=12))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
 def mark_anchor(axes: Axes, layer: int, num_layers: int, *, label: bool = True) -> None:

@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from jaxpatch.reporting import drawing, wording
 from jaxpatch.reporting.drawing import INK, LINE, NEGATIVE, POSITIVE, SOFT
@@ -359,7 +359,7 @@ def curves(findings: Findings) -> Figure:
         recovery.set_title(_mode_title(mode))
         kl.set_xlabel("k, components patched (log scale)")
         for axes in (recovery, kl):
-            _log_sizes(axes)
+            drawing.log_sizes(axes)
             axes.tick_params(labelleft=True)
             drawing.grid(axes, "both")
     panels[1, 0].set_ylim(bottom=min(0.0, panels[1, 0].get_ylim()[0]))
@@ -394,7 +394,7 @@ def behaviour(findings: Findings) -> Figure:
     apart.set_ylabel("KL along answers (nats a token)")
     for axes in (*shares, apart):
         axes.set_xlabel("k, components patched (log scale)")
-        _log_sizes(axes)
+        drawing.log_sizes(axes)
         bottom, top = min(0.0, axes.get_ylim()[0]), axes.get_ylim()[1]
         axes.set_ylim(bottom, bottom + 1.3 * (top - bottom))
         axes.legend(loc="upper left", borderaxespad=0.2)
@@ -642,14 +642,6 @@ def _looks(drawn: list[Curve]) -> list[tuple[Curve, dict]]:
         *looks,
         (main, {"color": POSITIVE, "marker": "o", "linewidth": 2.1, "label": f"{main.name} (by E_w)", "zorder": 5}),
     ]
-
-
-def _log_sizes(axes: Axes) -> None:
-    """k on a log scale, in plain numbers."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(10, numticks=12))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
 def _level(axes: Axes, value: float, name: str) -> None:
