@@ -585,20 +585,17 @@ def _together(scored: Sequence[Result]) -> str:
         said, worth = each.together["interactions"], each.together["shapley"]
         clear = [row for row in said["pairs"] if row["is_clear"]]
         strongest = [
-            [row["one"], row["other"], exactly(row["interaction"]), _ends(row)] for row in said["pairs"][:NUM_PAIRS]
+            [row["one"], row["other"], exactly(row["interaction"], 2), _close(row)] for row in said["pairs"][:NUM_PAIRS]
         ]
         parts.append(
             f"{each.task}: of the ranking's first {len(said['names'])}, {len(clear)} of {len(said['pairs'])} pairs interact with an "
-            "interval "
-            f"clear of 0, {sum(row['interaction'] < 0 for row in clear)} of them below it (they stand for each other). All together "
-            "recover "
-            f"{exactly(said['joint']['value'])}, which is {exactly(said['excess']['value'])} ({_ends(said['excess'])}) more than the "
-            "sum of "
-            f"what each recovers alone. The strongest:\n\n"
+            f"interval clear of 0, {sum(row['interaction'] < 0 for row in clear)} of them below it (they stand for each other). All "
+            f"together recover {exactly(said['joint']['value'])}, which is {exactly(said['excess']['value'])} "
+            f"({_ends(said['excess'])}) more than the sum of what each recovers alone. The strongest:\n\n"
             + table(["one", "other", "interaction", "interval"], strongest)
         )
         rows = [
-            [row["name"], exactly(row["alone"]), exactly(row["shapley"]), _ends(row), exactly(row["last"])]
+            [row["name"], exactly(row["alone"], 2), exactly(row["shapley"], 2), _close(row), exactly(row["last"], 2)]
             for row in worth["values"]
         ]
         parts.append(
@@ -638,13 +635,18 @@ def _together(scored: Sequence[Result]) -> str:
     return "\n\n".join(parts)
 
 
-def exactly(share: float) -> str:
-    """A share in per cent with one decimal: where small differences count.
+def exactly(share: float, decimals: int = 1) -> str:
+    """A share in per cent with so many decimals: where small differences count.
 
     >>> exactly(0.2249)
     '22.5 %'
     """
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.{decimals}f} %"
+
+
+def _close(row: Mapping[str, float]) -> str:
+    """An interval whose ends are near each other."""
+    return f"{100 * row['low']:.3f} to {exactly(row['high'], 3)}"
 
 
 def _ends(row: Mapping[str, float]) -> str:
