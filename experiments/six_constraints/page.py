@@ -116,6 +116,8 @@ def page(found: Sequence[Result | Refused], command: str, missing: Sequence[str]
     if scored:
         parts += [
             "![For each task: E_w of neurons and E_a of heads by block; restoration against its controls](six_constraints.svg)",
+            "## In plain words",
+            "\n".join(f"* {_plain(each)}" for each in scored),
             "## What the paper finds, and what is found here",
             _findings(scored),
             "## Sources and relays",
@@ -257,6 +259,48 @@ def _lower_half(found: jp.Scores, kind: str) -> tuple[float, float, float]:
 
 def _told(share: tuple[float, float, float]) -> str:
     return f"{percent(share[0])} ({interval(*share[1:])})"
+
+
+def _plain(each: Result) -> str:
+    """What was found of one task, in sentences."""
+    found, ceilings = each.weights, each.weights.ceilings
+    strongest = max((found.top(kind, 1).iloc[0] for kind in found.values), key=lambda row: row["score"])
+    relays = each.roles[each.roles["role"].isin(["relay", "both"])]
+    told = [
+        f"{each.task}: all neurons together recover {percent(ceilings['all neuron'])} of the state, all heads "
+        f"{percent(ceilings['all head'])}, and no single component more than {percent(strongest['score'])} ({strongest['name']})."
+    ]
+    if len(relays):
+        row = relays.loc[relays["E_a"].idxmax()]
+        told.append(
+            f"The state is seen most in {row['name']}: exchanging what it writes recovers {percent(row['E_a'])}, its own weights "
+            f"{percent(row['E_w'])}."
+        )
+    few = each.smallest.set_index("share").loc[0.8]
+    if pd.notna(few["size"]):
+        restoration = each.curves[each.curves["mode"] == "restoration"]
+        nearest = min(restoration["k"].unique(), key=lambda k: abs(np.log(k / few["size"])))
+        there = restoration[restoration["k"] == nearest].set_index("order")["recovery"]
+        others = there.drop(["top", "first order"], errors="ignore")
+        told.append(
+            f"Its first {int(few['size']):,} components recover 80 %; of the other orders none but first order recovers more than "
+            f"{percent(others.max())} ({others.idxmax()}) with {int(nearest):,}, where the ranking recovers {percent(there['top'])}."
+        )
+    else:
+        told.append("No beginning of the ranking that was tried recovers 80 %.")
+    state, behaviour = _half_way(each)
+    ends = each.behaviour.set_index("model")["strict"]
+    judged = int(each.behaviour["judged"].iloc[0])
+    told.append(
+        f"Half of the state takes {_k(state)} components; of {judged} answers special gives {ends['special']} that follow and base "
+        f"{ends['base']}, and "
+        + (
+            f"half way between them takes {_k(behaviour)}."
+            if behaviour
+            else "no beginning of the ranking comes half way between them."
+        )
+    )
+    return " ".join(told)
 
 
 def _findings(scored: Sequence[Result]) -> str:
