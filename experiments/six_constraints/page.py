@@ -22,6 +22,8 @@ LOOKED = (0.2, 0.8)
 """Recovery between which a ranking is compared with its controls."""
 NUM_NAMED = 3
 NUM_PAIRS = 5
+CLEARLY = 0.25
+"""Of the answers: by so many more special must follow than base, for a half way between them to mean something."""
 
 
 class Result(NamedTuple):
@@ -60,14 +62,15 @@ class Refused(NamedTuple):
     seconds: float
 
 
-def write(results: Path, docs: Path, names: Sequence[str], command: str) -> None:
+def write(results: Path, docs: Path, names: Sequence[str], command: str, remark: str = "") -> None:
     """The page and its figure.
 
-    Args: results: where `run.py` left its files. names: of the tasks, in the order of the page. command: that made all this.
+    Args: results: where `run.py` left its files. names: of the tasks, in the order of the page. command: that made all this. remark: on
+        how it was run.
     """
     found = [each for each in (read(results, name) for name in names) if each is not None]
     scored = [each for each in found if isinstance(each, Result)]
-    text = page(found, command, [name for name in names if name not in {each.task for each in found}])
+    text = page(found, command, [name for name in names if name not in {each.task for each in found}], remark)
     if scored:
         drawn = drawing.svg(figure(scored), "six")
         atomic.text(docs / "six_constraints.svg", f'<?xml version="1.0" encoding="utf-8"?>\n{drawn}', overwrite=True)
@@ -102,13 +105,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def page(found: Sequence[Result | Refused], command: str, missing: Sequence[str] = ()) -> str:
+def page(found: Sequence[Result | Refused], command: str, missing: Sequence[str] = (), remark: str = "") -> str:
     """The whole page. missing: tasks that were asked for and have no results yet."""
     scored = [each for each in found if isinstance(each, Result)]
     parts = [
         "# Six constraints, the whole chain",
         f"```\n{command}\n```",
         _made(found, scored),
+        *([remark] if remark else []),
         *([f"Not run to the end yet: {listed(list(missing))}."] if missing else []),
         "## Which anchors hold",
         _anchors(found),
@@ -283,7 +287,7 @@ def _plain(each: Result) -> str:
         there = restoration[restoration["k"] == nearest].set_index("order")["recovery"]
         others = there.drop(["top", "first order"], errors="ignore")
         told.append(
-            f"Its first {int(few['size']):,} components recover 80 %; of the other orders none but first order recovers more than "
+            f"The first {int(few['size']):,} of the ranking recover 80 %; of the other orders none but first order recovers more than "
             f"{percent(others.max())} ({others.idxmax()}) with {int(nearest):,}, where the ranking recovers {percent(there['top'])}."
         )
     else:
@@ -291,14 +295,10 @@ def _plain(each: Result) -> str:
     state, behaviour = _half_way(each)
     ends = each.behaviour.set_index("model")["strict"]
     judged = int(each.behaviour["judged"].iloc[0])
+    half = f"half way between them takes {_k(behaviour)}" if behaviour else "no beginning of the ranking comes half way"
     told.append(
-        f"Half of the state takes {_k(state)} components; of {judged} answers special gives {ends['special']} that follow and base "
-        f"{ends['base']}, and "
-        + (
-            f"half way between them takes {_k(behaviour)}."
-            if behaviour
-            else "no beginning of the ranking comes half way between them."
-        )
+        f"On the grid half of the state is there with the first {_k(state)}; of {judged} answers special gives {ends['special']} that "
+        f"follow and base {ends['base']}, and {half if _is_shown(each) else 'nothing can be told of what lies between'}."
     )
     return " ".join(told)
 
@@ -357,8 +357,8 @@ def _findings(scored: Sequence[Result]) -> str:
         state, behaviour = _half_way(each)
         note(
             "inner recovery is not behaviour: first k on the grid with half of the state / half of the answers",
-            f"{_k(state)} / {_k(behaviour)}",
-            None if state is None else behaviour is None or behaviour > state,
+            f"{_k(state)} / {_k(behaviour) if _is_shown(each) else 'special shows it hardly more than base'}",
+            None if state is None or not _is_shown(each) else behaviour is None or behaviour > state,
         )
         shared = [row for row in each.flow["overlap"] if row["kind"] == "neuron"]
         note(
@@ -380,12 +380,18 @@ def _k(value: int | None) -> str:
     return "never" if value is None else f"{value:,}"
 
 
+def _is_shown(each: Result) -> bool:
+    """Whether special's answers show the behaviour clearly more often than base's, so that something can lie between them."""
+    ends = each.behaviour.set_index("model")["strict"]
+    return bool(ends["special"] - ends["base"] >= CLEARLY * each.behaviour["judged"].iloc[0])
+
+
 def _half_way(each: Result) -> tuple[int | None, int | None]:
     """The first k at which half of the state is recovered, and at which half as many answers follow as of special's."""
     top = each.curves.query("order == 'top' and mode == 'restoration'")
     state = top.loc[top["recovery"] >= 0.5, "k"]
     ends = each.behaviour.set_index("model")["strict"]
-    if ends["special"] <= ends["base"]:
+    if not _is_shown(each):
         return (int(state.iloc[0]) if len(state) else None), None
     sets = each.behaviour[each.behaviour["size"].notna()]
     enough = sets.loc[sets["strict"] >= (ends["special"] + ends["base"]) / 2, "size"]

@@ -105,6 +105,7 @@ def main() -> None:
     options.add_argument("--base", help="another base than SmolLM2-135M-Instruct, which is fetched")
     options.add_argument("--special", default=ADAPTER, help="another special than the adapter beside this file")
     options.add_argument("--tasks", nargs="+", default=list(tasks.TASKS), choices=list(tasks.TASKS))
+    options.add_argument("--remark", default="", help="a sentence for the page, on how this was run")
     options.add_argument("--force", action="store_true", help="score tasks whose anchor fails its checks, too")
     for name, value in SETTINGS.items():
         options.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help=f"of each run ({value})")
@@ -134,7 +135,7 @@ def main() -> None:
             keep(kept, asked[task], began, found(pair, asked[task]))
     if chosen.docs is not None:
         words = ["python", "experiments/six_constraints/run.py", "--out", str(chosen.out), "--docs", str(chosen.docs)]
-        page.write(chosen.out, chosen.docs, list(asked), " ".join(words))
+        page.write(chosen.out, chosen.docs, list(asked), " ".join(words), chosen.remark)
         console.print(f"page: {chosen.docs / 'six_constraints.md'}")
 
 
