@@ -420,7 +420,8 @@ def executors(
 
     The state is formed in base by special's parameters in everything up to the anchor's block, and in nothing above. What components
     above it write in that run is put into base's own run, one after the other: how much of what the formed state does to the next
-    token comes back? All above the anchor is base's in both runs, so this is activation patching, and no E_w.
+    token comes back? All above the anchor is base's in both runs, so this is activation patching, and no E_w. Where the embedding is
+    the unembedding as well, it stays base's, too.
 
     Args:
         kinds: of activation patching. method: "activation", "screened_activation" or "attribution".
@@ -455,11 +456,13 @@ def executors(
     options = Options(top=top, aggregate=aggregate, seed=seed, progress=progress, limit=limit)
     crossing = exchanges.Exchange(site, positions)
     asked = method, "restoration", crossing, (), options, memory, None, sweep.FORGETFUL
+    kinds = tuple(kinds) if isinstance(kinds, Iterable) and not isinstance(kinds, str) else kinds
     _refuse_bad_options(pair, inputs, (read_out,), kinds, *asked)
     partition = components.of_decoder(pair.base)
     is_below = np.arange(pair.config.layers) <= layer
     gates = {"layer": is_below.astype(np.float32)}
-    gates |= {kind: np.ones(partition[kind].shape, np.float32) for kind in ("embed", "positions") if kind in partition}
+    entering = ("positions",) if pair.config.tied else ("embed", "positions")
+    gates |= {kind: np.ones(partition[kind].shape, np.float32) for kind in entering if kind in partition}
     formed = dataclasses.replace(pair, special=blend.patch(pair.base, pair.special, gates))
     tool = instrument.of_pair(formed, inputs, read_out, exchange=crossing, budget=memory)
     above = {kind: np.zeros(sort.shape, bool) for kind, sort in tool.partition.items()}

@@ -268,6 +268,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
                 placed,
                 num_random=options.num_random,
                 seed=options.seed,
+                memory=None if options.memory is None else int(options.memory * 2**30),
                 progress=part,
             )
     with clock.stage("write answers") as part:

@@ -115,6 +115,7 @@ def validate(options: Validate, *, command: Sequence[str] = (), console: Console
                 earlier.roles,
                 num_random=options.num_random,
                 seed=options.seed,
+                memory=None if asked["memory"] is None else int(asked["memory"] * 2**30),
                 progress=part,
             )
         with clock.stage("write answers") as part:
@@ -184,6 +185,8 @@ def read(folder: str | Path) -> Earlier:
         raise ValueError(
             f"{folder / 'manifest.json'} lacks {', '.join(sorted(missing))}: it is of another version; run again."
         )
+    if "validates" in said:
+        raise ValueError(f"{folder} is of jaxpatch validate; name the folder of the run itself: {said['validates']}")
     found, placed = archive.load_scores(folder / "scores.safetensors"), None
     if (folder / "activations.safetensors").is_file():
         placed = roles.place(found, archive.load_scores(folder / "activations.safetensors"))
@@ -245,15 +248,17 @@ def validated(
     *,
     num_random: int,
     seed: int,
+    memory: int | None,
     progress: Callable[[str], sweep.Progress],
 ) -> Validation:
-    """Curves with every control, and the smallest sets along the ranking's."""
+    """Curves with every control, and the smallest sets along the ranking's. placed: where E_a was asked. memory: bytes, as for
+    `pipeline.score`."""
     drawn = pipeline.validate(
         pair,
         prompts,
         anchor,
         found,
-        others=_other_orders(pair, prompts, anchor, found, placed),
+        others=_other_orders(pair, prompts, anchor, found, placed, memory),
         num_random=num_random,
         seed=seed,
         progress=progress("sets patched"),
@@ -270,18 +275,22 @@ def _other_orders(
     anchor: read_outs.Anchor,
     found: scores.Scores,
     placed: roles.Roles | None,
+    memory: int | None,
 ) -> dict[str, scores.Scores]:
     """What else could have ranked the components that E_w ranks: first order, where that is not what ranked them; and E_a, where it was
     asked of all of them."""
     kinds, made = components.disjoint(found.partition, tuple(found.values)), {}
     if found.method != "first_order":
-        made["first order"] = pipeline.score(pair, prompts, anchor, kinds=kinds, method="first_order")
+        made["first order"] = pipeline.score(
+            pair, prompts, anchor, kinds=kinds, method="first_order", aggregate=found.aggregate, memory=memory
+        )
     if placed is not None and set(kinds) <= placed.activations.values.keys():
         made["largest E_a"] = placed.activations
     return made
 
 
 def refuse_long_answers(max_new: int, pair: checkpoints.Pair, *answered: inputs.Inputs) -> None:
+    """Raises ValueError where the longest prompt and its answer would not fit into the context."""
     longest, context = max(prompts.tokens.shape[1] for prompts in answered), pair.config.context
     if longest + max_new > context:
         raise ValueError(

@@ -5,10 +5,13 @@ import json
 import shutil
 import sys
 
+import jax.numpy as jnp
+import numpy as np
 import pandas as pd
 import pytest
 
-from jaxpatch import cli, results, run, validation
+import jaxpatch as jp
+from jaxpatch import cli, results, run, testing, validation
 from jaxpatch.scoring import archive
 
 WORDS = "oak fig yew elm ash bay may box gum fir".split()
@@ -72,6 +75,10 @@ def test_the_earlier_ranking_is_judged_on_prompts_that_were_not_scored(earlier, 
     assert manifest["anchor"] == was["anchor"] and manifest["forced"] == was["forced"]
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Drawn on 2 prompts that were not scored." in page
+    capsys.readouterr()
+    assert command(monkeypatch, "validate", str(out), "--out", str(tmp_path / "again"), *SHORT) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "is of jaxpatch validate; name the folder of the run itself: jaxpatch run" in said
 
 
 def test_the_earlier_prompts_are_taken_where_asked(earlier, tmp_path, monkeypatch):
@@ -144,3 +151,12 @@ def test_prompts_of_a_task_are_the_earlier_runs_own_or_come_after_them(tmp_path)
     fresh = validation._prompt_sets(dataclasses.replace(options, fresh=True), asked)
     assert len(fresh.scoring) == 3 and len(fresh.behaviour) == len(fresh.verdicts) == len(fresh.loosely) == 2
     assert not set(fresh.scoring) & set(own.scoring) and not set(fresh.behaviour) & set(own.behaviour)
+
+
+def test_first_order_ranks_by_the_aggregate_of_the_scores_it_is_a_control_of():
+    pair, prompts, anchor = testing.tiny_pair(), testing.tiny_inputs(), jp.Anchor(layer=1, direction=jnp.eye(16)[0])
+    found = jp.score(pair, prompts, anchor, kinds=("head",), aggregate="ratio_of_means")
+    made = validation._other_orders(pair, prompts, anchor, found, None, None)
+    wanted = jp.score(pair, prompts, anchor, kinds=("head",), method="first_order", aggregate="ratio_of_means")
+    assert list(made) == ["first order"]
+    np.testing.assert_array_equal(made["first order"].values["head"], wanted.values["head"])

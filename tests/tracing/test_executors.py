@@ -85,6 +85,19 @@ def test_the_state_is_formed_by_all_up_to_the_anchor_and_by_nothing_above(read_o
         np.testing.assert_allclose(values[2], wanted.values[kind][2], rtol=1e-4, atol=1e-6)
 
 
+def test_an_embedding_that_is_the_unembedding_stays_base_s():
+    """Or the run in which the state is formed would have special's unembedding, above the anchor."""
+    pair, prompts = testing.tiny_pair(testing.tiny_config(tied=True)), testing.tiny_inputs()
+    anchor = jp.Anchor(layer=1, direction=jnp.eye(16)[0])
+    found = jp.executors(pair, prompts, anchor, kinds=["mlp"])
+    formed = dataclasses.replace(
+        pair, special=jp.patch(pair.base, pair.special, jp.gates(pair, {"layer": [(0,), (1,)]}))
+    )
+    wanted = jp.score(formed, prompts, jp.NextToken("kl"), kinds=("mlp",), method="activation")
+    np.testing.assert_array_equal(found.gap, wanted.gap)
+    np.testing.assert_allclose(found.values["mlp"][2], wanted.values["mlp"][2], rtol=1e-4, atol=1e-6)
+
+
 def test_what_cannot_be_asked_is_refused_at_once():
     pair, prompts = testing.tiny_pair(), testing.tiny_inputs()
     top = jp.Anchor(layer=2, direction=jnp.eye(16)[0])
