@@ -5,6 +5,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpatch import array_file
 from jaxpatch.measuring.read_outs import READ_OUTS, Anchor
 
 
@@ -32,20 +33,13 @@ def load_anchor(path: str | Path) -> Anchor:
 
     Raises: FileNotFoundError; ValueError for any other file.
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; wanted an anchor.safetensors.")
-    try:
-        with safe_open(path, "numpy") as file:
-            about, names = file.metadata() or {}, set(file.keys())
-            arrays = {name: jnp.asarray(file.get_tensor(name)) for name in names & {"direction", "centre"}}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file: {error}") from None
+    about, arrays = array_file.read(path, "an anchor.safetensors")
     read_out = about.get("read_out", "")
     if "direction" not in arrays or read_out not in READ_OUTS or not about.get("layer", "").isdecimal():
         raise ValueError(f"{path} holds no anchor: wanted a direction, and in its metadata a layer and a read-out.")
     return Anchor(
-        layer=int(about["layer"]), direction=arrays["direction"], read_out=read_out, centre=arrays.get("centre")
+        layer=int(about["layer"]),
+        direction=jnp.asarray(arrays["direction"]),
+        read_out=read_out,
+        centre=jnp.asarray(arrays["centre"]) if "centre" in arrays else None,
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxpatch import array_file
 from jaxpatch.patching.components import Kind, Slot
 from jaxpatch.patching.exchange import Exchange
 from jaxpatch.scoring.method import Round, Screening
@@ -57,19 +58,7 @@ def load_scores(path: str | Path) -> Scores:
 
     Raises: FileNotFoundError; ValueError for any other file.
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such file; wanted one that save_scores wrote, or a run's scores.safetensors."
-        )
-    try:
-        with safe_open(path, "numpy") as file:
-            about = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file: {error}") from None
+    about, arrays = array_file.read(path, "one that save_scores wrote, or a run's scores.safetensors")
     if about.get("format") != FORMAT:
         raise ValueError(f"{path} holds no scores: its format is {about.get('format')!r}, wanted {FORMAT!r}.")
     said = json.loads(about["scores"])
