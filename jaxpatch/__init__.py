@@ -12,10 +12,11 @@ The floors, from the bottom; each imports only what stands before it:
     validating         restoration and knockout against controls
     sets               what components do together: interactions, Shapley values, sets chosen otherwise than one by one
     reporting          tables, figures, one HTML page, the manifest
-    pipeline, joint, experts, validation, run, plan, cli    the conductors and the command line
+    pipeline, hierarchy, joint, experts, validation, run, plan, cli    the conductors and the command line
 """
 
 from jaxpatch.experts import conflicts, score_experts
+from jaxpatch.hierarchy import executors, trace
 from jaxpatch.joint import compare_sets, greedy, interactions, learned_gates, shapley
 from jaxpatch.measuring.anchor_file import load_anchor, save_anchor
 from jaxpatch.measuring.anchors import AnchorInfo, fit_anchor
@@ -28,7 +29,7 @@ from jaxpatch.models.checkpoints import CheckpointError, Pair, load_pair
 from jaxpatch.models.saving import save_adapter, save_checkpoint, save_orbax
 from jaxpatch.patching.blend import patch
 from jaxpatch.patching.patterns import partition
-from jaxpatch.pipeline import executors, gates, generate, score, score_each, smallest_sets, trace, validate
+from jaxpatch.pipeline import gates, generate, score, score_each, smallest_sets, validate
 from jaxpatch.resume import DifferentRunError, Journal
 from jaxpatch.scoring.archive import load_scores, save_scores
 from jaxpatch.scoring.scores import Scores

@@ -1,6 +1,5 @@
 """The conductor: one call per stage, in the order of the method. No arithmetic of its own."""
 
-import dataclasses
 import importlib.metadata
 import math
 import warnings
@@ -11,27 +10,23 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxpatch.measuring import devices, instrument, outcomes, read_outs, sweep, targets, tree_pairs, writing
+from jaxpatch.measuring import devices, instrument, outcomes, read_outs, sweep, tree_pairs, writing
 from jaxpatch.measuring.attribution import REPAIRS
 from jaxpatch.measuring.inputs import Inputs
 from jaxpatch.measuring.inputs import checked as checked_inputs
 from jaxpatch.measuring.memory import default_budget
-from jaxpatch.measuring.read_outs import Anchor, NextToken, ReadOut
+from jaxpatch.measuring.read_outs import Anchor, ReadOut
 from jaxpatch.measuring.tree_pairs import Read, TreePair
 from jaxpatch.models import layers, layout
 from jaxpatch.models.checkpoints import Pair, refuse_others
-from jaxpatch.patching import blend, components
+from jaxpatch.patching import components
 from jaxpatch.patching import exchange as exchanges
-from jaxpatch.scoring import ACTIVATION_METHODS, AS_CAREFUL, EXACT, METHODS, SCREENED, normalise, scores
+from jaxpatch.scoring import ACTIVATION_METHODS, EXACT, METHODS, SCREENED, normalise, scores
 from jaxpatch.scoring.method import DEFAULTS, Answer, Options, all_silent
 from jaxpatch.shapes import Gates, Params
-from jaxpatch.tracing import flow, roles
 from jaxpatch.trees import paths
 from jaxpatch.trees.fingerprint import fingerprint
 from jaxpatch.validating import controls, curves, smallest
-
-NEXT_TOKEN = NextToken("kl")
-"""What executors are read by, unless told otherwise."""
 
 
 def gates(pair: Pair | TreePair, chosen, value: float = 1.0) -> Gates:
@@ -197,7 +192,7 @@ def score_each(
     wanted = tuple(wanted) if isinstance(wanted, Iterable) else wanted
     exchange = exchanges.Exchange(site, positions)
     repairs = (repairs,) if isinstance(repairs, str) else tuple(repairs)
-    _refuse_bad_options(pair, inputs, wanted, kinds, method, mode, exchange, repairs, options, memory, mesh, journal)
+    refuse_bad_options(pair, inputs, wanted, kinds, method, mode, exchange, repairs, options, memory, mesh, journal)
     if isinstance(pair, TreePair):
         reads = tree_pairs.several(wanted)
         tool = tree_pairs.instrument_of(pair, inputs, reads, mode=mode, budget=None if memory is None else int(memory))
@@ -207,8 +202,8 @@ def score_each(
     asked = {"kinds": kinds, "method": method, "mode": mode, "mesh": None if mesh is None else dict(mesh.shape)}
     if method in ACTIVATION_METHODS:
         asked |= {**exchange._asdict(), "repairs": repairs}
-    identity = devices.agreed(_identity(pair, inputs, wanted, budget, options=options, **asked))
-    budget = int(journal.begin(identity)["budget"])
+    told = devices.agreed(identity(pair, inputs, wanted, budget, options=options, **asked))
+    budget = int(journal.begin(told)["budget"])
     tool = instrument.of_pair(
         pair,
         inputs,
@@ -220,7 +215,7 @@ def score_each(
         mesh=mesh,
         journal=journal,
     )
-    layers = [int(each.layer) if isinstance(each, Anchor) else pair.config.layers - 1 for each in wanted]
+    layers = [int(read_outs.stop(pair.config, [each])) - 1 for each in wanted]
     return scores_with(tool, kinds=tuple(kinds), method=method, layers=layers, options=options)
 
 
@@ -285,192 +280,6 @@ def scores_with(
                     stacklevel=2,
                 )
     return tuple(made)
-
-
-def trace(
-    pair: Pair,
-    inputs: Any,
-    anchor: ReadOut,
-    *,
-    sources: Sequence[str] = ("head", "neuron"),
-    relays: Sequence[str] = ("head",),
-    method: str = "screened",
-    path: str = "total",
-    rules: flow.Rules = flow.DEFAULTS,
-    state: roles.Roles | None = None,
-    site: str = "contribution",
-    positions: str = "all",
-    aggregate: str = "mean_of_ratios",
-    top: int = 100,
-    limit: int | None = None,
-    seed: int = 0,
-    memory: int | None = None,
-    started: Callable[[str], None] = lambda name: None,
-    progress: Callable[[str], sweep.Progress] = all_silent,
-) -> flow.Flow:
-    """Who supplies the state: from it back through the relays that aggregate it to the sources that make it.
-
-    Suppliers of the state are placed as `place` does, by E_w and E_a. Each relay that stands out becomes a target: its own contribution
-    is read in place of the state (`contribution`), with base and special as its ends, and its suppliers are placed in the same way.
-
-    Args:
-        pair, inputs, anchor: as for `score`; of decoders alone.
-        sources: kinds whose parameters may supply (E_w). relays: kinds whose activations may (E_a); of them "head", "neuron",
-            "attention" and "mlp" are followed.
-        method: for E_w; E_a is found as carefully: by "activation" where this is "exact", by "screened_activation" where it screens, by
-            "attribution" otherwise.
-        path: how a target reaches what it is a part of, "total" or "direct" (see `contribution`).
-        rules: what stands out, how many suppliers are kept, and when tracing ends.
-        state: E_w and E_a of the state's own suppliers, where `place` has them already.
-        site, positions, aggregate, top, limit, seed, memory: as for `score`.
-        started: called with a target's name when its suppliers are looked for.
-
-    Returns: a `Flow`.
-
-    Raises: ValueError for bad options, all at once, and where the state itself is no larger in special than in base.
-
-    References: Sun et al., arXiv 2604.13694; the procedure is ours.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from jaxpatch import testing
-        >>> anchor = Anchor(layer=1, direction=jnp.eye(8)[testing.STATE])
-        >>> found = trace(testing.relay_pair((2.0, -1.0)), testing.tiny_inputs(), anchor, method="exact")
-        >>> found.to_frame()[["supplier", "role", "target"]].values.tolist()
-        [['head 1.0', 'relay', 'state'], ['neuron 0.0', 'source', 'state'], ['neuron 0.0', 'source', 'head 1.0']]
-    """
-    if not isinstance(pair, Pair):
-        raise ValueError(
-            "trace: contributions are read in decoders; a TreePair has none. Score it with read-outs of your own."
-        )
-    options = Options(top=top, aggregate=aggregate, seed=seed, progress=progress, limit=limit)
-    crossing, passed = exchanges.Exchange(site, positions), AS_CAREFUL.get(method, "activation")
-    faults = (
-        flow.faults(rules)
-        + targets.path_faults(path)
-        + ([] if state is None else _state_faults(state, sources, relays))
-    )
-    if method in ACTIVATION_METHODS:
-        faults.append(f"method {method!r} is of activations; wanted one of {', '.join(METHODS)}.")
-    for kinds, by, exchange in ((sources, method, exchanges.Exchange()), (relays, passed, crossing)):
-        asked = kinds, by, "restoration", exchange, (), options, memory, None, sweep.FORGETFUL
-        try:
-            _refuse_bad_options(pair, inputs, (anchor,), *asked)
-        except (KeyError, ValueError) as error:
-            faults.append(str(error.args[0]))
-    if faults:
-        raise ValueError("trace:\n" + "\n".join(dict.fromkeys(faults)))
-    listened: dict[tuple[flow.Component, ...], ReadOut] = {(): anchor}
-
-    def measure(chain: tuple[flow.Component, ...]) -> flow.Measured | str:
-        if state is not None and not chain:
-            return flow.Measured(state.weights.of(sources), state.activations.of(relays))
-        started(" < ".join(["state", *(f"{kind} {'.'.join(map(str, index))}" for kind, index in chain)]))
-        if chain:
-            *above, (kind, index) = chain
-            try:
-                listened[chain] = targets.contribution(
-                    pair, inputs, listened[tuple(above)], kind, index, path=path, budget=memory
-                )
-            except read_outs.UnheardError:
-                return "nothing listens to what it writes"
-        asked = listened[chain]
-        tool, crossed = (
-            instrument.of_pair(pair, inputs, asked, exchange=exchange, budget=memory) for exchange in (None, crossing)
-        )
-        try:
-            is_kept = normalise.kept_inputs(tool.gap, tool.base)
-        except normalise.NoGapError:
-            if not chain:
-                raise
-            return "its contribution is no larger in special than in base"
-        layers = [read_outs.depth(pair.config, [asked]) - 1]
-        weights, activations = (
-            scores_with(each, kinds=tuple(kinds), method=by, layers=layers, options=options)[0]
-            for each, kinds, by in ((tool, sources, method), (crossed, relays, passed))
-        )
-        own = math.nan
-        if chain and chain[-1][0] in tool.partition:
-            alone = tool.read(components.gates(tool.partition, {chain[-1][0]: [chain[-1][1]]})) - tool.base
-            own = float(normalise.normalised(alone, tool.gap, is_kept, aggregate))
-        return flow.Measured(weights, activations, own)
-
-    followed = [kind for kind in read_outs.TARGETS if not (kind == "neuron" and pair.config.experts)]
-    return flow.follow(measure, rules, targets=followed)
-
-
-def executors(
-    pair: Pair,
-    inputs: Any,
-    anchor: Anchor,
-    *,
-    kinds: Sequence[str] = ("head", "neuron"),
-    method: str = "activation",
-    read_out: NextToken = NEXT_TOKEN,
-    site: str = "contribution",
-    positions: str = "all",
-    aggregate: str = "mean_of_ratios",
-    top: int = 100,
-    limit: int | None = None,
-    seed: int = 0,
-    memory: int | None = None,
-    progress: Callable[[str], sweep.Progress] = all_silent,
-) -> scores.Scores:
-    """What carries a formed state to the output: execution components, above the anchor.
-
-    The state is formed in base by special's parameters in everything up to the anchor's block, and in nothing above. What components
-    above it write in that run is put into base's own run, one after the other: how much of what the formed state does to the next
-    token comes back? All above the anchor is base's in both runs, so this is activation patching, and no E_w. Where the embedding is
-    the unembedding as well, it stays base's, too.
-
-    Args:
-        kinds: of activation patching. method: "activation", "screened_activation" or "attribution".
-        read_out: of the next token; "kl" refers to the run in which the state is formed.
-        pair, inputs, anchor, site, positions, aggregate, top, limit, seed, memory: as for `score`.
-
-    Returns: `Scores`; 0 for components up to the anchor. Ceilings, "everything" apart, are of all that stand above it.
-
-    Raises: ValueError where nothing stands above the anchor, where forming the state changes no next token, and as `score`.
-
-    References: ours; that execution follows aggregation is known (Sun et al., arXiv 2604.13694).
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from jaxpatch import testing
-        >>> anchor = Anchor(layer=1, direction=jnp.eye(16)[0])
-        >>> found = executors(testing.tiny_pair(), testing.tiny_inputs(), anchor, kinds=("head",))
-        >>> found.values["head"].any(axis=1).tolist()
-        [False, False, True]
-    """
-    if not isinstance(pair, Pair) or not isinstance(anchor, Anchor):
-        raise ValueError("executors: wanted a Pair of decoders and an Anchor, above which they stand.")
-    faults = (
-        [] if method in ACTIVATION_METHODS else [f"method {method!r}; wanted one of {', '.join(ACTIVATION_METHODS)}."]
-    )
-    if not isinstance(read_out, NextToken):
-        faults.append(f"read_out: wanted a NextToken; got {type(read_out).__name__}.")
-    if (layer := int(anchor.layer)) >= pair.config.layers - 1:
-        faults.append(f"anchor: nothing stands above block {layer} of {pair.config.layers}; read it further down.")
-    if faults:
-        raise ValueError("executors:\n" + "\n".join(faults))
-    options = Options(top=top, aggregate=aggregate, seed=seed, progress=progress, limit=limit)
-    crossing = exchanges.Exchange(site, positions)
-    asked = method, "restoration", crossing, (), options, memory, None, sweep.FORGETFUL
-    kinds = tuple(kinds) if isinstance(kinds, Iterable) and not isinstance(kinds, str) else kinds
-    _refuse_bad_options(pair, inputs, (read_out,), kinds, *asked)
-    partition = components.of_decoder(pair.base)
-    is_below = np.arange(pair.config.layers) <= layer
-    gates = {"layer": is_below.astype(np.float32)}
-    entering = ("positions",) if pair.config.tied else ("embed", "positions")
-    gates |= {kind: np.ones(partition[kind].shape, np.float32) for kind in entering if kind in partition}
-    formed = dataclasses.replace(pair, special=blend.patch(pair.base, pair.special, gates))
-    tool = instrument.of_pair(formed, inputs, read_out, exchange=crossing, budget=memory)
-    above = {kind: np.zeros(sort.shape, bool) for kind, sort in tool.partition.items()}
-    for kind, sort in tool.partition.items():
-        if sort.axes[0] == "layer":
-            above[kind][layer + 1 :] = True
-    tool = tool._replace(seen=(above,))
-    return scores_with(tool, kinds=tuple(kinds), method=method, layers=[pair.config.layers - 1], options=options)[0]
 
 
 def validate(
@@ -673,7 +482,7 @@ def generate(pair: Pair, params: Params, inputs: Inputs, *, max_new: int = 64) -
     return writing.write(pair, params, inputs, max_new=max_new)
 
 
-def _identity(pair: Pair, inputs: Inputs, wanted: Sequence[ReadOut], budget: int, **asked: Any) -> dict[str, str]:
+def identity(pair: Pair, inputs: Inputs, wanted: Sequence[ReadOut], budget: int, **asked: Any) -> dict[str, str]:
     """All that the numbers depend on, in words."""
     base = jax.tree.leaves(pair.base)[0]
     options = asked.pop("options")._asdict()
@@ -743,7 +552,7 @@ def partition_of(pair: Pair | TreePair) -> components.Partition:
     return pair.partition if isinstance(pair, TreePair) else components.of_decoder(pair.base)
 
 
-def _refuse_bad_options(
+def refuse_bad_options(
     pair: Pair | TreePair,
     inputs: Any,
     wanted: Any,
@@ -781,19 +590,6 @@ def _refuse_bad_options(
         raise ValueError("\n".join(unknown + faults))
     if unknown:
         raise KeyError(unknown[0])
-
-
-def _state_faults(state: roles.Roles, sources: Sequence[str], relays: Sequence[str]) -> list[str]:
-    """Kinds that were to be placed and are not."""
-    return [
-        f"state: its {name} have no {kind!r}; score it as well, or leave it out of {what}."
-        for name, what, kinds, found in (
-            ("weights", "sources", sources, state.weights),
-            ("activations", "relays", relays, state.activations),
-        )
-        for kind in kinds
-        if kind not in found.values
-    ]
 
 
 def _exchange_faults(exchange: exchanges.Exchange, repairs: tuple[str, ...], method: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Shell: one run, from two checkpoints to a folder with a report."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,10 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from jaxpatch import pipeline, reference, results, resume
+from jaxpatch import hierarchy, pipeline, reference, results, resume
 from jaxpatch.clock import Clock
-from jaxpatch.measuring import anchors, devices, inputs, prompt_sets, read_outs, targets, tasks
+from jaxpatch.measuring import anchors, devices, inputs, prompt_sets, read_outs, sweep, targets, tasks
+from jaxpatch.measuring.read_outs import Anchor
 from jaxpatch.models import checkpoints, layers
 from jaxpatch.models.differences import Choices
 from jaxpatch.patching import changes, components, exchange
@@ -122,6 +123,7 @@ class Trace(Run):
         levels: of relays below the state that are followed, at most.
         most: suppliers of each sort that are kept of one target, at most.
         least: share of the state that a relay must carry to be followed.
+        by_input: also say through which of a relay's inputs each supplier acts: queries, keys or values (path patching).
     """
 
     suppliers: str = "local_linear"
@@ -130,6 +132,7 @@ class Trace(Run):
     levels: int = flow.DEFAULTS.levels
     most: int = flow.DEFAULTS.most
     least: float = flow.DEFAULTS.least
+    by_input: bool = True
 
     @property
     def rules(self) -> flow.Rules:
@@ -216,47 +219,15 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
             console.print(f"{journal.num_resumed:,} components were known from an interrupted run")
         return found
 
-    found = scored(options.kinds, options.method, options.top, journal)
-    placed = None
-    if exchanged := _exchanged(options, pair):
-        with journal.following() as second:
+    placed, traced, exchanged = None, None, _exchanged(options, pair)
+    with journal.following() as second, second.following() as third, third.following() as fourth:
+        found = scored(options.kinds, options.method, options.top, journal)
+        if exchanged:
             most = max(options.top, FEWEST_RELAYS)
             placed = roles.place(found, scored(exchanged, AS_CAREFUL[options.method], most, second))
-    traced = None
-    if isinstance(options, Trace):
-        with clock.stage("trace") as part:
-            traced = pipeline.trace(
-                pair,
-                encoded["scoring"],
-                anchor,
-                sources=options.kinds,
-                relays=options.through,
-                method=options.suppliers,
-                path=options.path,
-                rules=options.rules,
-                state=placed,
-                aggregate=options.aggregate,
-                top=max(options.top, FEWEST_RELAYS),
-                limit=options.limit,
-                seed=options.seed,
-                memory=None if options.memory is None else int(options.memory * 2**30),
-                progress=part,
-            )
-            if anchor.layer < pair.config.layers - 1 and exchanged:
-                executed = pipeline.executors(
-                    pair,
-                    encoded["scoring"],
-                    anchor,
-                    kinds=exchanged,
-                    method=AS_CAREFUL[options.method],
-                    aggregate=options.aggregate,
-                    top=max(options.top, FEWEST_RELAYS),
-                    limit=options.limit,
-                    seed=options.seed,
-                    memory=None if options.memory is None else int(options.memory * 2**30),
-                    progress=lambda name: part(f"executors: {name}"),
-                )
-                traced = flow.with_executors(traced, executed)
+        if isinstance(options, Trace):
+            with clock.stage("trace") as part:
+                traced = _traced(options, pair, encoded["scoring"], anchor, exchanged, placed, (third, fourth), part)
     proof = Validation((), ())
     if options.validation:
         with clock.stage("validate") as part:
@@ -314,6 +285,51 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
         journal.forget()
     console.print(tables.terminal(made))
     return options.out / "report.html"
+
+
+def _traced(
+    options: Trace,
+    pair: checkpoints.Pair,
+    scoring: inputs.Inputs,
+    anchor: Anchor,
+    exchanged: tuple[str, ...],
+    placed: roles.Roles | None,
+    journals: tuple[resume.Journal, resume.Journal],
+    part: Callable[[str], sweep.Progress],
+) -> flow.Flow:
+    """Who supplies the state, and what carries it on. exchanged: kinds whose activations can be patched."""
+    ours, following = journals
+    asked: dict[str, Any] = {name: getattr(options, name) for name in ("aggregate", "limit", "seed")}
+    asked |= {"top": max(options.top, FEWEST_RELAYS)}
+    asked |= {"memory": None if options.memory is None else int(options.memory * 2**30)}
+    found = hierarchy.trace(
+        pair,
+        scoring,
+        anchor,
+        sources=options.kinds,
+        relays=options.through,
+        method=options.suppliers,
+        path=options.path,
+        rules=options.rules,
+        state=placed,
+        by_input=options.by_input,
+        journal=ours,
+        progress=part,
+        **asked,
+    )
+    if not exchanged or anchor.layer == pair.config.layers - 1:
+        return found
+    executed = hierarchy.executors(
+        pair,
+        scoring,
+        anchor,
+        kinds=exchanged,
+        method=AS_CAREFUL[options.method],
+        journal=following,
+        progress=lambda name: part(f"executors: {name}"),
+        **asked,
+    )
+    return flow.with_executors(found, executed)
 
 
 def asked(options: Run) -> dict[str, Any]:

@@ -169,10 +169,8 @@ def effects(
     config: DecoderConfig, kinds: tuple[str, ...], exchange: Exchange, repairs: tuple[str, ...], models: Models
 ) -> dict[str, Float[Array, "A B n"]]:
     """First-order effects on one read-out of every component of some kinds, in the A blocks that are read."""
-    depth = read_outs.depth(config, models.read_outs)
-    (after, run), (others_after, others) = (
-        slopes.climb(config, side, depth) for side in (models, turned_round(models))
-    )
+    depth, stop = read_outs.depth(config, models.read_outs), read_outs.stop(config, models.read_outs)
+    (after, run), (others_after, others) = (slopes.climb(config, side) for side in (models, turned_round(models)))
     context = decoder.causal_context(config, after.shape[-2], after.dtype)
     where = crossed.where(exchange, models.inputs, after.dtype)
     numbers = jnp.arange(depth, dtype=jnp.int32)
@@ -193,7 +191,8 @@ def effects(
             entering, slope, heads = slopes.descend(config, here, own.params, own.run, end)
             layer = Layer(own, other, heads, slope, here, where)
             found = {kind: share_of(kind, repairs)(config, exchange, layer) for kind in kinds}
-            return jnp.where(number == dropped, end, entering), found
+            entering = jnp.where(number == dropped, end, read_outs.until(stop, number, entering, end))
+            return entering, slopes.until_stop(stop, number, found)
 
         return jax.lax.scan(step, top, (numbers, (run, others), ends), reverse=True)[1]
 
@@ -202,12 +201,15 @@ def effects(
     if depth == 1:  # there is no other block to leave out
         return jax.tree.map(jnp.abs, descend(jnp.int32(-1)))
 
-    def add(total: dict[str, jax.Array], dropped: jax.Array):
+    def add(dropped: jax.Array, total: dict[str, jax.Array]) -> dict[str, jax.Array]:
         is_other = (numbers != dropped)[:, None, None]
         found = descend(dropped)
-        return {kind: total[kind] + jnp.where(is_other, jnp.abs(each), 0) for kind, each in found.items()}, None
+        return {kind: total[kind] + jnp.where(is_other, jnp.abs(each), 0) for kind, each in found.items()}
 
     shapes = jax.eval_shape(descend, jnp.int32(0))
     nothing = jax.tree.map(lambda each: jnp.zeros(each.shape, each.dtype), shapes)
-    total = jax.lax.scan(add, nothing, numbers)[0]
-    return jax.tree.map(lambda each: each / (depth - 1), total)
+    blocks = jnp.maximum(
+        stop, 2
+    )  # below a target in block 1 there is one alone; block 1 is not run, and leaves nothing out
+    total = jax.lax.fori_loop(jnp.int32(0), blocks, add, nothing)
+    return jax.tree.map(lambda each: each / (blocks - 1).astype(each.dtype), total)

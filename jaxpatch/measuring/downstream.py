@@ -139,7 +139,7 @@ def finish(
     """
     context, reads = context_of(config, models), models.read_outs
     depth, targets = read_outs.depth(config, reads), [each for each in reads if isinstance(each, Contribution)]
-    top = depth if targets else depth - 1
+    top = read_outs.stop(config, reads) if targets else depth - 1
     waits = start[..., None, None]
 
     def block(layer):

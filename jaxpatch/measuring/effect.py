@@ -5,7 +5,7 @@ goes back: a patched model is never there as a whole.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,16 +63,18 @@ def unpatched(params: Params) -> Patched:
 
 
 def run(
-    config: DecoderConfig, model: Patched, inputs: Inputs, x: jax.Array, start: int, stop: int
+    config: DecoderConfig, model: Patched, inputs: Inputs, x: jax.Array, start: int, depth: int, stop: Any = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Through blocks start, ..., stop - 1: the stream after them [B, T, D], and after each at the last tokens [stop - start, B, D]."""
+    """Through blocks start, ..., depth - 1: the stream after them [B, T, D], and after each at the last tokens [depth - start, B, D].
+    stop: the first that need not run (`read_outs.stop`); all do where None."""
     context = decoder.causal_context(config, x.shape[-2], x.dtype)
 
     def step(x, number):
-        x = decoder.Block(config).apply({"params": model.block(number)}, x, context.at(number))[0]
+        after = decoder.Block(config).apply({"params": model.block(number)}, x, context.at(number))[0]
+        x = read_outs.until(stop, number, after, x)
         return x, decoder.take(x, inputs.lengths - 1)[:, 0]
 
-    return jax.lax.scan(jax.checkpoint(step, prevent_cse=False), x, jnp.arange(start, stop, dtype=jnp.int32))
+    return jax.lax.scan(jax.checkpoint(step, prevent_cse=False), x, jnp.arange(start, depth, dtype=jnp.int32))
 
 
 def every_last_state(config: DecoderConfig, model: Patched, inputs: Inputs, depth: int | None = None) -> jax.Array:
@@ -89,7 +91,7 @@ def reads(config: DecoderConfig, model: Patched, inputs: Inputs, wanted: Sequenc
     """
     blend.refuse_misfits(model.gates, model.partition)
     entering = model.embedded(config, inputs.tokens)
-    x, states = run(config, model, inputs, entering, 0, read_outs.depth(config, wanted))
+    x, states = run(config, model, inputs, entering, 0, read_outs.depth(config, wanted), read_outs.stop(config, wanted))
     return read_states(config, model, x, states, wanted)
 
 
@@ -104,7 +106,7 @@ def read_states(
             return read_out.read(model.logits(config, states[-1]))
         if isinstance(read_out, Contribution):
             context = decoder.causal_context(config, x.shape[-2], x.dtype).at(read_out.layer)
-            return contributions.read_prompts(config, model.block(jnp.int32(read_out.layer)), read_out, x, context)
+            return contributions.read_prompts(config, model.block(read_out.layer), read_out, x, context)
         return read_out.read(states[read_out.layer])
 
     return jnp.stack([one(read_out) for read_out in wanted])

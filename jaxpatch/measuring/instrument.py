@@ -280,8 +280,9 @@ def _holding(config, host: Params, prompts: inputs.Inputs, read_out: ReadOut, at
         return read_out
 
     def entering(rows: np.ndarray) -> jax.Array:
-        return jnp.moveaxis(_entering(config, host, prompts.rows(rows), read_out.layer), 0, -1)
+        return jnp.moveaxis(_entering(config, host, prompts.rows(rows), read_out.layer, depth), 0, -1)
 
+    depth = read_outs.depth(config, [read_out])
     held = np.moveaxis(in_groups(entering, prompts.tokens.shape[0], at_once), -1, 0)
     return dataclasses.replace(read_out, held=jnp.asarray(held))
 
@@ -289,7 +290,7 @@ def _holding(config, host: Params, prompts: inputs.Inputs, read_out: ReadOut, at
 def _seen(name: str, kind: components.Kind, config, read_out: ReadOut) -> np.ndarray:
     seen = np.zeros(kind.shape, bool)
     if kind.axes[0] == "layer":
-        seen[: read_outs.depth(config, [read_out])] = True
+        seen[: int(read_outs.stop(config, [read_out]))] = True
     elif name in ("embed", "positions") or isinstance(read_out, read_outs.NextToken):
         seen[:] = True
     return seen
@@ -307,10 +308,10 @@ def _reads(config, params, prompts: inputs.Inputs, asked: tuple[ReadOut, ...]) -
     return effect.reads(config, effect.unpatched(params), prompts, asked)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _entering(config, params, prompts: inputs.Inputs, layer: int) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _entering(config, params, prompts: inputs.Inputs, layer: jax.Array, depth: int) -> jax.Array:
     model = effect.unpatched(params)
-    return effect.run(config, model, prompts, model.embedded(config, prompts.tokens), 0, layer)[0]
+    return effect.run(config, model, prompts, model.embedded(config, prompts.tokens), 0, depth, layer)[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -105,18 +105,20 @@ class Contribution:
 
     kind, index: the target, of `TARGETS`, as (layer, ...). along: [B, T, D], 0 where nothing listens. through: by which of a head's
     inputs a patch may reach it (path patching): "all", or "query", "key" or "value", the others being held at the host's own. held: the
-    host's stream entering the target's block, [B, T, D]; the instrument fills it in.
+    host's stream entering the target's block, [B, T, D]; the instrument fills it in. depth: no target of the same programs stands
+    above this block; its own where None. One compilation serves all targets of a kind up to there.
     """
 
     along: Any
     kind: str = flax.struct.field(pytree_node=False)
-    index: tuple[int, ...] = flax.struct.field(pytree_node=False)
+    index: Any
     through: str = flax.struct.field(pytree_node=False, default="all")
     held: Any = None
+    depth: int | None = flax.struct.field(pytree_node=False, default=None)
 
     @property
-    def layer(self) -> int:
-        """The target's own."""
+    def layer(self) -> Any:
+        """The target's own; traced in a compiled program."""
         return self.index[0]
 
     @property
@@ -139,14 +141,26 @@ ReadOut = Anchor | NextToken | Contribution
 
 
 def depth(config: DecoderConfig, read_outs: Sequence[ReadOut]) -> int:
-    """Blocks that must run before all of these can be read. A target's own block is not among them: it is read from what enters."""
+    """Blocks that a program for all of these has: as many as must run before they can be read; of targets, `Contribution.depth`."""
 
     def blocks(read_out: ReadOut) -> int:
-        if isinstance(read_out, NextToken):
-            return config.layers
-        return read_out.layer + 1 if isinstance(read_out, Anchor) else read_out.layer
+        if isinstance(read_out, Contribution):
+            return int(read_out.layer) if read_out.depth is None else read_out.depth
+        return config.layers if isinstance(read_out, NextToken) else read_out.layer + 1
 
     return max(map(blocks, read_outs))
+
+
+def stop(config: DecoderConfig, read_outs: Sequence[ReadOut]) -> Any:
+    """The first block that need not run for any of these: `depth`; of targets their own, for they are read from what enters it, and
+    that is traced in a compiled program."""
+    (first, *_) = read_outs
+    return first.layer if isinstance(first, Contribution) else depth(config, read_outs)
+
+
+def until(stop: Any, number: Any, after: Any, before: Any) -> Any:
+    """What leaves a block: from the first on that need not run, what entered."""
+    return after if isinstance(stop, int | None) else jnp.where(number < stop, after, before)
 
 
 def unheld(read_out: ReadOut) -> ReadOut:
@@ -162,7 +176,7 @@ def several(wanted: Any) -> tuple[ReadOut, ...]:
     if not asked or not all(isinstance(each, ReadOut) for each in asked):
         raise ValueError(f"read-outs: wanted an Anchor, a NextToken, a Contribution, or several; got {wanted!r}.")
     targets = [each for each in asked if isinstance(each, Contribution)]
-    if targets and (len(targets) < len(asked) or len({each.layer for each in targets}) > 1):
+    if targets and (len(targets) < len(asked) or len({int(each.layer) for each in targets}) > 1):
         names = ", ".join(each.name if isinstance(each, Contribution) else type(each).__name__ for each in asked)
         raise ValueError(
             f"read-outs: contributions are read together with others of their own layer, and nothing else; got {names}. Ask apart."
@@ -217,6 +231,10 @@ def _checked_next_token(read_out: NextToken, config: DecoderConfig, batch: int) 
 def checked_contribution(target: Contribution, config: DecoderConfig, shape: tuple[int, ...]) -> Contribution:
     """One for prompts [B, T], its array on the device. Raises ValueError with every fault, UnheardError where nothing listens."""
     faults = target_faults(target.kind, target.index, config)
+    if not faults and not int(target.layer) <= depth(config, [target]) <= config.layers:
+        faults.append(
+            f"depth {target.depth}; wanted one from the target's own block, {target.layer}, to {config.layers}"
+        )
     if target.through not in THROUGH:
         faults.append(f"through {target.through!r}; wanted one of {', '.join(THROUGH)}")
     elif target.through != "all" and target.kind not in ("head", "attention"):
@@ -234,7 +252,8 @@ def checked_contribution(target: Contribution, config: DecoderConfig, shape: tup
         raise UnheardError(
             f"contribution of {target.name}: along is 0 everywhere, so nothing listens to what it writes."
         )
-    return dataclasses.replace(target, along=jnp.asarray(along), index=tuple(map(int, target.index)))
+    index = np.asarray(target.index, np.int32)
+    return dataclasses.replace(target, along=jnp.asarray(along), index=index, depth=depth(config, [target]))
 
 
 def target_faults(kind: str, index: Sequence[int], config: DecoderConfig) -> list[str]:

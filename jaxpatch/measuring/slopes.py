@@ -69,8 +69,9 @@ class Layer(NamedTuple):
     slope: Slope
 
 
-def climb(config: DecoderConfig, models: Models, depth: int) -> tuple[Float[Array, "B T D"], Run]:
-    """The host's run through the first blocks: the stream after them, and what stood in each."""
+def climb(config: DecoderConfig, models: Models) -> tuple[Float[Array, "B T D"], Run]:
+    """The host's run through the blocks that the read-out needs: the stream after them, and what stood in each."""
+    depth, stop = read_outs.depth(config, models.read_outs), read_outs.stop(config, models.read_outs)
     x = decoder.embedded(config, models.host, models.inputs.tokens)
     context = decoder.causal_context(config, x.shape[-2], x.dtype)
 
@@ -81,10 +82,11 @@ def climb(config: DecoderConfig, models: Models, depth: int) -> tuple[Float[Arra
         mid = x + block.after_attention(block.attn.write(z))
         read = x if config.parallel else mid
         if config.experts:
-            return mid + block.after_mlp(block.mlp(block.mlp_input(read))), Run(x, z, mid, ())
-        inputs = block.neuron_inputs(read)
-        end = mid + block.after_mlp(block.mlp.write(layers.neurons(inputs, config.activation)))
-        return end, Run(x, z, mid, inputs)
+            inputs, computed = (), block.mlp(block.mlp_input(read))
+        else:
+            inputs = block.neuron_inputs(read)
+            computed = block.mlp.write(layers.neurons(inputs, config.activation))
+        return read_outs.until(stop, number, mid + block.after_mlp(computed), x), Run(x, z, mid, inputs)
 
     return jax.lax.scan(step, x, jnp.arange(depth, dtype=jnp.int32))
 
@@ -278,10 +280,15 @@ def at_the_top(config: DecoderConfig, models: Models, after: Float[Array, "B T D
     return jax.grad(read)(after)
 
 
+def until_stop(stop: Any, number: jax.Array, found: Any) -> Any:
+    """Effects of one block's components: 0 from the first block on that need not run."""
+    return jax.tree.map(lambda each: read_outs.until(stop, number, each, jnp.zeros_like(each)), found)
+
+
 def cheap(config: DecoderConfig, kinds: tuple[str, ...], models: Models) -> dict[str, Cheap]:
     """Cheap effects on one read-out of every component of some kinds."""
-    depth = read_outs.depth(config, models.read_outs)
-    after, run = climb(config, models, depth)
+    depth, stop = read_outs.depth(config, models.read_outs), read_outs.stop(config, models.read_outs)
+    after, run = climb(config, models)
     context = decoder.causal_context(config, after.shape[-2], after.dtype)
 
     def step(end, at):
@@ -290,7 +297,8 @@ def cheap(config: DecoderConfig, kinds: tuple[str, ...], models: Models) -> dict
         own = context.at(number)
         entering, slope, heads = descend(config, own, host, run, end)
         layer = Layer(host, donor, run, heads, slope)
-        return entering, {kind: share_of(config, kind)(config, own, layer) for kind in kinds}
+        found = {kind: share_of(config, kind)(config, own, layer) for kind in kinds}
+        return read_outs.until(stop, number, entering, end), until_stop(stop, number, found)
 
     numbers = jnp.arange(depth, dtype=jnp.int32)
     return jax.lax.scan(step, at_the_top(config, models, after), (numbers, run), reverse=True)[1]

@@ -65,7 +65,9 @@ def contribution(
     prompts = inputs.checked(prompts, pair.config)
     parent = read_outs.unheld(read_outs.checked_for(prompts, parent, pair.config))
     along = listening(pair.config, pair.base, prompts, parent, kind, index, path, budget)
-    return read_outs.checked_contribution(Contribution(along, kind, index, through), pair.config, prompts.tokens.shape)
+    depth = read_outs.depth(pair.config, [parent]) - (0 if isinstance(parent, Contribution) else 1)
+    found = Contribution(along, kind, index, through, depth=depth)
+    return read_outs.checked_contribution(found, pair.config, prompts.tokens.shape)
 
 
 def path_faults(path: str) -> list[str]:
@@ -88,10 +90,10 @@ def listening(
     Raises: ValueError with every fault.
     """
     faults = read_outs.target_faults(kind, index, config)
-    depth = read_outs.depth(config, [parent])
-    if not faults and index[0] >= depth:
+    depth, stop = read_outs.depth(config, [parent]), int(read_outs.stop(config, [parent]))
+    if not faults and index[0] >= stop:
         faults.append(
-            f"index {index}: block {index[0]} stands no lower than what it would supply; wanted one below {depth}"
+            f"index {index}: block {index[0]} stands no lower than what it would supply; wanted one below {stop}"
         )
     faults += path_faults(path)
     if faults:
@@ -112,8 +114,8 @@ def listening(
 def _gradient(
     config: DecoderConfig, is_attention: bool, path: str, models: Models, layer: jax.Array
 ) -> Float[Array, "B T D"]:
-    depth = read_outs.depth(config, models.read_outs)
-    after, run = slopes.climb(config, models, depth)
+    depth, stop = read_outs.depth(config, models.read_outs), read_outs.stop(config, models.read_outs)
+    after, run = slopes.climb(config, models)
     top = slopes.at_the_top(config, models, after)
     if path == "direct":
         return _as_it_lies(config, is_attention, models.host, jax.tree.map(lambda leaf: leaf[layer], run), top, layer)
@@ -125,7 +127,7 @@ def _gradient(
         weights = decoder.widened(decoder.layer_of(models.host, number))
         entering, slope, _ = slopes.descend(config, context.at(number), weights, run, end)
         own = slope.attended if is_attention else slope.computed
-        return (entering, jnp.where(number == layer, own, kept)), None
+        return (read_outs.until(stop, number, entering, end), jnp.where(number == layer, own, kept)), None
 
     numbers = jnp.arange(depth, dtype=jnp.int32)
     return jax.lax.scan(step, (top, jnp.zeros_like(top)), (numbers, run), reverse=True)[0][1]

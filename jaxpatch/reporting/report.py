@@ -397,11 +397,13 @@ def _flow(findings: Findings, drawn: Mapping[str, str]) -> Html:
                 "the formed state does to the next token.",
             )
         )
+    is_asked = any(edge.through for edge in traced.edges)
     columns = (
         Column("supplier"),
         Column("role"),
         Column("of"),
         *(Column(name, is_number=True) for name in ("E_w", "interval", "E_a", "interval", "direct")),
+        *((Column("through"),) if is_asked else ()),
     )
     rows = [
         (
@@ -410,6 +412,7 @@ def _flow(findings: Findings, drawn: Mapping[str, str]) -> Html:
             row["target"].replace(" ", SPACE),
             *(cell for side in ("E_w", "E_a") for cell in _score_cells(row, side)),
             wording.percent(row["direct"]),
+            *((wording.through(row),) if is_asked else ()),
         )
         for row in traced.to_frame().to_dict("records")
         if row["supplier"] != "state"

@@ -1,5 +1,6 @@
 """Numbers into words: what a run found, said plainly, also where it found nothing. No layout here."""
 
+import collections
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from jaxpatch.patching import components
 from jaxpatch.reporting.findings import Findings
 from jaxpatch.scoring import EXACT, agreement, stability
 from jaxpatch.scoring.method import Screening
-from jaxpatch.tracing.flow import Flow
+from jaxpatch.tracing.flow import INPUTS, Edge, Flow
 from jaxpatch.tracing.roles import Roles
 from jaxpatch.validating import controls
 from jaxpatch.validating.curves import Curve
@@ -460,7 +461,10 @@ def supplied(traced: Flow) -> list[str]:
             for role, found in named.items()
         ]
         own = "" if math.isnan(node.own) else f" Its own parameters recover {percent(node.own)} of what it contributes."
-        told.append(f"{capital('the state' if not number else node.name)}: {listed(parts)}.{own}")
+        read = _read_through(
+            [edge for edge in traced.edges if edge.target == number and edge.through in INPUTS_OF_HEADS]
+        )
+        told.append(f"{capital('the state' if not number else node.name)}: {listed(parts)}.{own}{read}")
     for row in traced.overlap().to_dict("records"):
         told.append(
             f"Of {counted({row['kind']: row['traced']})} that tracing found to supply relays, {row['shared']} "
@@ -468,6 +472,28 @@ def supplied(traced: Flow) -> list[str]:
             f"{percent(row['chance'])} (p {probability(row['p'])})."
         )
     return told + executed(traced)
+
+
+INPUTS_OF_HEADS = {"query": "queries", "key": "keys", "value": "values"}
+"""Inputs of a head, of which there are more than one to choose from."""
+
+
+def _read_through(edges: Sequence[Edge]) -> str:
+    """Through which of a head's inputs its suppliers act."""
+    number = collections.Counter(edge.through for edge in edges).most_common()
+    if not number:
+        return ""
+    most = listed([f"{count} mostly through its {INPUTS_OF_HEADS[name]}" for name, count in number])
+    return f" Of these suppliers {most} {'acts' if len(edges) == 1 else 'act'}."
+
+
+def through(row: Mapping[Any, float]) -> str:
+    """What comes through each input of a target alone, of those that were asked.
+
+    >>> through({"query": 0.01, "key": 0.0, "value": 0.5, "mlp": math.nan}).replace(SPACE, " ")
+    'query 1 %, key 0 %, value 50 %'
+    """
+    return ", ".join(f"{name}{SPACE}{percent(row[name])}" for name in INPUTS if not math.isnan(row[name]))
 
 
 def executed(traced: Flow) -> list[str]:

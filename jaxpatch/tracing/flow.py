@@ -42,6 +42,14 @@ class Measured(NamedTuple):
 Measure = Callable[[tuple[Component, ...]], Measured | str]
 """(targets, from the first below the state to the one that is asked of) -> its suppliers' scores; or why it has none."""
 
+INPUTS = ("query", "key", "value", "mlp")
+"""Inputs of a target."""
+READING = ("head", "attention")
+"""Kinds of target that have the first three; the others have the last one alone."""
+Through = Callable[[tuple[Component, ...], Sequence[Component], bool], np.ndarray]
+"""(targets as above; suppliers of the last of them, which is of `READING`; whether by activations) -> their scores through its queries,
+keys and values alone, [n, 3]."""
+
 
 class Rules(NamedTuple):
     """When tracing goes on.
@@ -109,12 +117,25 @@ class Node:
 class Edge(NamedTuple):
     """supplier, target: numbers of nodes. weights, activations: E_w and E_a of the supplier on the target's contribution, each as
     (score, low, high) with a 95 % interval; NaN where it was not scored so. An executor's on the output is E_a of what `executors`
-    asks; that it reads the state is so by construction, and has no number."""
+    asks; that it reads the state is so by construction, and has no number. inputs: the supplier's score (E_w of a source, E_a of a
+    relay) through each of `INPUTS` alone; NaN where nobody asked, or the target has no such input. Where attention is not linear in
+    them, they need not add up to the score."""
 
     supplier: int
     target: int
     weights: tuple[float, float, float]
     activations: tuple[float, float, float]
+    inputs: tuple[float, float, float, float] = (math.nan,) * 4
+
+    @property
+    def through(self) -> str:
+        """The input through which most comes, of `INPUTS`; "" where nobody asked, or nothing comes through any.
+
+        >>> Edge(1, 0, (0.5, 0.4, 0.6), (math.nan,) * 3, (0.1, 0.0, 0.3, math.nan)).through
+        'value'
+        """
+        known = {name: share for name, share in zip(INPUTS, self.inputs, strict=True) if share > 0}
+        return max(known, key=lambda name: known[name]) if known else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,10 +163,7 @@ class Flow:
         totals are E_w of a source and E_a of a relay or an executor. Exact where effects add up. NaN from the state. Ours.
         """
         out = np.full(len(self.edges), np.nan)
-        totals = {
-            (e.supplier, e.target): (e.weights if self.nodes[e.supplier].role == "source" else e.activations)[0]
-            for e in self.edges
-        }
+        totals = {(edge.supplier, edge.target): _total(self.nodes, edge) for edge in self.edges}
         known = [number for number, edge in enumerate(self.edges) if edge.supplier]
         order = sorted(known, key=lambda number: -self.nodes[self.edges[number].supplier].index[0])
         found: dict[tuple[int, int], float] = {}
@@ -156,7 +174,8 @@ class Flow:
         return out
 
     def to_frame(self) -> pd.DataFrame:
-        """One row an edge: supplier, role, target, level, E_w and E_a on the target with their intervals, and `direct`."""
+        """One row an edge: supplier, role, target, level, E_w and E_a on the target with their intervals, `direct`, and the score
+        through each of the target's inputs."""
         rows = [
             {
                 "supplier": self.nodes[edge.supplier].name,
@@ -166,16 +185,17 @@ class Flow:
                 **dict(zip(("E_w", "E_w low", "E_w high"), edge.weights, strict=True)),
                 **dict(zip(("E_a", "E_a low", "E_a high"), edge.activations, strict=True)),
                 "direct": direct,
+                **dict(zip(INPUTS, edge.inputs, strict=True)),
             }
             for edge, direct in zip(self.edges, self.direct, strict=True)
         ]
         names = ["supplier", "role", "target", "level"]
-        names += ["E_w", "E_w low", "E_w high", "E_a", "E_a low", "E_a high", "direct"]
+        names += ["E_w", "E_w low", "E_w high", "E_a", "E_a low", "E_a high", "direct", *INPUTS]
         return pd.DataFrame(rows, columns=names)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The graph as arrays: of nodes "kind", "layer" (-1 for the state), "role", "level", "share", "own"; of edges "supplier" and
-        "target", "direct", and "E_w" and "E_a", [E, 3] each, score and interval."""
+        "target", "direct", "E_w" and "E_a", [E, 3] each, score and interval, and "inputs", [E, 4], in the order of `INPUTS`."""
         return {
             "kind": np.array([node.kind for node in self.nodes]),
             "layer": np.array([node.index[0] if node.index else -1 for node in self.nodes]),
@@ -185,12 +205,16 @@ class Flow:
             "direct": self.direct,
             "E_w": np.array([edge.weights for edge in self.edges]).reshape(-1, 3),
             "E_a": np.array([edge.activations for edge in self.edges]).reshape(-1, 3),
+            "inputs": np.array([edge.inputs for edge in self.edges]).reshape(-1, len(INPUTS)),
         }
 
     def to_json(self, note: str = "") -> str:
         """Nodes and edges, and `overlap`, with null for what is not known. note: what a reader of the file must know."""
         nodes = [{"name": node.name, **asdict(node)} for node in self.nodes]
-        edges = [edge._asdict() | {"direct": own} for edge, own in zip(self.edges, self.direct.tolist(), strict=True)]
+        edges = [
+            edge._asdict() | {"inputs": dict(zip(INPUTS, edge.inputs, strict=True)), "direct": own}
+            for edge, own in zip(self.edges, self.direct.tolist(), strict=True)
+        ]
         rules = {**self.rules._asdict(), "criteria": self.rules.criteria._asdict()}
         said = {"note": note} if note else {}
         shared = self.overlap().to_dict("records")
@@ -202,7 +226,7 @@ class Flow:
         if note:
             ElementTree.SubElement(root, "desc").text = note
         of_nodes = {name: getattr(self.nodes[0], name) for name in ("name", "kind", "role", "level", "share", "own")}
-        names = ("E_w", "E_w_low", "E_w_high", "E_a", "E_a_low", "E_a_high", "direct")
+        names = ("E_w", "E_w_low", "E_w_high", "E_a", "E_a_low", "E_a_high", "direct", *INPUTS)
         for domain, keys in (("node", of_nodes), ("edge", dict.fromkeys(names, 0.0))):
             for name, value in keys.items():
                 kind = {str: "string", int: "int"}.get(type(value), "double")
@@ -220,7 +244,7 @@ class Flow:
         for edge, direct in zip(self.edges, self.direct.tolist(), strict=True):
             ends = {"source": f"n{edge.supplier}", "target": f"n{edge.target}"}
             element = ElementTree.SubElement(graph, "edge", ends)
-            data(element, dict(zip(names, (*edge.weights, *edge.activations, direct), strict=True)))
+            data(element, dict(zip(names, (*edge.weights, *edge.activations, direct, *edge.inputs), strict=True)))
         ElementTree.indent(root)
         return ElementTree.tostring(root, encoding="unicode")
 
@@ -261,13 +285,18 @@ class Flow:
 
 
 def follow(
-    measure: Measure, rules: Rules = DEFAULTS, *, targets: Sequence[str] = ("head", "neuron", "attention", "mlp")
+    measure: Measure,
+    rules: Rules = DEFAULTS,
+    *,
+    targets: Sequence[str] = ("head", "neuron", "attention", "mlp"),
+    through: Through | None = None,
 ) -> Flow:
     """Trace from the state back.
 
     Args:
         measure: what says how much each component supplies to a target. It is asked once for each.
         targets: kinds that can be followed.
+        through: what says by which input of a target each of its suppliers acts, where that is asked.
 
     Raises: ValueError where not even the state's suppliers can be measured.
     """
@@ -287,6 +316,7 @@ def follow(
         measured[number] = found
         suppliers = _suppliers(found, rules)
         nodes[number] = replace(target, own=found.own, end="" if suppliers else "no supplier stands out")
+        first = len(edges)
         for component, role, weights, activations in suppliers:
             is_relay = role in ("relay", "both")
             if component not in numbers:
@@ -297,6 +327,8 @@ def follow(
                 if not end:
                     waiting.append((numbers[component], (*chain, component)))
             edges.append(Edge(numbers[component], number, weights, activations))
+        if through is not None and chain:
+            edges[first:] = _with_inputs(chain, nodes, edges[first:], through)
     return Flow(nodes=tuple(nodes), edges=tuple(edges), rules=rules, measured=measured)
 
 
@@ -346,6 +378,31 @@ def _suppliers(found: Measured, rules: Rules) -> list[Supplier]:
     sources = [each for each in every if each[1] == "source"]
     first = {kind: [each for each in sources if each[0][0] == kind][: rules.most] for kind in found.weights.values}
     return relays + [each for each in sources if each in first[each[0][0]]]
+
+
+def _with_inputs(
+    chain: tuple[Component, ...], nodes: Sequence[Node], edges: Sequence[Edge], through: Through
+) -> list[Edge]:
+    """The edges to one target, with `Edge.inputs`."""
+    made = np.full((len(edges), len(INPUTS)), np.nan)
+    if chain[-1][0] not in READING:
+        made[:, INPUTS.index("mlp")] = [_total(nodes, edge) for edge in edges]
+        return _replaced(edges, made)
+    for is_passed in (False, True):
+        which = [number for number, each in enumerate(edges) if (nodes[each.supplier].role != "source") == is_passed]
+        suppliers = [(nodes[edges[number].supplier].kind, nodes[edges[number].supplier].index) for number in which]
+        if which:
+            made[which, :3] = through(chain, suppliers, is_passed)
+    return _replaced(edges, made)
+
+
+def _replaced(edges: Sequence[Edge], inputs: np.ndarray) -> list[Edge]:
+    return [edge._replace(inputs=tuple(own)) for edge, own in zip(edges, inputs.tolist(), strict=True)]
+
+
+def _total(nodes: Sequence[Node], edge: Edge) -> float:
+    """E_w of a source, E_a of a relay or an executor."""
+    return (edge.weights if nodes[edge.supplier].role == "source" else edge.activations)[0]
 
 
 def _roles(found: Measured, criteria: Criteria) -> dict[str, np.ndarray]:

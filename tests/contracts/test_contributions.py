@@ -1,5 +1,7 @@
 """What suppliers change of a target's contribution: the engine and the definition against a loop in PyTorch."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import parity
@@ -162,3 +164,59 @@ def test_contributions_are_read_with_their_like_alone():
     for wanted in ((one, anchor), (one, other)):
         with pytest.raises(ValueError, match="contributions are read together with others of their own layer"):
             jp.score_each(pair, prompts, wanted)
+
+
+@pytest.mark.parametrize("layer", [1, 2, 3])
+@pytest.mark.parametrize("exchange", [None, Exchange()])
+def test_programs_with_room_for_higher_targets_say_the_same(layer, exchange):
+    """One compilation serves targets of several layers: blocks from a target's own on are passed by, in every way of reading."""
+    pair, prompts = testing.tiny_pair(testing.tiny_config(layers=5)), testing.tiny_inputs()
+    target = jp.contribution(pair, prompts, jp.Anchor(layer=4, direction=U), "head", (layer, 1), through="value")
+    assert target.depth == 4
+    tools = [
+        instrument.of_pair(pair, prompts, each, exchange=exchange)
+        for each in (target, dataclasses.replace(target, depth=None))
+    ]
+    shape, places = (5, pair.config.heads), np.argwhere(np.ones((layer, pair.config.heads)))
+    gates = {"head": np.linspace(0, 1, num=np.prod(shape)).reshape(shape)}
+    roomy, tight = (
+        {
+            "ends": np.stack([tool.base, tool.special]),
+            "definition": tool.read(gates),
+            "engine": tool.exact("head", places, sweep.silent),
+            "slopes": tool.slopes(gates, sweep.silent)["head"],
+            "cheap": np.stack(tool.cheap(("head",), sweep.silent)["head"]),
+        }
+        for tool in tools
+    )
+    for name, found in tight.items():
+        np.testing.assert_allclose(roomy[name], found, rtol=1e-5, atol=1e-6 * np.abs(found).max(), err_msg=name)
+        if name == "cheap":
+            assert not roomy[name][..., layer:, :].any() and found[..., :layer, :].any()
+
+
+@pytest.mark.parametrize("layer", [1, 2, 3])
+def test_gradients_that_are_dropped_are_those_below_the_target(layer):
+    pair, prompts = testing.tiny_pair(testing.tiny_config(layers=5)), testing.tiny_inputs()
+    target = jp.contribution(pair, prompts, jp.Anchor(layer=4, direction=U), "mlp", (layer,))
+    each = [
+        jp.score(
+            pair,
+            prompts,
+            read,
+            kinds=("head",),
+            method="attribution",
+            repairs=("grad_drop",),
+            aggregate="ratio_of_means",
+        )
+        for read in (target, dataclasses.replace(target, depth=None))
+    ]
+    np.testing.assert_allclose(each[0].effects["head"], each[1].effects["head"], rtol=1e-5, atol=1e-7)
+    assert each[0].effects["head"].any()
+
+
+def test_a_depth_below_the_target_is_refused():
+    pair, prompts = testing.tiny_pair(), testing.tiny_inputs()
+    target = jp.contribution(pair, prompts, jp.Anchor(layer=2, direction=U), "head", (2, 1))
+    with pytest.raises(ValueError, match="depth 1; wanted one from the target's own block, 2, to 3"):
+        instrument.of_pair(pair, prompts, dataclasses.replace(target, depth=1))

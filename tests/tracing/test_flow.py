@@ -1,5 +1,6 @@
 """Tracing: on hierarchies made by hand, whose graph is known, and on scores made by hand."""
 
+import dataclasses
 import json
 from xml.etree import ElementTree
 
@@ -95,6 +96,100 @@ def test_one_input_of_a_relay_is_named_by_path_patching():
     }
     np.testing.assert_allclose(through["value"], through["all"], atol=1e-5)
     assert not np.abs([through["query"], through["key"]]).max() > 1e-6
+
+
+def test_each_edge_says_through_which_input_of_its_target_it_comes():
+    found = traced((3.0, 1.0), hops=2, by_input=True)
+    edges = {(found.nodes[edge.supplier].name, found.nodes[edge.target].name): edge for edge in found.edges}
+    for (supplier, target), edge in edges.items():
+        if target == "state":
+            assert np.isnan(edge.inputs).all() and edge.through == ""
+            continue
+        whole = edge.activations[0] if supplier.startswith("head") else edge.weights[0]
+        np.testing.assert_allclose(edge.inputs, (0, 0, whole, np.nan), atol=1e-5)
+        assert edge.through == "value"
+    assert ("head 1.0", "head 2.0") in edges and ("neuron 0.1", "head 1.0") in edges
+
+
+def two_targets():
+    """A random pair whose state, on one prompt, has two relays with suppliers of their own."""
+    prompts = testing.tiny_inputs().rows(slice(0, 1))
+    return testing.tiny_pair(seed=2), prompts, jp.Anchor(layer=2, direction=jnp.eye(16)[2])
+
+
+def test_inputs_of_edges_are_what_path_patching_says_of_each_by_itself():
+    pair, prompts, anchor = two_targets()
+    rules = flow.Rules(most=2, levels=1, least=0.0)
+    found = jp.trace(pair, prompts, anchor, method="exact", rules=rules, by_input=True)
+    said = {name: {} for name in ("exact", "activation")}
+    compared = 0
+    for edge in (each for each in found.edges if each.target):
+        target, supplier = found.nodes[edge.target], found.nodes[edge.supplier]
+        method = "exact" if supplier.role == "source" else "activation"
+        for place, name in enumerate(("query", "key", "value")):
+            if (target.name, name) not in said[method]:
+                read = jp.contribution(pair, prompts, anchor, target.kind, target.index, through=name)
+                said[method][target.name, name] = jp.score(
+                    pair, prompts, read, kinds=("head", "neuron") if method == "exact" else ("head",), method=method
+                )
+            value = said[method][target.name, name].values[supplier.kind][supplier.index]
+            assert edge.inputs[place] == pytest.approx(value, abs=1e-5)
+            compared += 1
+    assert compared == 33
+
+
+def test_a_target_with_one_input_is_reached_through_it():
+    head = (("head", (2, 0)),)
+    said = {(): measured(NOTHING, [[0, 0], [0, 0], [0.9, 0]]), head: measured([[0.6, 0], [0, 0], [0, 0]], NOTHING)}
+    asked = []
+
+    def through(chain, suppliers, is_passed):
+        asked.append((chain, tuple(suppliers), is_passed))
+        return np.array([[0.1, 0.2, 0.3]])
+
+    found = flow.follow(said.__getitem__, through=through)
+    assert asked == [(head, (("head", (0, 0)),), False)], "of the state nothing is asked"
+    assert found.edges[-1].inputs[:3] == (0.1, 0.2, 0.3)
+    neuron = (("neuron", (2, 0)),)
+
+    def of_neurons(scores):
+        named = {
+            name: {"neuron": each["head"]} for name, each in vars(scores).items() if isinstance(each, dict) and each
+        }
+        return dataclasses.replace(scores, **named)
+
+    alone = {
+        chain: flow.Measured(*map(of_neurons, each[:2]), 0.1)
+        for chain, each in zip(((), neuron), said.values(), strict=True)
+    }
+    found = flow.follow(alone.__getitem__, through=through)
+    assert len(asked) == 1 and found.edges[-1].through == "mlp"
+    assert found.edges[-1].inputs[3] == pytest.approx(0.6)
+
+
+def test_tracing_that_was_stopped_goes_on_to_the_same_bits(tmp_path):
+    pair, prompts, anchor = two_targets()
+    asked = dict(method="exact", rules=flow.Rules(most=2, levels=1, least=0.0), by_input=True)
+    whole = jp.trace(pair, prompts, anchor, **asked)
+
+    class Stopped(Exception):
+        pass
+
+    targets = []
+
+    def stop_at_the_second(name):
+        targets.append(name)
+        if len(targets) == 3:  # the state is the first
+            raise Stopped
+
+    with pytest.raises(Stopped), jp.Journal(tmp_path / "kept", period=0) as journal:
+        jp.trace(pair, prompts, anchor, **asked, journal=journal, started=stop_at_the_second)
+    with jp.Journal(tmp_path / "kept") as journal:
+        again = jp.trace(pair, prompts, anchor, **asked, journal=journal)
+        assert journal.num_resumed > 0
+    assert again.to_json() == whole.to_json()
+    with jp.Journal(tmp_path / "kept") as journal, pytest.raises(jp.DifferentRunError, match="other by_input"):
+        jp.trace(pair, prompts, anchor, **asked | {"by_input": False}, journal=journal)
 
 
 def scores(method, values, low=0.5):
@@ -199,6 +294,7 @@ def test_graph_in_every_form():
     assert float(first["E_a"]) == pytest.approx(found.edges[0].activations[0])
     neuron = {data.get("key") for data in drawn[1]}
     assert "E_a" not in neuron and "E_w" in neuron, "of neurons' activations nothing was asked"
+    assert arrays["inputs"].shape == (len(found.edges), 4) and told["edges"][0]["inputs"]["query"] is None
     assert pd.isna(found.to_frame().set_index("supplier").loc["neuron 0.0", "E_a"]).all()
 
 
