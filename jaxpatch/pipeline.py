@@ -328,20 +328,11 @@ def validate(
     ]:
         raise ValueError(f"others: wanted scores of {', '.join(kinds)}; {'; '.join(missing)}.")
     changes = {k: np.asarray(components.delta_norms(pair.base, pair.special, tool.partition[k])) for k in kinds}
-    seeds = range(seed, seed + num_random)
-    in_layers = {}
-    if all(np.prod(shape[1:]) > 1 for shape in shapes.values()):  # otherwise there is nothing else in a layer
-        in_layers = {"random, same layers": [controls.shuffled_in_layers(order, shapes, each) for each in seeds]}
-    orders = {
-        "top": [order],
-        **{name: [controls.matched(order, each.values)] for name, each in others.items()},
-        "largest change": [controls.matched(order, changes)],
-        **in_layers,
-        "random": [controls.shuffled(order, each) for each in seeds],
-    }
+    ranked = {name: each.values for name, each in others.items()}
+    beside = controls.of_equal_size(order, shapes, changes, ranked, range(seed, seed + num_random))
     return curves.draw(
         outcome_fn,
-        orders,
+        {"top": [order], **beside},
         shapes,
         curves.sizes(len(order.places)),
         tool.base,

@@ -228,7 +228,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
         if isinstance(options, Trace):
             with clock.stage("trace") as part:
                 traced = _traced(options, pair, encoded["scoring"], anchor, exchanged, placed, (third, fourth), part)
-    proof = Validation((), ())
+    proof = Validation()
     if options.validation:
         with clock.stage("validate") as part:
             proof = validated(
@@ -248,8 +248,9 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
             sets,
             encoded["plain"].rows(slice(len(sets.behaviour))),
             found,
+            proof.others,
             max_new=options.max_new,
-            along_ranking=options.validation,
+            seed=options.seed,
             progress=part("models"),
         )
     compared = _compared(pair, options.kinds) | {"parity": parity}

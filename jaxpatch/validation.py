@@ -2,7 +2,7 @@
 results on other prompts."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -22,7 +22,9 @@ from jaxpatch.reporting import findings, manifest, tables
 from jaxpatch.scoring import archive, scores
 from jaxpatch.shapes import Gates
 from jaxpatch.tracing import roles
-from jaxpatch.validating import controls, curves, smallest
+from jaxpatch.validating import controls, curves
+from jaxpatch.validating.curves import Curve
+from jaxpatch.validating.smallest import Smallest
 
 FEWEST_ANSWERING = 30
 """Components: smaller sets of the first ones are not asked to write."""
@@ -75,10 +77,12 @@ class Earlier(NamedTuple):
 
 
 class Validation(NamedTuple):
-    """Curves of a ranking and its controls, and the smallest sets along it."""
+    """Curves of a ranking and its controls, and the smallest sets along it. others: what else ranks the same components, by name; None
+    where nothing was drawn."""
 
-    curves: tuple[curves.Curve, ...]
-    smallest: tuple[smallest.Smallest, ...]
+    curves: tuple[Curve, ...] = ()
+    smallest: tuple[Smallest, ...] = ()
+    others: Mapping[str, scores.Scores] | None = None
 
 
 def validate(options: Validate, *, command: Sequence[str] = (), console: Console | None = None) -> Path:
@@ -120,7 +124,14 @@ def validate(options: Validate, *, command: Sequence[str] = (), console: Console
             )
         with clock.stage("write answers") as part:
             samples, along = written(
-                pair, sets, plain, earlier.scores, max_new=options.max_new, along_ranking=True, progress=part("models")
+                pair,
+                sets,
+                plain,
+                earlier.scores,
+                drawn.others,
+                max_new=options.max_new,
+                seed=options.seed,
+                progress=part("models"),
             )
     made = findings.Findings(
         task=sets.name,
@@ -253,12 +264,13 @@ def validated(
 ) -> Validation:
     """Curves with every control, and the smallest sets along the ranking's. placed: where E_a was asked. memory: bytes, as for
     `pipeline.score`."""
+    others = _other_orders(pair, prompts, anchor, found, placed, memory)
     drawn = pipeline.validate(
         pair,
         prompts,
         anchor,
         found,
-        others=_other_orders(pair, prompts, anchor, found, placed, memory),
+        others=others,
         num_random=num_random,
         seed=seed,
         progress=progress("sets patched"),
@@ -266,7 +278,7 @@ def validated(
     found_sets = pipeline.smallest_sets(
         pair, prompts, anchor, found, drawn, seed=seed, progress=progress("smallest sets sought")
     )
-    return Validation(drawn, found_sets)
+    return Validation(drawn, found_sets, others)
 
 
 def _other_orders(
@@ -299,29 +311,34 @@ def refuse_long_answers(max_new: int, pair: checkpoints.Pair, *answered: inputs.
         )
 
 
+class Writer(NamedTuple):
+    """A model that is to write answers. order, size: as in `findings.Along`. gates: what of special's is in it; None of an end."""
+
+    name: str
+    order: str = ""
+    size: int | None = None
+    gates: Gates | None = None
+
+
 def written(
     pair: checkpoints.Pair,
     sets: prompt_sets.PromptSets,
     plain: inputs.Inputs,
     found: scores.Scores,
+    others: Mapping[str, scores.Scores] | None,
     *,
     max_new: int,
-    along_ranking: bool,
+    seed: int,
     progress: sweep.Progress,
 ) -> tuple[tuple[findings.Sample, ...], dict[str, findings.Along]]:
     """What base, special, and base with more and more of the ranking's first components patched write to the behaviour prompts; and how
     they follow special's answers there, and base's where the instruction is left out. One patched model at a time.
 
-    Args: plain: prompts without the instruction. along_ranking: let its beginnings write, too, and not the ends alone.
+    Where the ranking's answers first come half way from base's to special's, the controls write, too, with as many components.
+
+    Args: plain: prompts without the instruction. others: what else ranks the components; None where the ends alone are to write. seed:
+        of random controls.
     """
-    kinds = components.disjoint(found.partition, tuple(found.values))
-    shapes = {kind: found.values[kind].shape for kind in kinds}
-    touched = {kind: np.asarray(found.effects[kind].any(axis=0)) for kind in kinds}
-    order = controls.ranked({kind: found.values[kind] for kind in kinds}, touched)
-    ks = curves.sizes(len(order.places)) if along_ranking and len(order.places) else np.array([], int)
-    sizes = {f"base + top {k}": int(k) for k in ks if k >= FEWEST_ANSWERING}
-    patched: dict[str, Gates] = {name: controls.mask(order, k, shapes) for name, k in sizes.items()}
-    patched[f"base + all {' + '.join(kinds)}"] = components.gates(found.partition, dict.fromkeys(kinds, "all"))
     requests = inputs.encode(pair, sets.behaviour)
     told = {
         "special": continuations.continuation(pair, pair.special, requests, max_new=max_new),
@@ -329,10 +346,12 @@ def written(
     }
     sides = {"base": pair.base, "special": pair.special}
     from_side = {side: continuations.divergence_from(pair, sides[side], told[side]) for side in told}
-    samples, along = [], {}
-    for number, name in enumerate((*sides, *patched), 1):
-        params = sides[name] if name in sides else blend.patch(pair.base, pair.special, patched[name])
-        if name == "special":
+    samples: dict[str, list[findings.Sample]] = {}
+    along: dict[str, findings.Along] = {}
+
+    def write(writer: Writer) -> None:
+        params = sides[writer.name] if writer.gates is None else blend.patch(pair.base, pair.special, writer.gates)
+        if writer.name == "special":
             texts = continuations.texts(pair, told["special"])
         else:
             texts = pipeline.generate(pair, params, requests, max_new=max_new)
@@ -342,13 +361,60 @@ def written(
             else tuple(rule(text) for rule, text in zip(rules, texts, strict=True))
             for rules in (sets.verdicts, sets.loosely)
         ]
-        samples += [
-            findings.Sample(prompt, name, text, strict, loose)
+        samples[writer.name] = [
+            findings.Sample(prompt, writer.name, text, strict, loose)
             for prompt, text, strict, loose in zip(sets.behaviour, texts, *verdicts, strict=True)
         ]
         to_special, to_base = from_side["special"](params), from_side["base"](params)
-        along[name] = findings.Along(
-            float(to_special.kl.mean()), float(to_base.kl.mean()), to_base.perplexity, sizes.get(name)
+        along[writer.name] = findings.Along(
+            float(to_special.kl.mean()), float(to_base.kl.mean()), to_base.perplexity, writer.order, writer.size
         )
-        progress(number, len(sides) + len(patched))
-    return tuple(samples), along
+
+    def follow(name: str) -> int:
+        return sum(bool(sample.follows) for sample in samples[name])
+
+    writers = [Writer("base"), Writer("special"), *_beginnings(found, is_asked=others is not None)]
+    for number, writer in enumerate(writers, 1):
+        write(writer)
+        progress(number, len(writers))
+    half, ends = (follow("base") + follow("special")) / 2, follow("special") > follow("base")
+    first = next((each for each in writers if each.order == "top" and ends and follow(each.name) >= half), None)
+    if first is not None and others is not None:
+        beside = list(_controls(pair, found, others, first.size or 0, seed))
+        for number, writer in enumerate(beside, 1):
+            write(writer)
+            progress(len(writers) + number, len(writers) + len(beside))
+    return tuple(sample for each in samples.values() for sample in each), along
+
+
+def _order(found: scores.Scores) -> tuple[controls.Order, dict[str, tuple[int, ...]]]:
+    """The ranking of all components that can matter, and the shapes of their kinds."""
+    kinds = components.disjoint(found.partition, tuple(found.values))
+    touched = {kind: np.asarray(found.effects[kind].any(axis=0)) for kind in kinds}
+    return controls.ranked({kind: found.values[kind] for kind in kinds}, touched), {
+        kind: found.values[kind].shape for kind in kinds
+    }
+
+
+def _beginnings(found: scores.Scores, *, is_asked: bool) -> Iterator[Writer]:
+    """Base with the ranking's first components, where that is asked; and with all of their kinds."""
+    order, shapes = _order(found)
+    for k in curves.sizes(len(order.places)) if is_asked and len(order.places) else ():
+        if k >= FEWEST_ANSWERING:
+            yield Writer(f"base + top {k}", "top", int(k), controls.mask(order, k, shapes))
+    yield Writer(
+        f"base + all {' + '.join(shapes)}", gates=components.gates(found.partition, dict.fromkeys(shapes, "all"))
+    )
+
+
+def _controls(
+    pair: checkpoints.Pair, found: scores.Scores, others: Mapping[str, scores.Scores], k: int, seed: int
+) -> Iterator[Writer]:
+    """Base with as many components as the first k of the ranking, of each kind as many, by each other order."""
+    order, shapes = _order(found)
+    changes = {
+        kind: np.asarray(components.delta_norms(pair.base, pair.special, found.partition[kind])) for kind in shapes
+    }
+    ranked = {name: each.values for name, each in others.items()}
+    for name, (control, *_) in controls.of_equal_size(order, shapes, changes, ranked, [seed]).items():
+        yield Writer(f"base + {k}, {name}", name, k, controls.mask(control, k, shapes))

@@ -20,6 +20,7 @@ FIRST = {"head": 10, "neuron": 100}
 """Of each kind, compared across tasks."""
 LOOKED = (0.2, 0.8)
 """Recovery between which a ranking is compared with its controls."""
+READ_BY_HEADS = {"query": "queries", "key": "keys", "value": "values"}
 NUM_NAMED = 3
 NUM_PAIRS = 5
 CLEARLY = 0.25
@@ -393,7 +394,7 @@ def _half_way(each: Result) -> tuple[int | None, int | None]:
     ends = each.behaviour.set_index("model")["strict"]
     if not _is_shown(each):
         return (int(state.iloc[0]) if len(state) else None), None
-    sets = each.behaviour[each.behaviour["size"].notna()]
+    sets = each.behaviour[each.behaviour["order"] == "top"]
     enough = sets.loc[sets["strict"] >= (ends["special"] + ends["base"]) / 2, "size"]
     return (int(state.iloc[0]) if len(state) else None), (int(enough.iloc[0]) if len(enough) else None)
 
@@ -493,14 +494,12 @@ def _restoration(scored: Sequence[Result]) -> str:
 def _behaviour(scored: Sequence[Result]) -> str:
     rows = []
     for each in scored:
-        top = each.curves.query("order == 'top' and mode == 'restoration'").set_index("k")["recovery"]
+        recovered = each.curves.query("mode == 'restoration'").set_index(["order", "k"])["recovery"]
         for row in each.behaviour.to_dict("records"):
-            size = row["size"]
-            state = (
-                percent(top[int(size)])
-                if pd.notna(size)
-                else {"base": percent(0.0), "special": percent(1.0)}.get(row["model"], "-")
-            )
+            if pd.notna(row["size"]):
+                state = percent(recovered[row["order"], int(row["size"])])
+            else:
+                state = {"base": percent(0.0), "special": percent(1.0)}.get(row["model"], "-")
             rows.append(
                 [
                     each.task,
@@ -539,6 +538,7 @@ def _supply(scored: Sequence[Result]) -> str:
                         plural(role),
                         ", ".join(f"{row['supplier']} {percent(row[score])}" for row in some.to_dict("records"))
                         or "none stands out",
+                        _mostly_through(some),
                     ]
                 )
     shared = [
@@ -548,8 +548,7 @@ def _supply(scored: Sequence[Result]) -> str:
     ]
     lines = [
         "Relays of the state that carry enough of it to be followed, and who supplies what they contribute. Suppliers of relays are "
-        "found "
-        "by the cheap scores.",
+        "found by the cheap scores; through which of a relay's inputs each acts, the others held at base's, is measured exactly.",
         table(
             [
                 "task",
@@ -558,6 +557,7 @@ def _supply(scored: Sequence[Result]) -> str:
                 "by its own weights",
                 "its suppliers",
                 "share of what it contributes",
+                "mostly through its",
             ],
             rows,
         )
@@ -581,6 +581,13 @@ def _supply(scored: Sequence[Result]) -> str:
             table(["task", "kind", "traced", "shared", "chance", "p"], shared),
         ]
     return "\n\n".join(lines)
+
+
+def _mostly_through(edges: pd.DataFrame) -> str:
+    """Through which input of the target most of each supplier's share comes, and of how many."""
+    known = edges[list(READ_BY_HEADS)].clip(lower=0)
+    most = known[known.max(axis=1) > 0].idxmax(axis=1).map(READ_BY_HEADS).value_counts()
+    return ", ".join(f"{name} ({count})" for name, count in most.items()) or "-"
 
 
 def _overlaps(scored: Sequence[Result]) -> str:
@@ -752,7 +759,7 @@ def _curves(axes: Axes, each: Result) -> None:
     top = frame[frame["order"] == "top"]
     axes.fill_between(top["k"], 100 * top["low"], 100 * top["high"], color=drawing.POSITIVE, alpha=0.16, linewidth=0)
     axes.plot(top["k"], 100 * top["recovery"], color=drawing.POSITIVE, linewidth=2, label="ranking (E_w)")
-    sets = each.behaviour[each.behaviour["size"].notna()]
+    sets = each.behaviour[each.behaviour["order"] == "top"]
     axes.plot(
         sets["size"],
         100 * sets["strict"] / sets["judged"],

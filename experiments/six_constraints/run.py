@@ -42,6 +42,8 @@ SETTINGS = {
     "max_new": 96,
     "top": 100,
     "seed": 0,
+    "limit": 1000,
+    "levels": 1,
 }
 
 

@@ -1,7 +1,7 @@
 """What the choices of the method change: every switch turned by itself, on one pair and one task, by the cheap scores.
 
 Compared with the defaults are the anchor's contrast, its layer and read-out; mean of ratios or ratio of means; the floor under the gaps
-that are divided by; and other requests, and the same requests in other words.
+that are divided by; other requests, the same requests in other words, and another seed for all prompts, the anchor's included.
 """
 
 from collections.abc import Mapping
@@ -79,6 +79,9 @@ def turned(pair: jp.Pair, sets: prompt_sets.PromptSets, anchor: jp.Anchor, asked
     scored = jp.score_each(pair, prompts, list(heard.values()), kinds=KINDS, method="local_linear")
     made: dict[str, jp.Scores | None] = {**dict.fromkeys(read), **dict(zip(heard, scored, strict=True))}
     default = scored[0]
+    made[f"all prompts drawn anew (seed {asked.seed + 1})"] = redrawn(
+        pair, replace(asked, seed=asked.seed + 1), anchor.layer
+    )
     made["ratio of means"] = revalued(default, "ratio_of_means", default.is_kept)
     for floor in FLOORS:
         is_kept = default.gap > floor * np.median(default.gap[default.gap > 0])
@@ -92,6 +95,16 @@ def turned(pair: jp.Pair, sets: prompt_sets.PromptSets, anchor: jp.Anchor, asked
         if has_gap(pair, prompts, anchor):
             made[name] = jp.score(pair, prompts, anchor, kinds=KINDS, method="local_linear")
     return [{"switch": name, **({} if each is None else alike(default, each))} for name, each in made.items()]
+
+
+def redrawn(pair: jp.Pair, asked: run.Trace, layer: int) -> jp.Scores | None:
+    """Anchor and scores of other prompts, after the same block; None where special stands no further along it than base."""
+    sets = prompts_of(asked)
+    anchor, _ = jp.fit_anchor(pair, jp.encode(pair, sets.asked), jp.encode(pair, sets.plain), layer=layer)
+    prompts = jp.encode(pair, sets.scoring[: asked.num_scoring])
+    if not has_gap(pair, prompts, anchor):
+        return None
+    return jp.score(pair, prompts, anchor, kinds=KINDS, method="local_linear")
 
 
 def has_gap(pair: jp.Pair, prompts: jp.Inputs, anchor: jp.Anchor) -> bool:

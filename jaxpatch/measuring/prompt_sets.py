@@ -29,6 +29,7 @@ class PromptSets(NamedTuple):
     behaviour: tuple[str, ...]
     verdicts: tuple[Callable[[str], bool], ...] | None = None
     loosely: tuple[Callable[[str], bool], ...] | None = None
+    sign: Callable[[str], bool] | None = None
 
     def beyond(self, used: Mapping[str, int], wanted: Mapping[str, int]) -> "PromptSets":
         """The same with other scoring and behaviour prompts: as many as wanted, or as are left, after those that were used.
@@ -41,8 +42,6 @@ class PromptSets(NamedTuple):
         answered = ("behaviour", "verdicts", "loosely")
         cut = {name: None if (each := getattr(self, name)) is None else each[parts["behaviour"]] for name in answered}
         return self._replace(scoring=self.scoring[parts["scoring"]], **cut)
-
-    sign: Callable[[str], bool] | None = None
 
 
 def of_task(name: str, counts: Mapping[str, int], *, seed: int = 0) -> PromptSets:

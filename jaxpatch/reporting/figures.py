@@ -376,18 +376,20 @@ def curves(findings: Findings) -> Figure:
 def behaviour(findings: Findings) -> Figure:
     """What comes back along the ranking: answers that follow beside the control state, and distances along whole answers."""
     frame = wording.behaviour(findings)
-    sets, ends = frame.loc[frame["size"].notna()], frame.set_index("model")
+    sets, ends = frame.loc[frame["order"] == "top"], frame.set_index("model")
+    others = frame.loc[~frame["order"].isin(["", "top"])]
     state = [c for c in findings.curves if (c.name, c.mode) == ("top", "restoration")]
     is_judged = bool((sets["judged"] > 0).all())
     figure = drawing.sheet(3.4)
     *shares, apart = figure.subplots(1, 2 if state or is_judged else 1, squeeze=False)[0]
     for share in shares:
-        _shares(share, sets, ends, state, is_judged)
+        _shares(share, sets, others, ends, state, is_judged)
     for name, (colour, marker, label) in {
         "to_special": (POSITIVE, "o", "from special, asked"),
         "to_base": (NEGATIVE, "s", "from base, not asked"),
     }.items():
         apart.plot(sets["size"], sets[name], color=colour, marker=marker, label=label)
+        apart.scatter(others["size"], others[name], s=22, facecolor="white", edgecolor=colour, marker=marker, zorder=4)
     _level(apart, ends.loc["base", "to_special"], "base, from special")
     _level(apart, ends.loc["special", "to_base"], "special, from base")
     apart.set_title("Distance along whole answers")
@@ -402,8 +404,15 @@ def behaviour(findings: Findings) -> Figure:
     return figure
 
 
-def _shares(axes: Axes, sets: pd.DataFrame, ends: pd.DataFrame, state: list[Curve], is_judged: bool) -> None:
-    """Answers that follow, and the control state, along the ranking."""
+def _shares(
+    axes: Axes,
+    sets: pd.DataFrame,
+    others: pd.DataFrame,
+    ends: pd.DataFrame,
+    state: list[Curve],
+    is_judged: bool,
+) -> None:
+    """Answers that follow, and the control state, along the ranking; and as many components by other orders."""
     for curve in state:
         within = curve.ks >= sets["size"].min()
         axes.plot(
@@ -414,6 +423,8 @@ def _shares(axes: Axes, sets: pd.DataFrame, ends: pd.DataFrame, state: list[Curv
         for name, (colour, dashes, marker) in looks.items():
             values = 100 * sets[name] / sets["judged"]
             axes.plot(sets["size"], values, color=colour, linestyle=dashes, marker=marker, label=f"answers, {name}")
+        values = 100 * others["strict"] / others["judged"]
+        axes.scatter(others["size"], values, s=22, facecolor="white", edgecolor=POSITIVE, zorder=4)
         for model in ("base", "special"):
             _level(axes, 100 * ends.loc[model, "strict"] / ends.loc[model, "judged"], f"{model}, strict")
     axes.set_title("Behaviour and control state" if is_judged else "Control state")
@@ -472,7 +483,7 @@ def make(findings: Findings) -> dict[str, Figure]:
         made["agreement"] = agreement(findings)
     if findings.curves:
         made["curves"] = curves(findings)
-    if {"base", "special"} <= findings.along.keys() and any(each.size for each in findings.along.values()):
+    if {"base", "special"} <= findings.along.keys() and any(each.order == "top" for each in findings.along.values()):
         made["behaviour"] = behaviour(findings)
     for figure in made.values() if findings.forced else ():
         figure.supxlabel("forced: the anchor fails its checks", color=NEGATIVE, fontsize=9, x=0.99, ha="right")

@@ -27,12 +27,13 @@ class Sample(NamedTuple):
 class Along(NamedTuple):
     """How a model follows others along their answers, on average over prompts. to_special: KL(special || it) along special's answers to
     the behaviour prompts, nats a token. to_base: KL(base || it) along base's answers to as many prompts without the instruction: side
-    effects. perplexity: of those answers of base's. size: how many of the ranking's first components it has of special's; None of
-    base, special, and sets that are no beginning of the ranking."""
+    effects. perplexity: of those answers of base's. order: whose first components it has of special's, "top" for the ranking, or a
+    control's name; "" of base, special and all components together. size: how many of them."""
 
     to_special: float
     to_base: float
     perplexity: float
+    order: str = ""
     size: int | None = None
 
 

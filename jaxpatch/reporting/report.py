@@ -657,7 +657,8 @@ def _samples(findings: Findings, drawn: Mapping[str, str]) -> Html:
                 wording.behaves(findings) or "KL from special along its answers, at every k.",
                 "Left: the share of answers that follow, strictly and by IFEval's loose rule, beside the control state; "
                 "dotted, base and special. Right: how far each model is from special along special's answers, and from base along "
-                "base's answers where nobody asks for the behaviour. k runs over the ranking, as in the curves above.",
+                "base's answers where nobody asks for the behaviour. k runs over the ranking, as in the curves above. Hollow: as many "
+                "components by other orders, where the ranking comes half way from base to special.",
             )
         )
     shown = _models_shown(findings)
@@ -670,13 +671,13 @@ def _samples(findings: Findings, drawn: Mapping[str, str]) -> Html:
 
 
 def _models_shown(findings: Findings) -> set[str]:
-    """Those whose answers are printed: all but the sets along the ranking, and of these the two nearest to `SIZES_SHOWN`."""
+    """Those whose answers are printed: of the sets along the ranking the two nearest to `SIZES_SHOWN`, and of other orders none."""
     frame = wording.behaviour(findings)
-    sets = frame.loc[frame["size"].notna()]
+    sets = frame.loc[frame["order"] == "top"]
     if len(sets) > len(SIZES_SHOWN):
         apart = np.abs(np.log(np.asarray(sets["size"])[:, None] / np.array(SIZES_SHOWN)))
         sets = sets.iloc[apart.argmin(axis=0)]
-    return {*sets["model"], *frame.loc[frame["size"].isna(), "model"]}
+    return {*sets["model"], *frame.loc[frame["order"] == "", "model"]}
 
 
 def _behaviour(findings: Findings) -> Html:

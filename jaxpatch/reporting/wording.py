@@ -623,8 +623,8 @@ def noise(findings: Findings) -> str:
 
 
 def behaviour(findings: Findings) -> pd.DataFrame:
-    """One row a model that wrote answers, in the order in which they come: model, size (of the ranking's first components; NaN where it
-    is no beginning of it), strict, loose (answers that follow), judged, to_special, to_base, perplexity."""
+    """One row a model that wrote answers, in the order in which they come: model, order and size (whose first components, and how many,
+    it has of special's; "" and NaN of others), strict, loose (answers that follow), judged, to_special, to_base, perplexity."""
     rows = {}
     for sample in findings.samples:
         row = rows.setdefault(sample.model, {"model": sample.model, "strict": 0, "loose": 0, "judged": 0})
@@ -633,8 +633,8 @@ def behaviour(findings: Findings) -> pd.DataFrame:
         row["judged"] += sample.follows is not None
     for model, row in rows.items():
         row |= findings.along[model]._asdict() if model in findings.along else {}
-    columns = ["model", "size", "strict", "loose", "judged", "to_special", "to_base", "perplexity"]
-    return pd.DataFrame(list(rows.values())).reindex(columns=columns).astype({"size": float})
+    columns = ["model", "order", "size", "strict", "loose", "judged", "to_special", "to_base", "perplexity"]
+    return pd.DataFrame(list(rows.values())).reindex(columns=columns).astype({"size": float}).fillna({"order": ""})
 
 
 def curves_frame(findings: Findings) -> pd.DataFrame:
@@ -659,7 +659,7 @@ def curves_frame(findings: Findings) -> pd.DataFrame:
 def behaves(findings: Findings) -> str:
     """Where on the ranking the behaviour comes back, beside the inner state; "" where nothing was judged along it."""
     frame = behaviour(findings)
-    sets = frame.loc[frame["size"].notna() & (frame["judged"] > 0)]
+    sets = frame.loc[(frame["order"] == "top") & (frame["judged"] > 0)]
     if sets.empty or not {"base", "special"} <= set(frame["model"]):
         return ""
     ends = frame.set_index("model").loc[["base", "special"]]
@@ -675,7 +675,12 @@ def behaves(findings: Findings) -> str:
         return f"{told}; no beginning of the ranking comes half way ({most})."
     first = enough.iloc[0]
     number, size = int(first["strict"]), int(first["size"])
-    return f"{told}; the first {size:,} of the ranking are the first set to come half way ({number})."
+    others = frame.loc[(frame["size"] == size) & (frame["order"] != "top")].to_dict("records")
+    beside = listed([f"{row['order']} {row['strict']}" for row in others])
+    return (
+        f"{told}; the first {size:,} of the ranking are the first set to come half way ({number})."
+        + f" As many of each kind by other orders: {beside}." * bool(others)
+    )
 
 
 def prompts_used(findings: Findings) -> str:

@@ -125,7 +125,7 @@ class Edge(NamedTuple):
     target: int
     weights: tuple[float, float, float]
     activations: tuple[float, float, float]
-    inputs: tuple[float, float, float, float] = (math.nan,) * 4
+    inputs: tuple[float, ...] = (math.nan,) * len(INPUTS)
 
     @property
     def through(self) -> str:

@@ -1,7 +1,7 @@
 """Orders of components: the ranking itself, and the controls it must beat. Each control takes, at every size, as many components
 of each kind as the ranking does."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -62,6 +62,29 @@ def shuffled_in_layers(order: Order, shapes: Mapping[str, tuple[int, ...]], seed
             here = mine[layers == layer]
             places[here] = draw.permutation(order.places[here])
     return order._replace(places=places)
+
+
+def of_equal_size(
+    order: Order,
+    shapes: Mapping[str, tuple[int, ...]],
+    changes: Mapping[str, np.ndarray],
+    others: Mapping[str, Mapping[str, np.ndarray]],
+    seeds: Iterable[int],
+) -> dict[str, list[Order]]:
+    """What a ranking must beat, by name: other rankings, the largest changes of weights, and random orders, one for each seed, drawn
+    from each layer or from all.
+
+    Args: changes: kind -> norm of what special's parameters changed. others: name -> values by kind.
+    """
+    seeds, in_layers = tuple(seeds), {}
+    if all(np.prod(shape[1:]) > 1 for shape in shapes.values()):  # otherwise there is nothing else in a layer
+        in_layers = {"random, same layers": [shuffled_in_layers(order, shapes, seed) for seed in seeds]}
+    return {
+        **{name: [matched(order, values)] for name, values in others.items()},
+        "largest change": [matched(order, changes)],
+        **in_layers,
+        "random": [shuffled(order, seed) for seed in seeds],
+    }
 
 
 def some(order: Order, which: np.ndarray) -> Order:

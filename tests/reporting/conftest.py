@@ -35,8 +35,8 @@ MANIFEST = {
 ALONG = {
     "base": Along(1.25, 0.0, 1.5),
     "special": Along(0.0, 0.75, 2.5),
-    "base + top 10": Along(0.125, 0.03125, 1.75, 10),
-    "base + top 30": Along(0.0625, 0.25, 2.0, 30),
+    "base + top 10": Along(0.125, 0.03125, 1.75, "top", 10),
+    "base + top 30": Along(0.0625, 0.25, 2.0, "top", 30),
 }
 
 

@@ -207,10 +207,27 @@ def test_what_comes_back_along_the_ranking_stands_in_a_table_and_a_figure(pages,
 def test_of_many_sets_along_the_ranking_the_answers_of_two_are_printed(exact):
     sizes = [10, 30, 100, 300, 1000, 3000]
     samples = tuple(Sample("Describe owls.", f"base + top {k}", f"Of {k}.", True, True) for k in sizes)
-    along = {f"base + top {k}": exact.along["base"]._replace(size=k) for k in sizes}
+    along = {f"base + top {k}": exact.along["base"]._replace(order="top", size=k) for k in sizes}
     page = Page(report.render(exact._replace(samples=samples, along=along), {}))
     assert [k for k in sizes if f"Of {k}." in page] == [100, 1000]
     assert all(f"base + top {k} 1 of 1" in page for k in sizes)
+
+
+def test_as_many_components_by_other_orders_are_told_of_and_not_printed(exact):
+    names = {"base": "", "special": "", "base + top 30": "top", "base + 30, random": "random"}
+    follows = [False, True, True, False]
+    samples = tuple(
+        Sample("Describe owls.", name, f"By {name}.", is_so, is_so) for name, is_so in zip(names, follows, strict=True)
+    )
+    along = {
+        name: exact.along["base"]._replace(order=order, size=30 if order else None) for name, order in names.items()
+    }
+    whole = exact._replace(samples=samples, along=along)
+    assert wording.behaves(whole).endswith("come half way (1). As many of each kind by other orders: random 0.")
+    page = Page(report.render(whole, figures.draw_all(whole)))
+    assert "base + 30, random 0 of 1" in page and "By base + 30, random." not in page
+    hollow = [len(each.get_offsets()) for axes in figures.behaviour(whole).axes for each in axes.collections]
+    assert hollow == [1, 1, 1], "strict answers, and both distances"
 
 
 def test_the_graph_goes_on_from_the_state_to_the_output(exact, scored):
