@@ -175,7 +175,7 @@ def test_a_prompt_that_does_not_fit_is_refused():
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 def test_the_climb_is_the_hosts_run(pair):
     models = engine_cases.models(pair, INPUTS, READ_OUTS)
-    after, run = jax.jit(slopes.climb, static_argnums=(0, 2))(pair.config, models, 3)
+    after, run = jax.jit(slopes.climb, static_argnums=0)(pair.config, models)
     every = jax.jit(effect.every_last_state, static_argnums=0)(pair.config, effect.unpatched(pair.base), INPUTS)
     streams = [*run.entering[1:], after]
     for layer, stream in enumerate(streams):
