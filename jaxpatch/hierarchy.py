@@ -13,7 +13,7 @@ from jaxpatch.measuring.read_outs import Anchor, Contribution, NextToken, ReadOu
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.patching import blend, components
 from jaxpatch.patching import exchange as exchanges
-from jaxpatch.pipeline import identity, refuse_bad_options, scores_with
+from jaxpatch.pipeline import among, identity, refuse_bad_options, scores_with
 from jaxpatch.scoring import ACTIVATION_METHODS, AS_CAREFUL, METHODS, normalise, scores
 from jaxpatch.scoring.method import Options, all_silent
 from jaxpatch.tracing import flow, roles
@@ -53,8 +53,9 @@ def trace(
 
     Args:
         pair, inputs, anchor: as for `score`; of decoders alone.
-        sources: kinds whose parameters may supply (E_w). relays: kinds whose activations may (E_a); of them "head", "neuron",
-            "attention" and "mlp" are followed.
+        sources: kinds whose parameters may supply (E_w); of those that have activations, E_a is asked as well, so that it is known
+            which of them pass on what others made. relays: kinds of which relays are followed, of "head", "neuron", "attention" and
+            "mlp".
         method: for E_w; E_a is found as carefully: by "activation" where this is "exact", by "screened_activation" where it screens, by
             "attribution" otherwise.
         path: how a target reaches what it is a part of, "total" or "direct" (see `contribution`).
@@ -77,7 +78,7 @@ def trace(
         >>> anchor = Anchor(layer=1, direction=jnp.eye(8)[testing.STATE])
         >>> found = trace(testing.relay_pair((2.0, -1.0)), testing.tiny_inputs(), anchor, method="exact")
         >>> found.to_frame()[["supplier", "role", "target"]].values.tolist()
-        [['head 1.0', 'relay', 'state'], ['neuron 0.0', 'source', 'state'], ['neuron 0.0', 'source', 'head 1.0']]
+        [['head 1.0', 'relay', 'state'], ['neuron 0.0', 'both', 'state'], ['neuron 0.0', 'both', 'head 1.0']]
     """
     if not isinstance(pair, Pair):
         raise ValueError(
@@ -100,6 +101,8 @@ def trace(
             faults.append(str(error.args[0]))
     if faults:
         raise ValueError("trace:\n" + "\n".join(dict.fromkeys(faults)))
+    there = exchanges.of_decoder(pair.base)
+    crossed_kinds = (*relays, *(kind for kind in sources if kind in there and kind not in relays))
     budget = default_budget(pair.base) if memory is None else int(memory)
     said = {"sources": tuple(sources), "relays": tuple(relays), "method": method, "path": path, "rules": rules}
     said |= {"by_input": by_input, "state": _fingerprint(state), **crossing._asdict()}
@@ -113,7 +116,8 @@ def trace(
 
     def measure(chain: tuple[flow.Component, ...]) -> flow.Measured | str:
         if state is not None and not chain:
-            return flow.Measured(state.weights.of(sources), state.activations.of(relays))
+            known = [kind for kind in crossed_kinds if kind in state.activations.values]
+            return flow.Measured(state.weights.of(sources), state.activations.of(known))
         started(" < ".join(["state", *(f"{kind} {'.'.join(map(str, index))}" for kind, index in chain)]))
         if chain:
             *above, place = chain
@@ -133,11 +137,12 @@ def trace(
         layers = [int(read_outs.stop(pair.config, [asked])) - 1]
         weights, activations = (
             scores_with(each, kinds=tuple(kinds), method=by, layers=layers, options=options)[0]
-            for each, kinds, by in ((own, sources, method), (crossed, relays, passed))
+            for each, kinds, by in ((own, sources, method), (crossed, crossed_kinds, passed))
         )
         recovered = math.nan
         if chain and chain[-1][0] in own.partition:
-            alone = own.read(components.gates(own.partition, {chain[-1][0]: [chain[-1][1]]})) - own.base
+            itself = components.gates(own.partition, {chain[-1][0]: [chain[-1][1]]})
+            alone = own.read(among(own, (*sources, *itself), itself)) - own.base
             recovered = float(normalise.normalised(alone, own.gap, is_kept, aggregate))
         return flow.Measured(weights, activations, recovered)
 
@@ -158,7 +163,7 @@ def trace(
                 shares[which, column] = normalise.normalised(found[:, own].T, apart.gap[own], is_kept, aggregate)
         return shares
 
-    followed = [kind for kind in read_outs.TARGETS if not (kind == "neuron" and pair.config.experts)]
+    followed = [kind for kind in relays if kind in read_outs.TARGETS and not (kind == "neuron" and pair.config.experts)]
     return flow.follow(measure, rules, targets=followed, through=through if by_input else None)
 
 

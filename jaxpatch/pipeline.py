@@ -500,13 +500,19 @@ NUM_NOISE = 4
 """Components of each kind on which the noise floor is measured."""
 
 
+def among(tool: instrument.Instrument, kinds: Sequence[str], gates: Gates) -> Gates:
+    """The same, with 0 for all others of some kinds, and of the paper's two: gates of the same kinds share one compilation."""
+    every = (kind for kind in dict.fromkeys((*kinds, "head", "neuron")) if kind in tool.partition)
+    return {kind: gates.get(kind, np.zeros(tool.partition[kind].shape, np.float32)) for kind in every}
+
+
 def _noise(tool: instrument.Instrument, answers: Mapping[str, Answer], method: str) -> dict[str, np.ndarray]:
     """How far correct computations of the same effects are apart, [X, 2 n]; nothing for kinds without an exact effect.
 
     What the engine found stands against the definition in the highest precision, the same arithmetic in another order; and that against
     itself, a second time. What lies between them is rounding.
     """
-    apart = {}
+    apart, kinds = {}, tuple(answers)
     for kind, answer in answers.items():
         known = tool.reach[kind] if answer.screening is None else answer.screening.replaced
         places = np.argwhere(known) if method in (*EXACT, *SCREENED) else np.zeros((0, known.ndim), int)
@@ -515,7 +521,7 @@ def _noise(tool: instrument.Instrument, answers: Mapping[str, Answer], method: s
             continue
         with jax.default_matmul_precision("highest"):
             read = [
-                np.stack([tool.read(components.gates(tool.partition, {kind: at})) for at in which])
+                np.stack([tool.read(among(tool, kinds, components.gates(tool.partition, {kind: at}))) for at in which])
                 for which in ([[]], some[:, None], some[:, None])
             ]
         first, again = (reads - read[0] for reads in read[1:])
@@ -532,7 +538,7 @@ def _ceilings(tool: instrument.Instrument, kinds: tuple[str, ...]) -> dict[str, 
     if len(together := components.disjoint(tool.partition, kinds)) > 1:
         wanted[" + ".join(together)] = together
     patched = {
-        name: tool.read({kind: tool.reach[kind].astype(np.float32) for kind in together})
+        name: tool.read(among(tool, kinds, {kind: tool.reach[kind].astype(np.float32) for kind in together}))
         for name, together in wanted.items()
     }
     return patched | {"everything": tool.special}

@@ -118,7 +118,8 @@ class Trace(Run):
     Attributes:
         suppliers: method by which the suppliers of relays are found; those of the state are found by --method. A screened one takes as
             long for each relay as for the state.
-        through: kinds whose activations may relay the state: head, neuron, attention, mlp; of those that --kinds names.
+        through: kinds of which relays are followed: head, neuron, attention, mlp; of those that --kinds names. On one device, whatever
+            --mesh says.
         path: how a relay reaches what it is a part of: total, through all blocks between; or direct.
         levels: of relays below the state that are followed, at most.
         most: suppliers of each sort that are kept of one target, at most.

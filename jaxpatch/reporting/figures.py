@@ -220,7 +220,7 @@ def flow(findings: Findings) -> Figure:
     for edge, direct in sorted(zip(traced.edges, traced.direct, strict=True), key=lambda each: abs(each[1])):
         supplier = traced.nodes[edge.supplier]
         share = traced.nodes[edge.target].share if supplier.role == "state" else direct
-        look = drawing.ROLE_LOOKS["executor" if supplier.role == "state" else supplier.role]
+        look = drawing.ROLE_LOOKS["executor" if edge.role == "state" else edge.role]
         bend = 0.0 if places[edge.supplier][1] != places[edge.target][1] else -0.25
         arrow = FancyArrowPatch(
             places[edge.supplier],

@@ -453,18 +453,24 @@ def supplied(traced: Flow) -> list[str]:
         for edge in traced.edges:
             if edge.target == number:
                 supplier = traced.nodes[edge.supplier]
-                role = "source" if supplier.role == "source" else "relay"
+                role = "source" if edge.role == "source" else "relay"
                 share = (edge.weights if role == "source" else edge.activations)[0]
                 named[role].append(f"{supplier.name} ({percent(share)})")
         parts = [
             f"{_number_of(len(found), role, f'{role}s')}{', the strongest ' + found[0] if found else ''}"
             for role, found in named.items()
         ]
+        kept = traced.measured[number].weights.is_kept
+        some = (
+            ""
+            if kept.all()
+            else f" On {int(kept.sum())} of {len(kept)} prompts, where special contributes more than base."
+        )
         own = "" if math.isnan(node.own) else f" Its own parameters recover {percent(node.own)} of what it contributes."
         read = _read_through(
             [edge for edge in traced.edges if edge.target == number and edge.through in INPUTS_OF_HEADS]
         )
-        told.append(f"{capital('the state' if not number else node.name)}: {listed(parts)}.{own}{read}")
+        told.append(f"{capital('the state' if not number else node.name)}: {listed(parts)}.{some}{own}{read}")
     for row in traced.overlap().to_dict("records"):
         told.append(
             f"Of {counted({row['kind']: row['traced']})} that tracing found to supply relays, {row['shared']} "
@@ -528,10 +534,17 @@ def tracing_rules(traced: Flow) -> str:
         "A supplier stands out where the interval of its score lies above 0, and the score is at least "
         f"{percent(rules.criteria.share)} of the largest of its kind; of each sort the first {rules.most} are kept. The own "
         f"contribution of a relay that carries at least {percent(rules.least)} of the state, along the gradient of what it is a part "
-        f"of, then takes the place of the state, down to {rules.levels} levels. Sources are scored by weight patching (E_w), relays by "
-        "activation patching (E_a). The "
-        "procedure is ours."
+        f"of, then takes the place of the state, down to {rules.levels} levels. {_scored_by(traced)} The procedure is ours."
     )
+
+
+def _scored_by(traced: Flow) -> str:
+    """By which methods suppliers were found."""
+    said = {}
+    for number, (weights, activations, _) in traced.measured.items():
+        whose = "the suppliers of relays" if number else "the suppliers of the state"
+        said[whose] = f"E_w: {METHODS[weights.method]}; E_a: {METHODS[activations.method]}"
+    return " ".join(f"Of {whose}, {each}." for whose, each in said.items())
 
 
 def agrees(kind: str, found: Screening) -> str:

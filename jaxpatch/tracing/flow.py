@@ -6,6 +6,7 @@ deepest level is reached. That suppliers are traced from aggregation heads back 
 procedure, its stopping rule and the comparison with chance are ours.
 """
 
+import collections
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -54,9 +55,9 @@ keys and values alone, [n, 3]."""
 class Rules(NamedTuple):
     """When tracing goes on.
 
-    criteria: what stands out among the suppliers of one target. most: relays, and sources of each kind, that are kept of those at most.
-    least: a relay is followed where its share of the state, along the path by which it was found, is no less. levels: of targets below
-    the state, at most.
+    criteria: what stands out among the suppliers of one target. most: of these, so many relays and so many sources of each kind are
+    kept at most. least: a relay is followed where its share of the state, along the path by which it was found, is no less. levels: of
+    targets below the state, at most.
     """
 
     criteria: Criteria = roles.DEFAULTS
@@ -66,6 +67,7 @@ class Rules(NamedTuple):
 
 
 DEFAULTS = Rules()
+A_SOURCE = "a source"
 MAKERS = ("source", "both")
 """Roles of components whose own parameters supply."""
 
@@ -91,8 +93,8 @@ def faults(rules: Rules) -> list[str]:
 
 @dataclass(frozen=True)
 class Node:
-    """A component, the state, or the output. role: of `roles.ROLES`, as a supplier of the target by which it was found; or "state",
-    "executor", "output". level: 0 is the state, -1 executors above it, -2 the output.
+    """A component, the state, or the output. role: of `roles.ROLES`, "both" as well where it is a source to one target and a relay to
+    another; or "state", "executor", "output". level: 0 is the state, -1 executors above it, -2 the output.
     share: of the state, along the path by which it was found. own: `Measured.own`. end: why it was not followed further; "" where it
     was."""
 
@@ -115,14 +117,15 @@ class Node:
 
 
 class Edge(NamedTuple):
-    """supplier, target: numbers of nodes. weights, activations: E_w and E_a of the supplier on the target's contribution, each as
-    (score, low, high) with a 95 % interval; NaN where it was not scored so. An executor's on the output is E_a of what `executors`
-    asks; that it reads the state is so by construction, and has no number. inputs: the supplier's score (E_w of a source, E_a of a
-    relay) through each of `INPUTS` alone; NaN where nobody asked, or the target has no such input. Where attention is not linear in
-    them, they need not add up to the score."""
+    """supplier, target: numbers of nodes. role: the supplier's, to this target. weights, activations: E_w and E_a of the supplier on
+    the target's contribution, each as (score, low, high) with a 95 % interval; NaN where it was not scored so. An executor's on the
+    output is E_a of what `executors` asks; that it reads the state is so by construction, and has no number. inputs: the supplier's
+    score (E_w of a source, E_a of a relay) through each of `INPUTS` alone; NaN where nobody asked, or the target has no such input.
+    Where attention is not linear in them, they need not add up to the score."""
 
     supplier: int
     target: int
+    role: str
     weights: tuple[float, float, float]
     activations: tuple[float, float, float]
     inputs: tuple[float, ...] = (math.nan,) * len(INPUTS)
@@ -131,7 +134,7 @@ class Edge(NamedTuple):
     def through(self) -> str:
         """The input through which most comes, of `INPUTS`; "" where nobody asked, or nothing comes through any.
 
-        >>> Edge(1, 0, (0.5, 0.4, 0.6), (math.nan,) * 3, (0.1, 0.0, 0.3, math.nan)).through
+        >>> Edge(1, 0, "source", (0.5, 0.4, 0.6), (math.nan,) * 3, (0.1, 0.0, 0.3, math.nan)).through
         'value'
         """
         known = {name: share for name, share in zip(INPUTS, self.inputs, strict=True) if share > 0}
@@ -163,7 +166,7 @@ class Flow:
         totals are E_w of a source and E_a of a relay or an executor. Exact where effects add up. NaN from the state. Ours.
         """
         out = np.full(len(self.edges), np.nan)
-        totals = {(edge.supplier, edge.target): _total(self.nodes, edge) for edge in self.edges}
+        totals = {(edge.supplier, edge.target): _total(edge) for edge in self.edges}
         known = [number for number, edge in enumerate(self.edges) if edge.supplier]
         order = sorted(known, key=lambda number: -self.nodes[self.edges[number].supplier].index[0])
         found: dict[tuple[int, int], float] = {}
@@ -179,7 +182,7 @@ class Flow:
         rows = [
             {
                 "supplier": self.nodes[edge.supplier].name,
-                "role": self.nodes[edge.supplier].role,
+                "role": edge.role,
                 "target": self.nodes[edge.target].name,
                 "level": self.nodes[edge.target].level + 1,
                 **dict(zip(("E_w", "E_w low", "E_w high"), edge.weights, strict=True)),
@@ -194,14 +197,16 @@ class Flow:
         return pd.DataFrame(rows, columns=names)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The graph as arrays: of nodes "kind", "layer" (-1 for the state), "role", "level", "share", "own"; of edges "supplier" and
-        "target", "direct", "E_w" and "E_a", [E, 3] each, score and interval, and "inputs", [E, 4], in the order of `INPUTS`."""
+        """The graph as arrays: of nodes "kind", "layer" (-1 for the state), "role", "level", "share", "own"; of edges "supplier",
+        "target", "edge_role", "direct", "E_w" and "E_a", [E, 3] each, score and interval, and "inputs", [E, 4], in the order of
+        `INPUTS`."""
         return {
             "kind": np.array([node.kind for node in self.nodes]),
             "layer": np.array([node.index[0] if node.index else -1 for node in self.nodes]),
             "role": np.array([node.role for node in self.nodes]),
             **{name: np.array([getattr(node, name) for node in self.nodes]) for name in ("level", "share", "own")},
             **{name: np.array([getattr(edge, name) for edge in self.edges], int) for name in ("supplier", "target")},
+            "edge_role": np.array([edge.role for edge in self.edges]),
             "direct": self.direct,
             "E_w": np.array([edge.weights for edge in self.edges]).reshape(-1, 3),
             "E_a": np.array([edge.activations for edge in self.edges]).reshape(-1, 3),
@@ -209,8 +214,11 @@ class Flow:
         }
 
     def to_json(self, note: str = "") -> str:
-        """Nodes and edges, and `overlap`, with null for what is not known. note: what a reader of the file must know."""
+        """Nodes and edges, and `overlap`, with null for what is not known. Of nodes that were followed "kept" is how many prompts
+        counted, of "prompts". note: what a reader of the file must know."""
         nodes = [{"name": node.name, **asdict(node)} for node in self.nodes]
+        for number, (weights, *_) in self.measured.items():
+            nodes[number] |= {"kept": int(weights.is_kept.sum()), "prompts": len(weights.is_kept)}
         edges = [
             edge._asdict() | {"inputs": dict(zip(INPUTS, edge.inputs, strict=True)), "direct": own}
             for edge, own in zip(self.edges, self.direct.tolist(), strict=True)
@@ -221,13 +229,14 @@ class Flow:
         return json.dumps(_known({**said, "rules": rules, "nodes": nodes, "edges": edges, "overlap": shared}), indent=1)
 
     def to_graphml(self, note: str = "") -> str:
-        """For Gephi, yEd, NetworkX. What is not known has no data element. note: what a reader of the file must know."""
+        """For Gephi, yEd, NetworkX; "as" is an edge's role. What is not known has no data element. note: what a reader of the file must
+        know."""
         root = ElementTree.Element("graphml", xmlns="http://graphml.graphdrawing.org/xmlns")
         if note:
             ElementTree.SubElement(root, "desc").text = note
         of_nodes = {name: getattr(self.nodes[0], name) for name in ("name", "kind", "role", "level", "share", "own")}
         names = ("E_w", "E_w_low", "E_w_high", "E_a", "E_a_low", "E_a_high", "direct", *INPUTS)
-        for domain, keys in (("node", of_nodes), ("edge", dict.fromkeys(names, 0.0))):
+        for domain, keys in (("node", of_nodes), ("edge", {"as": "", **dict.fromkeys(names, 0.0)})):
             for name, value in keys.items():
                 kind = {str: "string", int: "int"}.get(type(value), "double")
                 ElementTree.SubElement(root, "key", {"id": name, "for": domain, "attr.name": name, "attr.type": kind})
@@ -244,7 +253,8 @@ class Flow:
         for edge, direct in zip(self.edges, self.direct.tolist(), strict=True):
             ends = {"source": f"n{edge.supplier}", "target": f"n{edge.target}"}
             element = ElementTree.SubElement(graph, "edge", ends)
-            data(element, dict(zip(names, (*edge.weights, *edge.activations, direct, *edge.inputs), strict=True)))
+            values = (*edge.weights, *edge.activations, direct, *edge.inputs)
+            data(element, {"as": edge.role, **dict(zip(names, values, strict=True))})
         ElementTree.indent(root)
         return ElementTree.tostring(root, encoding="unicode")
 
@@ -262,7 +272,7 @@ class Flow:
             found = {
                 self.nodes[edge.supplier].index
                 for edge in self.edges
-                if edge.target and self.nodes[edge.supplier].kind == kind and self.nodes[edge.supplier].role in MAKERS
+                if edge.target and self.nodes[edge.supplier].kind == kind and edge.role in MAKERS
             }
             if not found:
                 continue
@@ -302,6 +312,7 @@ def follow(
     """
     nodes = [Node(*STATE, role="state", level=0, share=1.0, own=math.nan, end="")]
     numbers: dict[Component, int] = {STATE: 0}
+    followed = {0}
     edges: list[Edge] = []
     measured: dict[int, Measured] = {}
     waiting: list[tuple[int, tuple[Component, ...]]] = [(0, ())]
@@ -316,17 +327,21 @@ def follow(
         measured[number] = found
         suppliers = _suppliers(found, rules)
         nodes[number] = replace(target, own=found.own, end="" if suppliers else "no supplier stands out")
-        first = len(edges)
+        first, level = len(edges), target.level + 1
         for component, role, weights, activations in suppliers:
-            is_relay = role in ("relay", "both")
-            if component not in numbers:
-                share = target.share * (activations if is_relay else weights)[0]
-                end = _end(component, role, share, target.level + 1, rules, targets)
-                numbers[component] = len(nodes)
-                nodes.append(Node(*component, role, target.level + 1, share, math.nan, end))
-                if not end:
-                    waiting.append((numbers[component], (*chain, component)))
-            edges.append(Edge(numbers[component], number, weights, activations))
+            edge = Edge(numbers.setdefault(component, len(nodes)), number, role, weights, activations)
+            edges.append(edge)
+            share = target.share * _total(edge)
+            end = _end(component, role, share, level, rules, targets)
+            if edge.supplier == len(nodes):
+                nodes.append(Node(*component, role, level, share, math.nan, end))
+            elif role != (known := nodes[edge.supplier]).role:
+                if known.end == A_SOURCE:  # and a relay after all
+                    known = replace(known, level=level, share=share, end=end)
+                nodes[edge.supplier] = replace(known, role="both")
+            if not end and edge.supplier not in followed:
+                followed.add(edge.supplier)
+                waiting.append((edge.supplier, (*chain, component)))
         if through is not None and chain:
             edges[first:] = _with_inputs(chain, nodes, edges[first:], through)
     return Flow(nodes=tuple(nodes), edges=tuple(edges), rules=rules, measured=measured)
@@ -341,7 +356,8 @@ def with_executors(traced: Flow, executed: Scores) -> Flow:
         best = sorted(map(tuple, places.tolist()), key=lambda index, values=values: -values[index])[: traced.rules.most]
         for index in best:
             score = _score(executed, kind, index)
-            edges += [Edge(0, len(nodes), unknown, unknown), Edge(len(nodes), output, unknown, score)]
+            edges.append(Edge(0, len(nodes), "state", unknown, unknown))
+            edges.append(Edge(len(nodes), output, "executor", unknown, score))
             nodes.append(Node(kind, index, "executor", -1, score[0], math.nan, ""))
     return replace(traced, nodes=tuple(nodes), edges=tuple(edges), executed=executed)
 
@@ -350,9 +366,9 @@ def _end(component: Component, role: str, share: float, level: int, rules: Rules
     """Why a supplier is not followed; "" where it is."""
     kind, index = component
     if role == "source":
-        return "a source"
+        return A_SOURCE
     if kind not in targets:
-        return f"contributions of {kind} are not read"
+        return f"no {kind} is followed"
     if index[0] == 0:
         return "nothing but embeddings stands below block 0"
     if level > rules.levels:
@@ -364,20 +380,20 @@ Supplier = tuple[Component, str, tuple[float, float, float], tuple[float, float,
 
 
 def _suppliers(found: Measured, rules: Rules) -> list[Supplier]:
-    """What stands out: relays first, then sources, each from the strongest down."""
+    """What stands out, of each kind the first: relays, then sources, each from the strongest down."""
     made = []
     for kind, number in _roles(found, rules.criteria).items():
         for index in map(tuple, np.argwhere(number).tolist()):
             role = roles.ROLES[number[index]]
             weights, activations = (_score(each, kind, index) for each in (found.weights, found.activations))
-            size = (weights if role == "source" else activations)[0]
-            made.append((size, ((kind, index), role, weights, activations)))
-    made.sort(key=lambda each: -each[0])
-    every = [supplier for _, supplier in made]
-    relays = [each for each in every if each[1] != "source"][: rules.most]
-    sources = [each for each in every if each[1] == "source"]
-    first = {kind: [each for each in sources if each[0][0] == kind][: rules.most] for kind in found.weights.values}
-    return relays + [each for each in sources if each in first[each[0][0]]]
+            made.append(((kind, index), role, weights, activations))
+    made.sort(key=lambda each: (each[1] == "source", -(each[2] if each[1] == "source" else each[3])[0]))
+    kept, counts = [], collections.Counter()
+    for (kind, index), role, *scores in made:
+        counts[kind, role == "source"] += 1
+        if counts[kind, role == "source"] <= rules.most:
+            kept.append(((kind, index), role, *scores))
+    return kept
 
 
 def _with_inputs(
@@ -386,10 +402,10 @@ def _with_inputs(
     """The edges to one target, with `Edge.inputs`."""
     made = np.full((len(edges), len(INPUTS)), np.nan)
     if chain[-1][0] not in READING:
-        made[:, INPUTS.index("mlp")] = [_total(nodes, edge) for edge in edges]
+        made[:, INPUTS.index("mlp")] = [_total(edge) for edge in edges]
         return _replaced(edges, made)
     for is_passed in (False, True):
-        which = [number for number, each in enumerate(edges) if (nodes[each.supplier].role != "source") == is_passed]
+        which = [number for number, each in enumerate(edges) if (each.role != "source") == is_passed]
         suppliers = [(nodes[edges[number].supplier].kind, nodes[edges[number].supplier].index) for number in which]
         if which:
             made[which, :3] = through(chain, suppliers, is_passed)
@@ -400,17 +416,21 @@ def _replaced(edges: Sequence[Edge], inputs: np.ndarray) -> list[Edge]:
     return [edge._replace(inputs=tuple(own)) for edge, own in zip(edges, inputs.tolist(), strict=True)]
 
 
-def _total(nodes: Sequence[Node], edge: Edge) -> float:
+def _total(edge: Edge) -> float:
     """E_w of a source, E_a of a relay or an executor."""
-    return (edge.weights if nodes[edge.supplier].role == "source" else edge.activations)[0]
+    return (edge.weights if edge.role == "source" else edge.activations)[0]
 
 
 def _roles(found: Measured, criteria: Criteria) -> dict[str, np.ndarray]:
-    """Of every kind whose parameters were scored. Where activations were not, nothing can be known of relays."""
-    both = any(kind in found.activations.values for kind in found.weights.values)
-    placed = dict(roles.place(found.weights, found.activations, criteria).roles) if both else {}
-    for kind in found.weights.values.keys() - placed.keys():
-        placed[kind] = np.where(roles.is_high(found.weights, kind, criteria.share), roles.ROLES.index("source"), 0)
+    """Of every kind. What was scored on one side alone can be a source, or a relay, alone."""
+    weights, activations = found.weights.values.keys(), found.activations.values.keys()
+    placed = dict(roles.place(found.weights, found.activations, criteria).roles) if weights & activations else {}
+    for role, side, kinds in (
+        ("source", found.weights, weights - activations),
+        ("relay", found.activations, activations - weights),
+    ):
+        for kind in kinds:
+            placed[kind] = np.where(roles.is_high(side, kind, criteria.share), roles.ROLES.index(role), 0)
     return placed
 
 

@@ -91,7 +91,8 @@ class Roles:
 
 
 class _Layers(NamedTuple):
-    """Sums of positive scores by layer, [L], and of prompts drawn again, [R, L]."""
+    """Sums of positive scores by layer, [L], and of the same components' on prompts drawn again, [R, L]. Whose score is above 0 on some
+    draw alone is noise, which thousands of components would add up to a shift of the interval."""
 
     sums: np.ndarray
     resampled: np.ndarray
@@ -99,12 +100,10 @@ class _Layers(NamedTuple):
 
 def _layers(found: Scores, kind: str, seed: int) -> _Layers:
     values = found.values[kind].reshape(len(found.values[kind]), -1)
-    sums = np.clip(values, 0, None).sum(axis=1)
     drawn = normalise.drawn_weights(found.gap, found.is_kept, found.aggregate, seed)
     effects = found.effects[kind][found.is_kept].astype(np.float32)
-    layers = range(effects.shape[1])
-    each = [np.clip(drawn @ effects[:, layer].reshape(len(effects), -1), 0, None).sum(axis=1) for layer in layers]
-    return _Layers(sums, np.stack(each, axis=1))
+    summed = (effects.reshape(len(effects), *values.shape) * (values > 0)).sum(axis=2)
+    return _Layers(np.clip(values, 0, None).sum(axis=1), np.clip(drawn @ summed, 0, None))
 
 
 def _index(own: np.ndarray, passed: np.ndarray) -> np.ndarray:

@@ -6,7 +6,6 @@ from xml.etree import ElementTree
 
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 import pytest
 
 import jaxpatch as jp
@@ -34,24 +33,23 @@ def test_two_relays_in_a_row_come_out_as_built():
         "state": "state",
         "head 2.0": "relay",
         "head 1.0": "relay",
-        "neuron 0.0": "source",
-        "neuron 0.1": "source",
+        "neuron 0.0": "both",
+        "neuron 0.1": "both",
     }
     for ends_of, edge in edges.items():
         shares = {"neuron 0.0": 0.75, "neuron 0.1": 0.25}
-        if edge.role == "source":
-            assert edge.E_w == pytest.approx(shares[edge.supplier], abs=0.02)
+        if edge.supplier in shares:
+            assert edge.role == "both", "what its parameters make passes through its activation"
+            assert edge.E_w == pytest.approx(shares[edge.supplier], abs=0.02) == edge.E_a
         else:
             assert edge.E_a == pytest.approx(1, abs=0.02) and edge.E_w == pytest.approx(0, abs=1e-5)
         is_built = ends_of in {("head 2.0", "state"), ("head 1.0", "head 2.0")} or edge.target == "head 1.0"
-        assert edge.direct == pytest.approx(
-            (edge.E_a if edge.role == "relay" else edge.E_w) if is_built else 0, abs=0.03
-        )
+        assert edge.direct == pytest.approx(edge.E_a if is_built else 0, abs=0.03)
     for node in found.nodes:
         if node.kind == "head":
             assert node.own == pytest.approx(0, abs=1e-5) and node.end == ""
         elif node.kind == "neuron":
-            assert node.end == "a source"
+            assert node.end == "no neuron is followed"
 
 
 def test_a_source_that_works_against_the_others_is_no_supplier():
@@ -98,6 +96,60 @@ def test_one_input_of_a_relay_is_named_by_path_patching():
     assert not np.abs([through["query"], through["key"]]).max() > 1e-6
 
 
+def test_a_supplier_has_a_role_for_each_of_its_targets():
+    """A relay of the state that is a source to another relay, and a source of the state that another relay passes on."""
+    top, low = ("head", (2, 0)), ("head", (1, 0))
+    said = {
+        (): measured([[0, 0.5], [0, 0], [0, 0]], [[0, 0], [0.5, 0], [0.9, 0]]),
+        (top,): measured([[0, 0], [0.6, 0], [0, 0]], [[0, 0.8], [-0.1, 0], [0, 0]]),
+        (low,): measured(NOTHING, NOTHING),
+    }
+    found = flow.follow(said.__getitem__)
+    edges = {(found.nodes[e.supplier].name, found.nodes[e.target].name): e for e in found.edges}
+    assert {ends: edge.role for ends, edge in edges.items()} == {
+        ("head 2.0", "state"): "relay",
+        ("head 1.0", "state"): "relay",
+        ("head 0.1", "state"): "source",
+        ("head 1.0", "head 2.0"): "source",
+        ("head 0.1", "head 2.0"): "relay",
+    }
+    nodes = {node.name: node for node in found.nodes}
+    assert nodes["head 1.0"].role == nodes["head 0.1"].role == "both"
+    assert nodes["head 0.1"].end == "nothing but embeddings stands below block 0", "no source, that it should end with"
+    direct = dict(zip(edges, found.direct.tolist(), strict=True))
+    assert direct["head 1.0", "head 2.0"] == pytest.approx(0.6)
+    assert found.overlap()["traced"].tolist() == [1]
+
+
+def test_a_source_that_turns_out_a_relay_is_followed():
+    top, low = ("head", (2, 0)), ("head", (1, 0))
+    said = {
+        (): measured([[0, 0], [0.5, 0], [0, 0]], [[0, 0], [0, 0], [0.9, 0]]),
+        (top,): measured(NOTHING, [[0, 0], [0.8, 0], [0, 0]]),
+        (top, low): measured([[0, 0.7], [0, 0], [0, 0]], NOTHING),
+    }
+    found = flow.follow(said.__getitem__)
+    node = next(node for node in found.nodes if node.name == "head 1.0")
+    assert (node.role, node.level, node.end) == ("both", 2, "") and node.share == pytest.approx(0.9 * 0.8)
+    assert [found.nodes[e.supplier].name for e in found.edges if found.nodes[e.target].name == "head 1.0"] == [
+        "head 0.1"
+    ]
+
+
+def test_kinds_that_were_scored_on_one_side_alone_are_suppliers_too():
+    relay = jp.trace(
+        testing.relay_pair((2.0, 1.0)),
+        testing.tiny_inputs(),
+        jp.Anchor(layer=1, direction=jnp.eye(8)[1]),
+        sources=("neuron",),
+        relays=("head",),
+        method="exact",
+    )
+    edge = ends(relay)["head 1.0", "state"]
+    assert edge.role == "relay" and np.isnan(edge.E_w) and edge.E_a == pytest.approx(1, abs=0.02)
+    assert ("neuron 0.0", "head 1.0") in ends(relay)
+
+
 def test_each_edge_says_through_which_input_of_its_target_it_comes():
     found = traced((3.0, 1.0), hops=2, by_input=True)
     edges = {(found.nodes[edge.supplier].name, found.nodes[edge.target].name): edge for edge in found.edges}
@@ -125,17 +177,15 @@ def test_inputs_of_edges_are_what_path_patching_says_of_each_by_itself():
     compared = 0
     for edge in (each for each in found.edges if each.target):
         target, supplier = found.nodes[edge.target], found.nodes[edge.supplier]
-        method = "exact" if supplier.role == "source" else "activation"
+        method = "exact" if edge.role == "source" else "activation"
         for place, name in enumerate(("query", "key", "value")):
             if (target.name, name) not in said[method]:
                 read = jp.contribution(pair, prompts, anchor, target.kind, target.index, through=name)
-                said[method][target.name, name] = jp.score(
-                    pair, prompts, read, kinds=("head", "neuron") if method == "exact" else ("head",), method=method
-                )
+                said[method][target.name, name] = jp.score(pair, prompts, read, kinds=("head", "neuron"), method=method)
             value = said[method][target.name, name].values[supplier.kind][supplier.index]
             assert edge.inputs[place] == pytest.approx(value, abs=1e-5)
             compared += 1
-    assert compared == 33
+    assert compared == 42
 
 
 def test_a_target_with_one_input_is_reached_through_it():
@@ -246,7 +296,7 @@ def test_each_relay_is_followed_once_for_what_it_was_first_found_to_supply():
     [
         (dict(levels=0), "the deepest level"),
         (dict(least=0.6), "its share of the state is below 0.6"),
-        (dict(targets=("mlp",)), "contributions of head are not read"),
+        (dict(targets=("mlp",)), "no head is followed"),
     ],
 )
 def test_what_is_not_followed_says_why(rules, end):
@@ -293,9 +343,8 @@ def test_graph_in_every_form():
     first = {data.get("key"): data.text for data in drawn[0]}
     assert float(first["E_a"]) == pytest.approx(found.edges[0].activations[0])
     neuron = {data.get("key") for data in drawn[1]}
-    assert "E_a" not in neuron and "E_w" in neuron, "of neurons' activations nothing was asked"
+    assert {"E_a", "E_w"} <= neuron and first["as"] == "relay"
     assert arrays["inputs"].shape == (len(found.edges), 4) and told["edges"][0]["inputs"]["query"] is None
-    assert pd.isna(found.to_frame().set_index("supplier").loc["neuron 0.0", "E_a"]).all()
 
 
 @pytest.mark.parametrize(
