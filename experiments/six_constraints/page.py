@@ -21,6 +21,7 @@ FIRST = {"head": 10, "neuron": 100}
 LOOKED = (0.2, 0.8)
 """Recovery between which a ranking is compared with its controls."""
 READ_BY_HEADS = {"query": "queries", "key": "keys", "value": "values"}
+FEWEST_FOR_MEDIAN = 5
 NUM_NAMED = 3
 NUM_PAIRS = 5
 CLEARLY = 0.25
@@ -194,7 +195,8 @@ def _commits(scored: Sequence[Result]) -> set[str]:
 
 
 def _anchors(found: Sequence[Result | Refused]) -> str:
-    rows, reasons = [], []
+    rows: list[list[str]] = []
+    reasons: dict[str, list[str]] = {"Reported, and not scored": [], "Scored all the same (--force)": []}
     for each in found:
         info = each.manifest["anchor"] if isinstance(each, Result) else each.anchor
         checks = {check["name"]: check for check in info["checks"]}
@@ -217,7 +219,8 @@ def _anchors(found: Sequence[Result | Refused]) -> str:
             failed = [
                 f"{c['name']} {c['value']:.3g} (wanted {c['wanted']})" for c in info["checks"] if not c["is_passed"]
             ]
-            reasons.append(f"* {each.task}: {'; '.join(failed)}.")
+            what = list(reasons)[isinstance(each, Result)]
+            reasons[what].append(f"* {each.task}: {'; '.join(failed)}.")
     head = [
         "task",
         "after block",
@@ -227,10 +230,8 @@ def _anchors(found: Sequence[Result | Refused]) -> str:
         "steered",
     ]
     head += ["KL to special, nats", "steered", "verdict"]
-    lines = [table(head, rows)]
-    if reasons:
-        lines.append("Reported, and not scored:\n\n" + "\n".join(reasons))
-    return "\n\n".join(lines)
+    told = [f"{what}:\n\n" + "\n".join(several) for what, several in reasons.items() if several]
+    return "\n\n".join([table(head, rows), *told])
 
 
 def _chosen(each: Result | Refused) -> str:
@@ -249,15 +250,14 @@ def _share(value: float | None) -> str:
 
 
 def _lower_half(found: jp.Scores, kind: str) -> tuple[float, float, float]:
-    """Share of the positive scores of a kind that lies in the lower half of the blocks up to the anchor, and its interval."""
-    effects = found.effects[kind][found.is_kept][:, : found.layer + 1].astype(np.float32)
+    """Share of the positive scores of a kind that lies in the lower half of the blocks up to the anchor, and its interval: of the same
+    components' scores on prompts drawn again."""
+    values = found.values[kind][: found.layer + 1].reshape(found.layer + 1, -1)
+    effects = found.effects[kind][found.is_kept].astype(np.float32)
+    effects = effects[:, : found.layer + 1].reshape(len(effects), *values.shape)
     drawn = normalise.drawn_weights(found.gap, found.is_kept, found.aggregate, 0)
-    by_layer = np.stack(
-        [np.clip(drawn @ effects[:, n].reshape(len(effects), -1), 0, None).sum(1) for n in range(effects.shape[1])],
-        axis=1,
-    )
-    own = np.clip(found.values[kind][: found.layer + 1], 0, None).reshape(found.layer + 1, -1).sum(1)
-    half = (found.layer + 1) // 2
+    by_layer = np.clip(drawn @ (effects * (values > 0)).sum(axis=2), 0, None)
+    own, half = np.clip(values, 0, None).sum(axis=1), (found.layer + 1) // 2
     shares = by_layer[:, :half].sum(1) / by_layer.sum(1)
     return float(own[:half].sum() / own.sum()), *map(float, np.percentile(shares, (2.5, 97.5)))
 
@@ -286,10 +286,11 @@ def _plain(each: Result) -> str:
         restoration = each.curves[each.curves["mode"] == "restoration"]
         nearest = min(restoration["k"].unique(), key=lambda k: abs(np.log(k / few["size"])))
         there = restoration[restoration["k"] == nearest].set_index("order")["recovery"]
-        others = there.drop(["top", "first order"], errors="ignore")
+        others = there.drop("top").nlargest(2)
         told.append(
-            f"The first {int(few['size']):,} of the ranking recover 80 %; of the other orders none but first order recovers more than "
-            f"{percent(others.max())} ({others.idxmax()}) with {int(nearest):,}, where the ranking recovers {percent(there['top'])}."
+            f"The first {int(few['size']):,} of the ranking recover 80 %. With {int(nearest):,} the ranking recovers "
+            f"{percent(there['top'])}; the best of the other orders, "
+            f"{listed([f'{name} {percent(value)}' for name, value in others.items()])}."
         )
     else:
         told.append("No beginning of the ranking that was tried recovers 80 %.")
@@ -308,10 +309,9 @@ def _findings(scored: Sequence[Result]) -> str:
     """A row a finding, a column a task: the number that decides, and whether it holds by a rule that is stated."""
     made: dict[str, list[str]] = {}
 
-    def note(finding: str, value: str, holds: bool | None) -> None:
-        made.setdefault(finding, []).append(
-            value if holds is None else f"{value}: {'holds' if holds else '**does not hold**'}"
-        )
+    def note(finding: str, value: str, holds: bool | None, words: tuple[str, str] = ("holds", "does not hold")) -> None:
+        verdict = "" if holds is None else f": {words[0]}" if holds else f": **{words[1]}**"
+        made.setdefault(finding, []).append(value + verdict)
 
     for each in scored:
         ceilings, half = each.weights.ceilings, _lower_half(each.weights, "neuron")
@@ -325,14 +325,15 @@ def _findings(scored: Sequence[Result]) -> str:
             _told(half),
             half[1] > 0.5 if half[0] > 0.5 else False,
         )
-        depth = {
-            role: each.roles.loc[each.roles["role"].isin(names), "layer"].median()
+        layers = {
+            role: each.roles.loc[each.roles["role"].isin(names), "layer"]
             for role, names in (("source", ["source"]), ("relay", ["relay", "both"]))
         }
+        relay, source = layers["relay"], layers["source"]
         note(
-            "relays stand above sources: median block of relays / of sources",
-            f"{depth['relay']:.3g} / {depth['source']:.3g}",
-            None if np.isnan(list(depth.values())).any() else depth["relay"] > depth["source"],
+            "relays stand above sources: median block of relays / of sources (and how many there are)",
+            f"{relay.median():.3g} ({len(relay)}) / {source.median():.3g} ({len(source)})",
+            None if min(len(relay), len(source)) < FEWEST_FOR_MEDIAN else bool(relay.median() > source.median()),
         )
         if each.switches:
             forming, total = each.switches["forming"], len(each.switches["forming"])
@@ -359,22 +360,36 @@ def _findings(scored: Sequence[Result]) -> str:
         note(
             "inner recovery is not behaviour: first k on the grid with half of the state / half of the answers",
             f"{_k(state)} / {_k(behaviour) if _is_shown(each) else 'special shows it hardly more than base'}",
-            None if state is None or not _is_shown(each) else behaviour is None or behaviour > state,
+            _is_later(each, state, behaviour),
         )
         shared = [row for row in each.flow["overlap"] if row["kind"] == "neuron"]
         note(
             "traced suppliers are ranked sources: neurons shared (the paper: 75 %) / by chance",
-            f"{shared[0]['shared']} of {shared[0]['traced']} / {percent(shared[0]['chance'])}"
+            f"{shared[0]['shared']} of {shared[0]['traced']} ({percent(shared[0]['share'])}) / {percent(shared[0]['chance'])}"
             if shared
             else "none traced",
             shared[0]["p"] < 0.05 if shared else None,
+            ("above chance", "not above chance"),
         )
     rows = [[finding, *cells] for finding, cells in made.items()]
     return (
         table(["finding", *(each.task for each in scored)], rows)
-        + "\n\nA finding holds where the number is as said; of shares with an interval, where the whole interval is; of the overlap, "
-        "where chance would give as much in less than 5 % of draws."
+        + "\n\nA finding holds where the number is as said; of shares with an interval, where the whole interval is. An overlap is "
+        "above chance where as many, drawn from all below the highest target, would share as much in less than 5 % of draws. "
+        "Nothing is said "
+        f"where there is too little to tell: fewer than {FEWEST_FOR_MEDIAN} relays or sources; answers that come half way with the "
+        "smallest set that wrote any."
     )
+
+
+def _is_later(each: Result, state: int | None, behaviour: int | None) -> bool | None:
+    """Whether the answers come half way with more components than the state. None where nobody can tell."""
+    if state is None or not _is_shown(each):
+        return None
+    smallest = each.behaviour.loc[each.behaviour["order"] == "top", "size"].min()
+    if behaviour is not None and behaviour <= smallest and state < smallest:
+        return None
+    return behaviour is None or behaviour > state
 
 
 def _k(value: int | None) -> str:
@@ -445,7 +460,7 @@ def _restoration(scored: Sequence[Result]) -> str:
         for mode in ("restoration", "knockout"):
             curves = each.curves[each.curves["mode"] == mode]
             top = curves[curves["order"] == "top"].set_index("k")
-            for k, own in top[top["recovery"].between(*LOOKED)].iterrows():
+            for k, own in top[top["recovery"].between(*LOOKED) & (top.index < top.index.max())].iterrows():
                 others = curves[(curves["order"] != "top") & (curves["k"] == k)].set_index("order")
                 cells = [exactly(others.loc[name, "recovery"]) for name in others.index]
                 better = (
@@ -454,7 +469,13 @@ def _restoration(scored: Sequence[Result]) -> str:
                     else own["recovery"] < others["recovery"]
                 )
                 beaten = [name for name, is_better in better.items() if not is_better]
+                close = [
+                    n
+                    for n, value in others["recovery"].items()
+                    if own["low"] <= value <= own["high"] and n not in beaten
+                ]
                 verdict = "above all" if mode == "restoration" else "below all"
+                verdict += f"; {listed(close)} within its interval" if close else ""
                 rows.append(
                     [
                         each.task,

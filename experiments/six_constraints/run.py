@@ -12,6 +12,8 @@ was stopped goes on. What to expect, and how long it takes: docs/results/six_con
 import argparse
 import json
 import os
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -136,8 +138,8 @@ def main() -> None:
             began = time.monotonic()
             keep(kept, asked[task], began, found(pair, asked[task]))
     if chosen.docs is not None:
-        words = ["python", "experiments/six_constraints/run.py", "--out", str(chosen.out), "--docs", str(chosen.docs)]
-        page.write(chosen.out, chosen.docs, list(asked), " ".join(words), chosen.remark)
+        words = ["python", "experiments/six_constraints/run.py", *sys.argv[1:]]
+        page.write(chosen.out, chosen.docs, list(asked), shlex.join(words), chosen.remark)
         console.print(f"page: {chosen.docs / 'six_constraints.md'}")
 
 

@@ -100,6 +100,8 @@ def terminal(findings: Findings) -> RenderableType:
         parts += [Text(), Text("Sources and relays", style="bold")]
         parts += [Text(wording.sorted_out(findings.roles, kind)) for kind in findings.roles.roles]
         parts.append(Text())
+    if findings.flow is not None:
+        parts += [Text("Who supplies whom", style="bold"), *map(Text, wording.supplied(findings.flow)), Text()]
     parts += [Text(line) for mode in ("restoration", "knockout") if (line := wording.stands(findings, mode))]
     parts += [Text(line)] if (line := wording.smallest(findings)) else []
     if findings.samples:

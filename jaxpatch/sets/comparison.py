@@ -1,5 +1,6 @@
 """How much does ranking one by one lose? Sets of equal size, found in other ways, against the first of the ranking. Ours."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -49,7 +50,7 @@ def faults(sets: Mapping[str, Sequence[tuple]], sizes: Sequence[int] | None) -> 
     found += [f"sets: {name!r} is there by itself; give yours another name." for name in sets if name == RANKING]
     for name, each in sets.items():
         places = [(kind, tuple(place)) for kind, place, *_ in each]
-        twice = sorted({one for one in places if places.count(one) > 1})
+        twice = sorted(one for one, times in Counter(places).items() if times > 1)
         found += [f"sets: {name} holds {kind} {place} more than once." for kind, place in twice]
     wrong = [size for size in sizes or () if not isinstance(size, int | np.integer) or size < 1]
     if wrong or sizes == []:

@@ -57,7 +57,10 @@ def select(
     steps = -(-count // at_once)
     for number in range(steps):
         worth = game.recovered(game.marginals(chosen, sweep.part(progress, number, steps)))
-        best = np.argsort(-np.where(chosen, -np.inf, worth), kind="stable")[: min(at_once, count - len(order))]
+        left = np.where(
+            np.isnan(worth), -np.finfo(worth.dtype).max, worth
+        )  # what is no number comes last of what is left
+        best = np.argsort(-np.where(chosen, -np.inf, left), kind="stable")[: min(at_once, count - len(order))]
         chosen[best] = True
         order += best.tolist()
         gains += worth[best].tolist()

@@ -52,6 +52,8 @@ def test_the_whole_chain_ends_in_a_page_that_says_what_the_files_say(tmp_path):
     assert (docs / "six_constraints.svg").read_text(encoding="utf-8").startswith("<?xml")
     manifest = json.loads((results / "english_capital" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["command"] in page and manifest["forced"] and page.count("**failed**") == len(TASKS)
+    assert "Scored all the same (--force):" in page and "not scored" not in page
+    assert f"--tasks {' '.join(TASKS)} --force" in page, "the command that was typed"
     for part in ("What the paper finds", "Sources and relays", "Restoration", "Inner recovery", "Who supplies whom"):
         assert f"\n## {part}" in page
     for row in pd.read_csv(results / "no_comma" / "behaviour.csv").to_dict("records"):

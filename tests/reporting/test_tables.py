@@ -84,6 +84,8 @@ def test_terminal_says_what_was_found(exact):
     assert "base + top 10  not judged" in text
     for kind in exact.roles.roles:
         assert wording.sorted_out(exact.roles, kind).replace(wording.SPACE, " ") in printed(exact, width=1000)
+    for line in wording.supplied(exact.flow):
+        assert line.replace(wording.SPACE, " ") in printed(exact, width=1000)
 
 
 def test_terminal_shows_failed_checks_and_missing_intervals(exact):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import set_games as toys
 
-from jaxpatch.sets import greedy
+from jaxpatch.sets import game, greedy
 
 
 def names(found):
@@ -39,6 +39,15 @@ def test_several_at_once_take_fewer_steps_and_may_stand_for_each_other():
     assert names(found) == [0, 1, 2] and found.sizes.tolist() == [2, 3] and found.pool == 3
     np.testing.assert_allclose(found.recovery, [1, 1.1], atol=1e-6)
     assert steps[-1] == (6, 6) and found.to_frame()["last"].tolist() == ["part 1", "part 2"]
+
+
+def test_what_is_no_number_is_chosen_last_and_nothing_twice():
+    toy = game.of_value(
+        lambda chosen: np.where(chosen[1] & ~chosen[0], np.nan, 0.5 * chosen[2] * np.ones(2)), 3, np.ones(2)
+    )
+    assert names(greedy.select(toy, 3)) == [2, 0, 1]
+    lost = game.of_value(lambda chosen: np.full(2, np.nan if chosen.any() else 0.0), 3, np.ones(2))
+    assert sorted(names(greedy.select(lost, 3))) == [0, 1, 2]
 
 
 def test_on_a_pair_it_is_what_whole_runs_choose():
