@@ -102,6 +102,8 @@ ROWS = {
     "OLMoE": Row(dict(model_type="olmoe", num_experts=3, num_experts_per_tok=2), 2, ("head", "kv", *EXPERTS)),
 }
 """Each family; of Llama each way of sharing keys, each bias and each anchor. The whole product of those is marked slow."""
+QUICK = ("GQA tied biases", "Gemma 2", "GPT-2", "NeoX", "OLMo 2", "Mixtral")
+"""Of each sort of block one row: norms before, around and behind, learned positions, halves side by side, experts."""
 
 
 def family(options: Mapping[str, Any]) -> str:

@@ -70,12 +70,19 @@ def check_every_component(pairs, row: parity.Row):
             assert (effects[:, : row.anchor + 1] != 0).any(0).all(), f"a {kind} below the anchor does nothing"
 
 
-@pytest.mark.parametrize("name", parity.ROWS)
+def some_slow(names, quick=parity.QUICK):
+    """Those, all but the quick ones marked slow."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", some_slow(parity.ROWS))
 def test_engine_is_the_torch_loop(pairs, name):
     check_every_component(pairs, parity.ROWS[name])
 
 
-@pytest.mark.parametrize(("name", "kind"), TURNS)
+@pytest.mark.parametrize(
+    ("name", "kind"), [pytest.param(*turn, marks=() if turn[0] in parity.QUICK else pytest.mark.slow) for turn in TURNS]
+)
 def test_engine_is_the_torch_loop_to_many_digits(pairs, name, kind):
     """In float64. Every row and kind takes minutes; docs/results/families.md has them all."""
     check_in_float64(pairs, parity.ROWS[name]._replace(kinds=(kind,)))
@@ -92,10 +99,7 @@ def check_in_float64(pairs, row: parity.Row):
     assert max(found.values()) <= parity.LIMITS["exact in float64"], found
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow if name in ("OLMoE", "Qwen3-MoE") else ()) for name in parity.ROWS],
-)
+@pytest.mark.parametrize("name", some_slow(parity.ROWS))
 def test_first_order_is_torch_autograd(pairs, name):
     row = parity.ROWS[name]
     torch_pair, pair = pairs(**row.options)
@@ -109,14 +113,14 @@ def model_type(row: parity.Row) -> str:
 
 
 def asked_of(family: str) -> set[str]:
-    """Kinds whose every component the engine replaces in a fast test, in one of the family's rows."""
+    """Kinds whose every component the engine replaces, in one of the family's rows."""
     return {kind for row in parity.ROWS.values() if model_type(row) == family for kind in row.kinds}
 
 
 UNASKED = [name for name, row in parity.ROWS.items() if not asked_of(model_type(row)) >= {*torch_oracle.KINDS}]
 
 
-@pytest.mark.parametrize("name", UNASKED)
+@pytest.mark.parametrize("name", some_slow(UNASKED))
 def test_definition_is_the_torch_loop_for_the_kinds_that_no_row_asks_for(pairs, name):
     """One program for all of them, where the engine has one for each: so each kind that a family serves is replaced once."""
     row = parity.ROWS[name]

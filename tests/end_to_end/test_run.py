@@ -328,6 +328,7 @@ def test_home_is_found(in_process, tmp_path, monkeypatch):
     assert left_behind(tmp_path) == ["mine"]
 
 
+@pytest.mark.slow
 def test_all_kinds_together_patch_every_parameter(in_process, tmp_path, monkeypatch):
     """Components above the anchor too: what is called "all" is the whole of special."""
     seen = {}
@@ -475,6 +476,7 @@ def start(arguments) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_what_to_do(arguments, tmp_path):
     process = start(arguments)
     process.send_signal(signal.SIGINT)

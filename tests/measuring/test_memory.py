@@ -153,12 +153,12 @@ def bytes_of_candidate(compiled_as_users_have_it, monkeypatch):
     ("config", "kind", "rows"),
     [
         (TINY, "head", "apart"),
-        (MEDIUM, "neuron", "apart"),
+        pytest.param(MEDIUM, "neuron", "apart", marks=pytest.mark.slow),
         pytest.param(MEDIUM, "kv", "sharing", marks=pytest.mark.slow),
         (AROUND, "head", "sharing"),
         pytest.param(AROUND, "neuron", "apart", marks=pytest.mark.slow),
         pytest.param(SIDE_BY_SIDE, "head", "apart", marks=pytest.mark.slow),
-        (EXPERTS, "neuron", "apart"),
+        pytest.param(EXPERTS, "neuron", "apart", marks=pytest.mark.slow),
         pytest.param(EXPERTS, "head", "sharing", marks=pytest.mark.slow),
     ],
 )

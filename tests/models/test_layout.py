@@ -45,6 +45,7 @@ for save in (jp.save_checkpoint, jp.save_orbax):
 """
 
 
+@pytest.mark.slow
 def test_each_of_eight_devices_gets_its_part_of_a_pair(tmp_path):
     here = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", LOAD, str(tmp_path)]
