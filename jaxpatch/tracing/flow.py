@@ -7,6 +7,7 @@ procedure, its stopping rule and the comparison with chance are ours.
 """
 
 import collections
+import functools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,6 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 
-from jaxpatch.scoring import stability
 from jaxpatch.scoring.scores import Scores
 from jaxpatch.tracing import roles
 from jaxpatch.tracing.roles import Criteria
@@ -262,33 +262,34 @@ class Flow:
         """How many of the sources that tracing found are among the first by E_w for the state itself: one row a kind.
 
         As many are taken from the ranking as were found, among the components that stand below the highest target. Columns: kind,
-        traced, candidates, shared, share; chance, the share to be expected of so many drawn at random; p, of so many shared or more.
+        traced, candidates, shared, share; chance, the share to be expected of so many drawn at random, each from below the highest of
+        the targets that it supplies; p, of so many shared or more (each drawn by itself).
 
         References: Sun et al., arXiv 2604.13694, who report 75 % over neurons; the comparison with chance is ours.
         """
         rows, state = [], self.measured[0].weights
-        followed = [self.nodes[number].index[0] for number in self.measured if number]
         for kind, values in state.values.items():
-            found = {
-                self.nodes[edge.supplier].index
-                for edge in self.edges
-                if edge.target and self.nodes[edge.supplier].kind == kind and edge.role in MAKERS
-            }
-            if not found:
+            below: dict[tuple[int, ...], int] = {}  # which block each source that was found stands below, the highest
+            for edge in self.edges:
+                supplier, target = self.nodes[edge.supplier], self.nodes[edge.target]
+                if edge.target and supplier.kind == kind and edge.role in MAKERS:
+                    below[supplier.index] = max(below.get(supplier.index, 0), target.index[0])
+            if not below:
                 continue
-            below = values[: max(followed)]
-            best = np.argsort(-below.ravel(), kind="stable")[: len(found)]
-            ranked = {tuple(map(int, np.unravel_index(place, below.shape))) for place in best}
-            shared, number = len(found & ranked), below.size
+            pool = values[: max(below.values())]
+            best = np.argsort(-pool.ravel(), kind="stable")[: len(below)]
+            ranked = [tuple(map(int, np.unravel_index(place, pool.shape))) for place in best]
+            shared, number = len(below.keys() & set(ranked)), len(below)
+            chances = [sum(each[0] < top for each in ranked) / values[:top].size for top in below.values()]
             rows.append(
                 {
                     "kind": kind,
-                    "traced": len(found),
-                    "candidates": number,
+                    "traced": number,
+                    "candidates": pool.size,
                     "shared": shared,
-                    "share": shared / len(found),
-                    "chance": len(found) / number,
-                    "p": stability.at_least(shared, len(found), number),
+                    "share": shared / number,
+                    "chance": sum(chances) / number,
+                    "p": _at_least(chances, shared),
                 }
             )
         return pd.DataFrame(rows, columns=["kind", "traced", "candidates", "shared", "share", "chance", "p"])
@@ -439,6 +440,16 @@ def _score(found: Scores, kind: str, index: tuple[int, ...]) -> tuple[float, flo
         return math.nan, math.nan, math.nan
     value, low, high = (float(each[kind][index]) for each in (found.values, found.low, found.high))
     return value, low, high
+
+
+def _at_least(chances: Sequence[float], count: int) -> float:
+    """Probability that of independent events, each with its own, so many or more come about.
+
+    >>> round(_at_least([0.5, 0.5, 1.0], 2), 4)
+    0.75
+    """
+    spread = functools.reduce(lambda made, p: np.convolve(made, [1 - p, p]), chances, np.ones(1))
+    return float(min(1.0, spread[count:].sum()))
 
 
 def _known(value):

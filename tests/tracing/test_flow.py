@@ -150,6 +150,19 @@ def test_kinds_that_were_scored_on_one_side_alone_are_suppliers_too():
     assert ("neuron 0.0", "head 1.0") in ends(relay)
 
 
+def test_chance_is_that_of_blocks_below_each_target():
+    """A source found below block 2, of four heads of which the two ranked first are one; another below block 1, of two."""
+    top, low = ("head", (2, 0)), ("head", (1, 0))
+    said = {
+        (): measured([[0.1, 0.5], [0, 0.7], [0, 0]], [[0, 0], [0.5, 0], [0.9, 0]]),
+        (top,): measured([[0, 0], [0, 0.6], [0, 0]], NOTHING),
+        (low,): measured([[0.8, 0], [0, 0], [0, 0]], NOTHING),
+    }
+    (row,) = flow.follow(said.__getitem__).overlap().to_dict("records")
+    assert (row["traced"], row["candidates"], row["shared"]) == (2, 4, 1)
+    assert row["chance"] == pytest.approx((2 / 4 + 1 / 2) / 2) and row["p"] == pytest.approx(0.75)
+
+
 def test_each_edge_says_through_which_input_of_its_target_it_comes():
     found = traced((3.0, 1.0), hops=2, by_input=True)
     edges = {(found.nodes[edge.supplier].name, found.nodes[edge.target].name): edge for edge in found.edges}
