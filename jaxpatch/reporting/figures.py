@@ -16,13 +16,15 @@ from matplotlib.ticker import MaxNLocator
 from jaxpatch.reporting import drawing, wording
 from jaxpatch.reporting.drawing import INK, LINE, NEGATIVE, POSITIVE, SOFT
 from jaxpatch.reporting.findings import Findings
-from jaxpatch.tracing.flow import Flow
+from jaxpatch.tracing.flow import Flow, Node
 from jaxpatch.tracing.roles import Roles
 from jaxpatch.validating.curves import Curve
 
 NUM_TOP = 20
 MOST_CELLS = 128
 """Components a layer that a heat-map can still show; kinds with more are drawn by depth."""
+LETTER = 0.0105
+"""Of a node's name, as a share of the graph's width."""
 MOST_VECTOR_CELLS = 800
 """Cells that are drawn as vectors; larger maps are rasterised."""
 NUM_NAMED = 4
@@ -509,19 +511,28 @@ def save_all(findings: Findings, folder: str | Path) -> Mapping[str, str]:
 
 
 def _flow_places(traced: Flow, state: float, output: float) -> list[tuple[float, float]]:
-    """Where each node stands: its block across; relays and executors from 1 up, sources from 0 down, in the order in which they were
-    found. state, output: where these two stand."""
-    taken: dict[tuple[int, bool], int] = {}
+    """Where each node stands: its block across; relays and executors from 1 up, sources from 0 down, each as near to the middle as its
+    name has room. state, output: where these two stand."""
+    around = LETTER * (max(state, output) + 0.5) / 2
+
+    def within(node: Node, x: float) -> tuple[float, float]:
+        """From where to where its name stands."""
+        return x - around * (len(node.name) + 1), x + around * (len(node.name) + 1)
+
+    ends = {"state": state, "output": output}
+    fixed = [within(node, ends[node.role]) for node in traced.nodes if node.role in ends]
+    sides: dict[bool, list[list[tuple[float, float]]]] = {True: [[*fixed]], False: [[*fixed]]}
     places = []
     for node in traced.nodes:
-        if node.role in ("state", "output"):
-            places.append((state if node.role == "state" else output, 0.5))
+        if node.role in ends:
+            places.append((ends[node.role], 0.5))
             continue
-        column = node.index[0], node.role == "source"
-        row = taken[column] = taken.get(column, 0) + 1
-        # neighbours in a row of blocks stand a little apart, so that their names do
-        lift = 0.34 * (node.index[0] % 3)
-        places.append((float(node.index[0]), 1.1 - row - lift if column[1] else row + lift))
+        x, rows = float(node.index[0]), sides[node.role == "source"]
+        left, right = within(node, x)
+        free = (n for n, taken in enumerate(rows) if all(right < other[0] or left > other[1] for other in taken))
+        row = next(free, len(rows))
+        rows[row:] = [[*(rows[row] if row < len(rows) else []), (left, right)], *rows[row + 1 :]]
+        places.append((x, float(-row if node.role == "source" else row + 1)))
     return places
 
 

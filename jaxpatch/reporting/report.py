@@ -403,7 +403,7 @@ def _flow(findings: Findings, drawn: Mapping[str, str]) -> Html:
         Column("role"),
         Column("of"),
         *(Column(name, is_number=True) for name in ("E_w", "interval", "E_a", "interval", "direct")),
-        *((Column("through"),) if is_asked else ()),
+        *((Column("most through"),) if is_asked else ()),
     )
     rows = [
         (

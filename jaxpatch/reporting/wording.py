@@ -489,17 +489,20 @@ def _read_through(edges: Sequence[Edge]) -> str:
     number = collections.Counter(edge.through for edge in edges).most_common()
     if not number:
         return ""
-    most = listed([f"{count} mostly through its {INPUTS_OF_HEADS[name]}" for name, count in number])
-    return f" Of these suppliers {most} {'acts' if len(edges) == 1 else 'act'}."
+    (most, first), *others = [(count, f"through its {INPUTS_OF_HEADS[name]}") for name, count in number]
+    said = [f"{most} {'acts' if most == 1 else 'act'} mostly {first}", *(f"{count} {where}" for count, where in others)]
+    return f" Of these suppliers {listed(said)}."
 
 
 def through(row: Mapping[Any, float]) -> str:
-    """What comes through each input of a target alone, of those that were asked.
+    """The input of a target through which most comes, alone, of those that were asked.
 
     >>> through({"query": 0.01, "key": 0.0, "value": 0.5, "mlp": math.nan}).replace(SPACE, " ")
-    'query 1 %, key 0 %, value 50 %'
+    'value 50 %'
     """
-    return ", ".join(f"{name}{SPACE}{percent(row[name])}" for name in INPUTS if not math.isnan(row[name]))
+    known = [name for name in INPUTS if row[name] > 0]
+    most = max(known, key=lambda name: row[name], default="")
+    return f"{most}{SPACE}{percent(row[most])}" if most else ""
 
 
 def executed(traced: Flow) -> list[str]:
