@@ -78,7 +78,7 @@ def trace(
         >>> anchor = Anchor(layer=1, direction=jnp.eye(8)[testing.STATE])
         >>> found = trace(testing.relay_pair((2.0, -1.0)), testing.tiny_inputs(), anchor, method="exact")
         >>> found.to_frame()[["supplier", "role", "target"]].values.tolist()
-        [['head 1.0', 'relay', 'state'], ['neuron 0.0', 'both', 'state'], ['neuron 0.0', 'both', 'head 1.0']]
+        [['neuron 0.0', 'both', 'state'], ['head 1.0', 'relay', 'state'], ['neuron 0.0', 'both', 'head 1.0']]
     """
     if not isinstance(pair, Pair):
         raise ValueError(

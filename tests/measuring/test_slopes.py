@@ -186,7 +186,7 @@ def test_the_climb_is_the_hosts_run(pair):
 def test_the_descent_is_jaxs_own_gradient():
     """Of one block: where things are written, and where the stream enters."""
     models = engine_cases.models(PAIR, INPUTS, engine_cases.anchor(1))
-    _, run = jax.jit(slopes.climb, static_argnums=(0, 2))(CONFIG, models, 2)
+    _, run = jax.jit(slopes.climb, static_argnums=0)(CONFIG, models)
     run, weights = jax.tree.map(lambda leaf: leaf[1], run), decoder.layer_of(PAIR.base, 1)
     context = decoder.causal_context(CONFIG, INPUTS.tokens.shape[1], jnp.float32)
     arriving = jax.random.normal(jax.random.key(0), run.mid.shape)
