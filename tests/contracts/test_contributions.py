@@ -166,7 +166,7 @@ def test_contributions_are_read_with_their_like_alone():
             jp.score_each(pair, prompts, wanted)
 
 
-@pytest.mark.parametrize("layer", [1, 2, 3])
+@pytest.mark.parametrize("layer", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("exchange", [None, Exchange()])
 def test_programs_with_room_for_higher_targets_say_the_same(layer, exchange):
     """One compilation serves targets of several layers: blocks from a target's own on are passed by, in every way of reading."""
@@ -195,7 +195,7 @@ def test_programs_with_room_for_higher_targets_say_the_same(layer, exchange):
             assert not roomy[name][..., layer:, :].any() and found[..., :layer, :].any()
 
 
-@pytest.mark.parametrize("layer", [1, 2, 3])
+@pytest.mark.parametrize("layer", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_gradients_that_are_dropped_are_those_below_the_target(layer):
     pair, prompts = testing.tiny_pair(testing.tiny_config(layers=5)), testing.tiny_inputs()
     target = jp.contribution(pair, prompts, jp.Anchor(layer=4, direction=U), "mlp", (layer,))

@@ -186,18 +186,18 @@ def test_inputs_of_edges_are_what_path_patching_says_of_each_by_itself():
     pair, prompts, anchor = two_targets()
     rules = flow.Rules(most=2, levels=1, least=0.0)
     found = jp.trace(pair, prompts, anchor, method="exact", rules=rules, by_input=True)
-    said = {name: {} for name in ("exact", "activation")}
-    compared = 0
-    for edge in (each for each in found.edges if each.target):
-        target, supplier = found.nodes[edge.target], found.nodes[edge.supplier]
-        method = "exact" if edge.role == "source" else "activation"
-        for place, name in enumerate(("query", "key", "value")):
-            if (target.name, name) not in said[method]:
-                read = jp.contribution(pair, prompts, anchor, target.kind, target.index, through=name)
-                said[method][target.name, name] = jp.score(pair, prompts, read, kinds=("head", "neuron"), method=method)
-            value = said[method][target.name, name].values[supplier.kind][supplier.index]
-            assert edge.inputs[place] == pytest.approx(value, abs=1e-5)
-            compared += 1
+    inputs, compared = ("query", "key", "value"), 0
+    for number in {edge.target for edge in found.edges} - {0}:
+        target = found.nodes[number]
+        reads = [jp.contribution(pair, prompts, anchor, target.kind, target.index, through=name) for name in inputs]
+        for method in ("exact", "activation"):
+            each = jp.score_each(pair, prompts, reads, kinds=("head", "neuron"), method=method)
+            for edge in found.edges:
+                if edge.target == number and (edge.role == "source") == (method == "exact"):
+                    supplier = found.nodes[edge.supplier]
+                    said = [scores.values[supplier.kind][supplier.index] for scores in each]
+                    np.testing.assert_allclose(edge.inputs[:3], said, rtol=0, atol=1e-5)
+                    compared += 3
     assert compared == 42
 
 
