@@ -57,13 +57,19 @@ def greedy(
         back = positions[:, :, None] - slot_positions[:, None, :]
         context = decoder.context_at(config, positions, back, mask, dtype, slot)
 
-        def block(x, layer):
-            weights, cache_l, vector, number = layer
-            x, cache_l = decoder.Block(config).apply({"params": weights}, x, context, cache_l, number)
-            return x + jnp.where(is_steered[..., None], vector, 0), cache_l
+        def block(number, carry):
+            """The cache is carried whole, so that each block's part is grown where it lies."""
+            x, cache = carry
+            own = jax.tree.map(lambda part: jax.lax.dynamic_index_in_dim(part, number, keepdims=False), cache)
+            weights = decoder.layer_of(params, number)
+            x, own = decoder.Block(config).apply({"params": weights}, x, context, own, number)
+            grown = (
+                jax.lax.dynamic_update_index_in_dim(part, new, number, 0) for part, new in zip(cache, own, strict=True)
+            )
+            return x + jnp.where(is_steered[..., None], steering[number], 0), decoder.Cache(*grown)
 
         x = decoder.embedded(config, params, new, positions)
-        return jax.lax.scan(block, x, (params["layers"], cache, steering, jnp.arange(config.layers)))
+        return jax.lax.fori_loop(0, config.layers, block, (x, cache))
 
     def best(x):
         """Next token of one position each. x: [B, D]."""
