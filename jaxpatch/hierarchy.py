@@ -190,7 +190,7 @@ def executors(
     The state is formed in base by special's parameters in everything up to the anchor's block, and in nothing above. What components
     above it write in that run is put into base's own run, one after the other: how much of what the formed state does to the next
     token comes back? All above the anchor is base's in both runs, so this is activation patching, and no E_w. Where the embedding is
-    the unembedding as well, it stays base's, too.
+    the unembedding as well, it stays base's, too. Beside the two models it holds a third, base with the state formed.
 
     Args:
         kinds: of activation patching. method: "activation", "screened_activation" or "attribution".
