@@ -447,30 +447,22 @@ def criteria(roles: Roles) -> str:
 def supplied(traced: Flow) -> list[str]:
     """For each target that was followed who supplies it; and whether the sources found so are those that the ranking names."""
     told = []
-    for number in traced.measured:
-        node = traced.nodes[number]
-        named = {"relay": [], "source": []}
-        for edge in traced.edges:
-            if edge.target == number:
-                supplier = traced.nodes[edge.supplier]
-                role = "source" if edge.role == "source" else "relay"
-                share = (edge.weights if role == "source" else edge.activations)[0]
-                named[role].append(f"{supplier.name} ({percent(share)})")
+    for number, (weights, *_) in traced.measured.items():
+        node, edges = traced.nodes[number], [edge for edge in traced.edges if edge.target == number]
+        relays = [edge for edge in edges if edge.role != "source"]
+        both = sum(edge.role == "both" for edge in relays)
         parts = [
-            f"{_number_of(len(found), role, f'{role}s')}{', the strongest ' + found[0] if found else ''}"
-            for role, found in named.items()
+            _number_of(len(relays), "relay", "relays")
+            + f" ({both} of them {'a source' if both == 1 else 'sources'} as well)" * bool(both)
+            + _strongest(traced, [(edge, edge.activations[0]) for edge in relays]),
+            _number_of(len(edges) - len(relays), "source", "sources")
+            + _strongest(traced, [(edge, edge.weights[0]) for edge in edges if edge.role == "source"]),
         ]
-        kept = traced.measured[number].weights.is_kept
-        some = (
-            ""
-            if kept.all()
-            else f" On {int(kept.sum())} of {len(kept)} prompts, where special contributes more than base."
-        )
+        kept = f" On {int(weights.is_kept.sum())} of {len(weights.is_kept)} prompts, where special contributes more than base."
         own = "" if math.isnan(node.own) else f" Its own parameters recover {percent(node.own)} of what it contributes."
-        read = _read_through(
-            [edge for edge in traced.edges if edge.target == number and edge.through in INPUTS_OF_HEADS]
-        )
-        told.append(f"{capital('the state' if not number else node.name)}: {listed(parts)}.{some}{own}{read}")
+        read = _read_through([edge for edge in edges if edge.through in INPUTS_OF_HEADS])
+        who = capital(node.name if number else "the state")
+        told.append(f"{who}: {listed(parts)}.{'' if weights.is_kept.all() else kept}{own}{read}")
     for row in traced.overlap().to_dict("records"):
         told.append(
             f"Of {counted({row['kind']: row['traced']})} that tracing found to supply relays, {row['shared']} "
@@ -478,6 +470,11 @@ def supplied(traced: Flow) -> list[str]:
             f"{percent(row['chance'])} (p {probability(row['p'])})."
         )
     return told + executed(traced)
+
+
+def _strongest(traced: Flow, shares: Sequence[tuple[Edge, float]]) -> str:
+    """The first of the suppliers of one sort, which come from the strongest down."""
+    return f", the strongest {traced.nodes[shares[0][0].supplier].name} ({percent(shares[0][1])})" if shares else ""
 
 
 INPUTS_OF_HEADS = {"query": "queries", "key": "keys", "value": "values"}
