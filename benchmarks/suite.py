@@ -25,6 +25,7 @@ CPU = (
     "load",
     "plan",
     "growth",
+    "tracing",
     "against_transformer_lens",
 )
 ACCELERATOR = (
