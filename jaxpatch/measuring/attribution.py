@@ -191,10 +191,9 @@ def effects(
             entering, slope, heads = slopes.descend(config, here, own.params, own.run, end)
             layer = Layer(own, other, heads, slope, here, where)
             found = {kind: share_of(kind, repairs)(config, exchange, layer) for kind in kinds}
-            entering = jnp.where(number == dropped, end, read_outs.until(stop, number, entering, end))
-            return entering, slopes.until_stop(stop, number, found)
+            return jnp.where(number == dropped, end, entering), found
 
-        return jax.lax.scan(step, top, (numbers, (run, others), ends), reverse=True)[1]
+        return jax.lax.scan(read_outs.until(stop, step), top, (numbers, (run, others), ends), reverse=True)[1]
 
     if "grad_drop" not in repairs:
         return descend(jnp.int32(-1))

@@ -184,10 +184,10 @@ def reads(
     def step(streams: tuple[jax.Array, jax.Array], number: jax.Array):
         ours, theirs = (model.block(number) for model in models)
         own = {kind: jnp.asarray(gate)[number] for kind, gate in gates.items()}
-        after = block(config, exchange, ours, theirs, own, *streams, context.at(number), places)
-        x, y = (read_outs.until(stop, number, *each) for each in zip(after, streams, strict=True))
+        x, y = block(config, exchange, ours, theirs, own, *streams, context.at(number), places)
         return (x, y), decoder.take(x, inputs.lengths - 1)[:, 0]
 
-    stop, depth = read_outs.stop(config, wanted), jnp.arange(read_outs.depth(config, wanted), dtype=jnp.int32)
-    (x, _), states = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), (ours, theirs), depth)
+    depth = jnp.arange(read_outs.depth(config, wanted), dtype=jnp.int32)
+    step = jax.checkpoint(read_outs.until(read_outs.stop(config, wanted), step), prevent_cse=False)
+    (x, _), states = jax.lax.scan(step, (ours, theirs), depth)
     return effect.read_states(config, models[0], x, states, wanted)

@@ -70,11 +70,11 @@ def run(
     context = decoder.causal_context(config, x.shape[-2], x.dtype)
 
     def step(x, number):
-        after = decoder.Block(config).apply({"params": model.block(number)}, x, context.at(number))[0]
-        x = read_outs.until(stop, number, after, x)
+        x = decoder.Block(config).apply({"params": model.block(number)}, x, context.at(number))[0]
         return x, decoder.take(x, inputs.lengths - 1)[:, 0]
 
-    return jax.lax.scan(jax.checkpoint(step, prevent_cse=False), x, jnp.arange(start, depth, dtype=jnp.int32))
+    step = jax.checkpoint(read_outs.until(stop, step), prevent_cse=False)
+    return jax.lax.scan(step, x, jnp.arange(start, depth, dtype=jnp.int32))
 
 
 def every_last_state(config: DecoderConfig, model: Patched, inputs: Inputs, depth: int | None = None) -> jax.Array:

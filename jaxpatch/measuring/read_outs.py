@@ -1,7 +1,7 @@
 """Read-outs: how far the control state is formed, and how far two next-token distributions are apart. All in float32 or wider."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import flax.struct
@@ -158,9 +158,21 @@ def stop(config: DecoderConfig, read_outs: Sequence[ReadOut]) -> Any:
     return first.layer if isinstance(first, Contribution) else depth(config, read_outs)
 
 
-def until(stop: Any, number: Any, after: Any, before: Any) -> Any:
-    """What leaves a block: from the first on that need not run, what entered."""
-    return after if isinstance(stop, int | None) else jnp.where(number < stop, after, before)
+Step = Callable[[Any, Any], tuple[Any, Any]]
+"""Of a scan over blocks: (carry, number of a block, or a tuple that begins with it) -> (carry, what the block gives)."""
+
+
+def until(stop: Any, step: Step) -> Step:
+    """The same step, which blocks from the first on that need not run pass by: they leave the carry as it is, and give 0."""
+    if isinstance(stop, int | None):
+        return step
+
+    def passing(carry: Any, at: Any) -> tuple[Any, Any]:
+        number = at[0] if isinstance(at, tuple) else at
+        given = jax.tree.map(lambda each: jnp.zeros(each.shape, each.dtype), jax.eval_shape(step, carry, at)[1])
+        return jax.lax.cond(number < stop, step, lambda carry, _: (carry, given), carry, at)
+
+    return passing
 
 
 def unheld(read_out: ReadOut) -> ReadOut:

@@ -86,9 +86,9 @@ def climb(config: DecoderConfig, models: Models) -> tuple[Float[Array, "B T D"],
         else:
             inputs = block.neuron_inputs(read)
             computed = block.mlp.write(layers.neurons(inputs, config.activation))
-        return read_outs.until(stop, number, mid + block.after_mlp(computed), x), Run(x, z, mid, inputs)
+        return mid + block.after_mlp(computed), Run(x, z, mid, inputs)
 
-    return jax.lax.scan(step, x, jnp.arange(depth, dtype=jnp.int32))
+    return jax.lax.scan(read_outs.until(stop, step), x, jnp.arange(depth, dtype=jnp.int32))
 
 
 def descend(
@@ -280,11 +280,6 @@ def at_the_top(config: DecoderConfig, models: Models, after: Float[Array, "B T D
     return jax.grad(read)(after)
 
 
-def until_stop(stop: Any, number: jax.Array, found: Any) -> Any:
-    """Effects of one block's components: 0 from the first block on that need not run."""
-    return jax.tree.map(lambda each: read_outs.until(stop, number, each, jnp.zeros_like(each)), found)
-
-
 def cheap(config: DecoderConfig, kinds: tuple[str, ...], models: Models) -> dict[str, Cheap]:
     """Cheap effects on one read-out of every component of some kinds."""
     depth, stop = read_outs.depth(config, models.read_outs), read_outs.stop(config, models.read_outs)
@@ -297,8 +292,8 @@ def cheap(config: DecoderConfig, kinds: tuple[str, ...], models: Models) -> dict
         own = context.at(number)
         entering, slope, heads = descend(config, own, host, run, end)
         layer = Layer(host, donor, run, heads, slope)
-        found = {kind: share_of(config, kind)(config, own, layer) for kind in kinds}
-        return read_outs.until(stop, number, entering, end), until_stop(stop, number, found)
+        return entering, {kind: share_of(config, kind)(config, own, layer) for kind in kinds}
 
     numbers = jnp.arange(depth, dtype=jnp.int32)
+    step = read_outs.until(stop, step)
     return jax.lax.scan(step, at_the_top(config, models, after), (numbers, run), reverse=True)[1]

@@ -127,9 +127,10 @@ def _gradient(
         weights = decoder.widened(decoder.layer_of(models.host, number))
         entering, slope, _ = slopes.descend(config, context.at(number), weights, run, end)
         own = slope.attended if is_attention else slope.computed
-        return (read_outs.until(stop, number, entering, end), jnp.where(number == layer, own, kept)), None
+        return (entering, jnp.where(number == layer, own, kept)), None
 
     numbers = jnp.arange(depth, dtype=jnp.int32)
+    step = read_outs.until(stop, step)
     return jax.lax.scan(step, (top, jnp.zeros_like(top)), (numbers, run), reverse=True)[0][1]
 
 
