@@ -188,6 +188,6 @@ def reads(
         return (x, y), decoder.take(x, inputs.lengths - 1)[:, 0]
 
     depth = jnp.arange(read_outs.depth(config, wanted), dtype=jnp.int32)
-    step = jax.checkpoint(read_outs.until(read_outs.stop(config, wanted), step), prevent_cse=False)
-    (x, _), states = jax.lax.scan(step, (ours, theirs), depth)
+    passing = jax.checkpoint(read_outs.until(read_outs.stop(config, wanted), step), prevent_cse=False)
+    (x, _), states = jax.lax.scan(passing, (ours, theirs), depth)
     return effect.read_states(config, models[0], x, states, wanted)

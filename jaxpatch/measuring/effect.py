@@ -73,8 +73,8 @@ def run(
         x = decoder.Block(config).apply({"params": model.block(number)}, x, context.at(number))[0]
         return x, decoder.take(x, inputs.lengths - 1)[:, 0]
 
-    step = jax.checkpoint(read_outs.until(stop, step), prevent_cse=False)
-    return jax.lax.scan(step, x, jnp.arange(start, depth, dtype=jnp.int32))
+    passing = jax.checkpoint(read_outs.until(stop, step), prevent_cse=False)
+    return jax.lax.scan(passing, x, jnp.arange(start, depth, dtype=jnp.int32))
 
 
 def every_last_state(config: DecoderConfig, model: Patched, inputs: Inputs, depth: int | None = None) -> jax.Array:

@@ -295,5 +295,5 @@ def cheap(config: DecoderConfig, kinds: tuple[str, ...], models: Models) -> dict
         return entering, {kind: share_of(config, kind)(config, own, layer) for kind in kinds}
 
     numbers = jnp.arange(depth, dtype=jnp.int32)
-    step = read_outs.until(stop, step)
-    return jax.lax.scan(step, at_the_top(config, models, after), (numbers, run), reverse=True)[1]
+    passing = read_outs.until(stop, step)
+    return jax.lax.scan(passing, at_the_top(config, models, after), (numbers, run), reverse=True)[1]

@@ -130,8 +130,8 @@ def _gradient(
         return (entering, jnp.where(number == layer, own, kept)), None
 
     numbers = jnp.arange(depth, dtype=jnp.int32)
-    step = read_outs.until(stop, step)
-    return jax.lax.scan(step, (top, jnp.zeros_like(top)), (numbers, run), reverse=True)[0][1]
+    passing = read_outs.until(stop, step)
+    return jax.lax.scan(passing, (top, jnp.zeros_like(top)), (numbers, run), reverse=True)[0][1]
 
 
 def _as_it_lies(
