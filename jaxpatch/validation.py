@@ -379,8 +379,9 @@ def written(
         progress(number, len(writers))
     half, ends = (follow("base") + follow("special")) / 2, follow("special") > follow("base")
     first = next((each for each in writers if each.order == "top" and ends and follow(each.name) >= half), None)
-    if first is not None and others is not None and first.size != writers[-2].size:  # of all of them there is one set
-        beside = list(_controls(pair, found, others, first.size or 0, seed))
+    everything = len(_order(found)[0].places)
+    if first is not None and first.size is not None and others is not None and first.size < everything:
+        beside = list(_controls(pair, found, others, first.size, seed))
         for number, writer in enumerate(beside, 1):
             write(writer)
             progress(len(writers) + number, len(writers) + len(beside))

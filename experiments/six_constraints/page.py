@@ -375,8 +375,8 @@ def _findings(scored: Sequence[Result]) -> str:
     return (
         table(["finding", *(each.task for each in scored)], rows)
         + "\n\nA finding holds where the number is as said; of shares with an interval, where the whole interval is. An overlap is "
-        "above chance where as many, drawn from all below the highest target, would share as much in less than 5 % of draws. "
-        "Nothing is said "
+        "above chance where as many, each drawn from all below the highest target that it supplies, would share as much in less than "
+        "5 % of draws. Nothing is said "
         f"where there is too little to tell: fewer than {FEWEST_FOR_MEDIAN} relays or sources; answers that come half way with the "
         "smallest set that wrote any."
     )
