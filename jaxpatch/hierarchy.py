@@ -60,7 +60,8 @@ def trace(
             "attribution" otherwise.
         path: how a target reaches what it is a part of, "total" or "direct" (see `contribution`).
         rules: what stands out, how many suppliers are kept, and when tracing ends.
-        state: E_w and E_a of the state's own suppliers, where `place` has them already.
+        state: E_w and E_a of the state's own suppliers, where `place` has them already: of this anchor and these prompts, by the same
+            options. Which of them stand out is decided by ``rules.criteria``, and not by those that they were placed by.
         site, positions, aggregate, top, limit, seed, memory, journal: as for `score`.
         by_input: also ask through which of a target's inputs each supplier acts: a head's queries, keys or values alone, the others
             being base's own (path patching). One more exact replacement for each edge of the graph.
@@ -85,11 +86,12 @@ def trace(
             "trace: contributions are read in decoders; a TreePair has none. Score it with read-outs of your own."
         )
     options = Options(top=top, aggregate=aggregate, seed=seed, progress=progress, limit=limit)
+    sources, relays = _names(sources), _names(relays)
     crossing, passed = exchanges.Exchange(site, positions), AS_CAREFUL.get(method, "activation")
     faults = (
         flow.faults(rules)
         + targets.path_faults(path)
-        + ([] if state is None else _state_faults(state, sources, relays))
+        + ([] if state is None else _state_faults(state, sources, relays, anchor, aggregate, crossing))
     )
     if method in ACTIVATION_METHODS:
         faults.append(f"method {method!r} is of activations; wanted one of {', '.join(METHODS)}.")
@@ -98,7 +100,9 @@ def trace(
         try:
             refuse_bad_options(pair, inputs, (anchor,), *asked)
         except (KeyError, ValueError) as error:
-            faults.append(str(error.args[0]))
+            faults.append(
+                str(error.args[0]).replace("kinds: wanted", f"{'sources' if kinds is sources else 'relays'}: wanted")
+            )
     if faults:
         raise ValueError("trace:\n" + "\n".join(dict.fromkeys(faults)))
     there = exchanges.of_decoder(pair.base)
@@ -110,6 +114,13 @@ def trace(
         journal.begin(devices.agreed(identity(pair, inputs, (anchor,), budget, options=options, **said)))["budget"]
     )
     listened: dict[tuple[flow.Component, ...], ReadOut] = {(): anchor}
+    if state is not None:
+        gap = instrument.of_pair(pair, inputs, anchor, budget=budget).gap
+        if gap.shape != state.weights.gap.shape or not np.allclose(gap, state.weights.gap, rtol=1e-3):
+            raise ValueError(
+                "trace:\nstate: its gaps between base and special are not those along this anchor on these prompts; score both "
+                "sides on them, or leave it out."
+            )
 
     def tool(asked: ReadOut | Sequence[ReadOut], exchange: exchanges.Exchange | None) -> instrument.Instrument:
         return instrument.of_pair(pair, inputs, asked, exchange=exchange, budget=budget, journal=journal)
@@ -218,14 +229,19 @@ def executors(
     )
     if not isinstance(read_out, NextToken):
         faults.append(f"read_out: wanted a NextToken; got {type(read_out).__name__}.")
-    if (layer := int(anchor.layer)) >= pair.config.layers - 1:
+    try:
+        layer = int(read_outs.checked(anchor, pair.config).layer)
+    except ValueError as error:
+        faults.append(str(error))
+        layer = -1
+    if layer >= pair.config.layers - 1:
         faults.append(f"anchor: nothing stands above block {layer} of {pair.config.layers}; read it further down.")
     if faults:
         raise ValueError("executors:\n" + "\n".join(faults))
     options = Options(top=top, aggregate=aggregate, seed=seed, progress=progress, limit=limit)
     crossing = exchanges.Exchange(site, positions)
     asked = method, "restoration", crossing, (), options, memory, None, journal
-    kinds = tuple(kinds) if isinstance(kinds, Iterable) and not isinstance(kinds, str) else kinds
+    kinds = _names(kinds)
     refuse_bad_options(pair, inputs, (read_out,), kinds, *asked)
     partition = components.of_decoder(pair.base)
     is_below = np.arange(pair.config.layers) <= layer
@@ -246,9 +262,31 @@ def executors(
     return scores_with(tool, kinds=tuple(kinds), method=method, layers=[pair.config.layers - 1], options=options)[0]
 
 
-def _state_faults(state: roles.Roles, sources: Sequence[str], relays: Sequence[str]) -> list[str]:
-    """Kinds that were to be placed and are not."""
-    return [
+def _names(kinds: Any) -> Any:
+    """Any sequence of kinds as a tuple; what is none is left to be refused."""
+    return tuple(kinds) if isinstance(kinds, Iterable) and not isinstance(kinds, str) else kinds
+
+
+def _state_faults(
+    state: roles.Roles,
+    sources: Sequence[str],
+    relays: Sequence[str],
+    anchor: ReadOut,
+    aggregate: str,
+    crossing: exchanges.Exchange,
+) -> list[str]:
+    """Kinds that were to be placed and are not, and options by which the state was scored and the rest will not be."""
+    wanted = {"mode": "restoration", "aggregate": aggregate}
+    if isinstance(anchor, Anchor):
+        wanted["layer"] = anchor.layer
+    faults = [
+        f"state: its {name} is {got!r}; wanted {value!r}."
+        for name, value in wanted.items()
+        if (got := getattr(state.weights, name)) != value
+    ]
+    if state.activations.exchange != crossing:
+        faults.append(f"state: its activations were exchanged by {state.activations.exchange}; wanted {crossing}.")
+    return faults + [
         f"state: its {name} have no {kind!r}; score it as well, or leave it out of {what}."
         for name, what, kinds, found in (
             ("weights", "sources", sources, state.weights),

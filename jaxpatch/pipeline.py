@@ -297,14 +297,14 @@ def validate(
 
     The first k components by score, special's into base (restoration) or base's into special (knockout), read by anchor recovery
     and by ``KL(special || patched)`` of next tokens. Controls: random orders, random ones in which each component gives way to one of
-    its own layer (where each has several of a kind), largest ``|W_special - W_base|``, and what else is
-    given; all take as many components of each kind as the ranking does.
+    its own layer (where each has several of a kind) or to one that special changed as much, largest ``|W_special - W_base|``, and what
+    else is given; all take as many components of each kind as the ranking does.
 
     Args:
         inputs, anchor: as for `score`; the inputs of the scores, or better, others.
         found: what `score` returned. Of overlapping kinds (a head and its layer) only the finer take part.
         others: name -> scores of the same kinds by which other orders are drawn: E_a, first order.
-        num_random: random orders that are averaged, of each sort.
+        num_random: random orders that are averaged, of each sort; at least 1.
 
     Returns: a `Curve` for each order and mode; none where no scored component can reach the anchor. Of a `TreePair`, which has no next
         token, `kl` is NaN.
@@ -315,8 +315,10 @@ def validate(
         >>> pair, prompts, anchor = testing.tiny_pair(), testing.tiny_inputs(), Anchor(layer=1, direction=jnp.eye(16)[0])
         >>> drawn = validate(pair, prompts, anchor, score(pair, prompts, anchor))
         >>> sorted({curve.name for curve in drawn})
-        ['largest change', 'random', 'random, same layers', 'top']
+        ['largest change', 'random', 'random, same changes', 'random, same layers', 'top']
     """
+    if wrong := number_faults({"num_random": (num_random, 1), "seed": (seed, 0)}):
+        raise ValueError("validate: " + " ".join(wrong))
     judged = _judged("validate", pair, inputs, anchor, found)
     if judged is None:
         return ()
@@ -368,6 +370,11 @@ def ranking(
         raise ValueError(
             f"{asker}: wanted an Anchor, or of a TreePair a function (params, inputs) -> [B], along which recovery is read; got "
             f"{type(anchor).__name__}."
+        )
+    if strange := [kind for kind in found.values if kind not in tool.partition]:
+        raise ValueError(
+            f"{asker}: found: its {', '.join(map(repr, strange))} is no kind of this pair's weights; score with weights of these "
+            "models."
         )
     kinds = components.disjoint(tool.partition, tuple(found.values))
     order = controls.ranked({kind: found.values[kind] for kind in kinds}, tool.reach)

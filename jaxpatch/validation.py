@@ -46,7 +46,8 @@ class Validate:
         num_behaviour: prompts to be answered in full; of a file, those that are left, at most.
         num_random: random orders averaged in the curves.
         max_new: tokens of an answer.
-        fresh: take prompts that the earlier run did not score or answer; otherwise the first ones, which it did.
+        fresh: take prompts that the earlier run did not score or answer; otherwise the first ones, which it did. Side effects are seen
+            on the plain requests that its anchor was fitted on, in either case; no ranking looked at those.
         seed: of bootstrap and random controls.
         overwrite: replace the results of an earlier run at --out.
     """
@@ -391,10 +392,8 @@ def written(
 def _order(found: scores.Scores) -> tuple[controls.Order, dict[str, tuple[int, ...]]]:
     """The ranking of all components that can matter, and the shapes of their kinds."""
     kinds = components.disjoint(found.partition, tuple(found.values))
-    touched = {kind: np.asarray(found.effects[kind].any(axis=0)) for kind in kinds}
-    return controls.ranked({kind: found.values[kind] for kind in kinds}, touched), {
-        kind: found.values[kind].shape for kind in kinds
-    }
+    order = controls.ranked({kind: found.values[kind] for kind in kinds}, found.reach)
+    return order, {kind: found.values[kind].shape for kind in kinds}
 
 
 def _beginnings(found: scores.Scores, *, is_asked: bool) -> Iterator[Writer]:

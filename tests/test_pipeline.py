@@ -317,6 +317,29 @@ def test_one_read_out_needs_no_tuple_and_validation_wants_an_anchor():
         jp.validate(PAIR, INPUTS, NextToken("kl"), found[0])
 
 
+def test_curves_want_controls_that_were_drawn_and_scores_of_weights():
+    found = jp.score(PAIR, INPUTS, ANCHOR, kinds=("head",))
+    with pytest.raises(
+        ValueError, match=r"validate: num_random: wanted a whole number, at least 1; got 0\. seed: wanted"
+    ):
+        jp.validate(PAIR, INPUTS, ANCHOR, found, num_random=0, seed=-1)
+    queries = jp.score(PAIR, INPUTS, ANCHOR, kinds=("query",), method="activation")
+    with pytest.raises(ValueError, match="validate: found: its 'query' is no kind of this pair's weights"):
+        jp.validate(PAIR, INPUTS, ANCHOR, queries)
+
+
+@pytest.mark.parametrize("kinds", [("head", "neuron"), ("layer", "embed", "final_norm", "unembed")])
+def test_scores_know_what_can_reach_the_anchor_though_it_did_not_change(kinds):
+    """Curves, answers and reports go by one order: that of the components that could matter."""
+    same = dataclasses.replace(
+        PAIR, special=jp.patch(PAIR.base, PAIR.special, jp.gates(PAIR, {"head": [(0, 1)], "neuron": [(1, 2)]}))
+    )
+    found = jp.score(same, INPUTS, ANCHOR, kinds=kinds)
+    tool = instrument.of_pair(same, INPUTS, ANCHOR)
+    for kind in kinds:
+        np.testing.assert_array_equal(found.reach[kind], tool.reach[kind])
+
+
 def test_the_noise_floor_is_the_largest_distance_between_two_computations():
     """A device that does not repeat itself shows in it, and so does an engine that is off."""
     partition = {"part": components.Kind((3,), ("part",), ())}

@@ -68,7 +68,13 @@ def test_controls_write_where_the_ranking_first_comes_half_way(write, found):
     first = next(size for size in sizes if shares[size] > 0.2)
     assert sizes[0] < first < sizes[-1], "the ranking neither begins nor ends half way"
     beside = [each for each in along.values() if each.order not in ("", "top")]
-    assert [each.order for each in beside] == ["another", "largest change", "random, same layers", "random"]
+    assert [each.order for each in beside] == [
+        "another",
+        "largest change",
+        "random, same changes",
+        "random, same layers",
+        "random",
+    ]
     assert {each.size for each in beside} == {first}
     assert along[f"base + {first}, another"].to_base == pytest.approx(shares[first]), "the same ranking by another name"
     assert len({round(each.to_base, 5) for each in beside}) >= 3, "the others are other sets"
@@ -87,7 +93,7 @@ def test_controls_take_as_many_of_each_kind_as_the_ranking(found):
     order, shapes = validation._order(found)
     changes = {kind: np.ones(shape) for kind, shape in shapes.items()}
     beside = controls.of_equal_size(order, shapes, changes, {"another": found.values}, [0, 1])
-    assert [len(several) for several in beside.values()] == [1, 1, 2, 2]
+    assert [len(several) for several in beside.values()] == [1, 1, 2, 2, 2]
     for several in beside.values():
         for other in several:
             for k in curves.sizes(len(order.places)):

@@ -15,9 +15,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 INK, SOFT, LINE, PALE = "#1b1e23", "#5b626d", "#d5d8dd", "#f1f2f4"
 POSITIVE, NEGATIVE = "#2463a6", "#c4501b"
-CONTROL_GREYS = ("#4d5159", "#83888f", "#a9adb3", "#c3c6ca", "#6a5d4d")
-CONTROL_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (2, 3)))
-CONTROL_MARKERS = ("s", "^", "D", "v", "P")
+CONTROL_GREYS = ("#4d5159", "#83888f", "#a9adb3", "#c3c6ca", "#6a5d4d", "#9a8f83")
+CONTROL_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (2, 3)), (0, (7, 2, 2, 2)))
+CONTROL_MARKERS = ("s", "^", "D", "v", "P", "X")
 KIND_COLOURS = {
     "head": "#8a3b8f",
     "neuron": "#1a7f6b",

@@ -26,7 +26,7 @@ class Sample(NamedTuple):
 
 class Along(NamedTuple):
     """How a model follows others along their answers, on average over prompts. to_special: KL(special || it) along special's answers to
-    the behaviour prompts, nats a token. to_base: KL(base || it) along base's answers to as many prompts without the instruction: side
+    the behaviour prompts, nats a token. to_base: KL(base || it) along base's answers to prompts without the instruction: side
     effects. perplexity: of those answers of base's. order: whose first components it has of special's, "top" for the ranking, or a
     control's name; "" of base, special and all components together. size: how many of them."""
 

@@ -418,7 +418,11 @@ def _flow(findings: Findings, drawn: Mapping[str, str]) -> Html:
         if row["supplier"] != "state"
     ]
     parts.append(
-        page.table(columns, rows, "Suppliers of each target, the strongest first; shares of the target's own gap")
+        page.table(
+            columns,
+            rows,
+            "Suppliers of each target: relays, then sources, the strongest of each first; shares of the target's own gap",
+        )
     )
     ends = [(node.name.replace(" ", SPACE), node.end) for node in traced.nodes if node.end and node.role != "source"]
     if ends:
@@ -568,9 +572,9 @@ def _validation(findings: Findings, drawn: Mapping[str, str]) -> Html:
                 f"Above: the control state, 0{SPACE}% as in base, 100{SPACE}% as in special; bands are 95{SPACE}% "
                 "intervals over prompts. Below: how far the next-token distribution is from special's. k runs over "
                 "the ranking, all kinds together; every control takes as many of each kind. “random”: drawn "
-                "at random, several draws averaged; “same layers”: each from the layer of the one in its place. “largest change”: "
-                "by the size of special − base. “first order”: by the gradient alone. “largest E_a”: by what activation patching "
-                "recovers. At the last k "
+                "at random, several draws averaged; “same layers”: each from the layer of the one in its place; “same changes”: each "
+                "from those that changed about as much. “largest change”: by the size of special − base. “first order”: by the "
+                "gradient alone. “largest E_a”: by what activation patching recovers. At the last k "
                 "all that can reach the anchor is patched, and all orders are one.",
             )
         )
@@ -704,7 +708,7 @@ def _behaviour(findings: Findings) -> Html:
             page.paragraph(
                 "Loosely: the answer, or what is left of it without its first line, its last line or asterisks, follows. KL of "
                 "next-token distributions, on average over the tokens of an answer: of special's answers to the prompts "
-                "below, and of base's answers to as many prompts that do not ask for the behaviour; perplexity of the latter. "
+                "below, and of base's answers to prompts that do not ask for the behaviour; perplexity of the latter. "
                 "The first is what is still missing, the others are side effects.",
                 kind="lead",
             ),

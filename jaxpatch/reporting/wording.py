@@ -197,16 +197,7 @@ def ceiling_name(name: str) -> str:
 def reachable(findings: Findings) -> controls.Order:
     """The components that can reach the anchor, in the order in which the validation takes them."""
     found = findings.scores
-    reach = {}
-    for kind in _together(findings):
-        shape = found.values[kind].shape
-        is_layered = found.partition[kind].axes[0] == "layer" and found.layer >= 0
-        reach[kind] = np.broadcast_to(_below(found.layer, shape), shape) if is_layered else np.ones(shape, bool)
-    return controls.ranked({kind: found.values[kind] for kind in reach}, reach)
-
-
-def _below(layer: int, shape: tuple[int, ...]) -> np.ndarray:
-    return (np.arange(shape[0]) <= layer).reshape(-1, *[1] * (len(shape) - 1))
+    return controls.ranked({kind: found.values[kind] for kind in _together(findings)}, found.reach)
 
 
 def _together(findings: Findings) -> tuple[str, ...]:

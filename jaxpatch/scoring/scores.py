@@ -72,6 +72,21 @@ class Scores:
         )
 
     @property
+    def reach(self) -> dict[str, np.ndarray]:
+        """Kind -> bool of its shape: what can matter to the read-out. In blocks, those up to where it reads, whether special changed
+        them or not; outside of blocks what stands before them, and what has an effect."""
+        made = {}
+        for kind, values in self.values.items():
+            can = np.zeros(values.shape, bool)
+            is_before = self.layer < 0 or kind in ("embed", "positions")
+            if not is_before and lookup(self.partition, kind).axes[0] == "layer":
+                can[: self.layer + 1] = True
+            else:
+                can |= is_before | self.effects[kind].any(axis=0)
+            made[kind] = can
+        return made
+
+    @property
     def num_dropped(self) -> int:
         """Inputs left out because their gap is too small or not positive."""
         return int((~self.is_kept).sum())

@@ -95,8 +95,8 @@ def faults(rules: Rules) -> list[str]:
 class Node:
     """A component, the state, or the output. role: of `roles.ROLES`, "both" as well where it is a source to one target and a relay to
     another; or "state", "executor", "output". level: 0 is the state, -1 executors above it, -2 the output.
-    share: of the state, along the path by which it was found. own: `Measured.own`. end: why it was not followed further; "" where it
-    was."""
+    share: of the state, along the path by which it was found, or followed. own: `Measured.own`. end: why it was not followed further;
+    "" where it was."""
 
     kind: str
     index: tuple[int, ...]
@@ -114,6 +114,11 @@ class Node:
         'head 3.1'
         """
         return f"{self.kind} {'.'.join(map(str, self.index))}".strip()
+
+    @property
+    def layer(self) -> int:
+        """Its block; -1 of the state and the output."""
+        return self.index[0] if self.index else -1
 
 
 class Edge(NamedTuple):
@@ -146,7 +151,7 @@ class Flow:
     """What tracing found.
 
     Attributes:
-        nodes: the state first, then level by level. edges: as they were found.
+        nodes: the state first, then the others as they were found. edges: likewise.
         measured: number of a node -> the scores of its suppliers, for every node that was followed.
         rules: by which.
         executed: what `executors` found, where it was asked.
@@ -162,18 +167,26 @@ class Flow:
     def direct(self) -> np.ndarray:
         """What of each edge does not pass through a relay that was followed: [E].
 
-        Totals are sums over paths, so ``direct(s, t) = total(s, t) - sum_r total(s, r) direct(r, t)`` over the relays r between them;
-        totals are E_w of a source and E_a of a relay or an executor. Exact where effects add up. NaN from the state. Ours.
+        Totals are sums over paths, so ``direct(s, t) = total(s, t) - sum_r total(s, r) direct(r, t)`` over the relays r between them.
+        What s makes is E_w all along, where it is a source to t, and E_a all along where it is a relay or an executor; what r passes
+        on is E_a. Exact where effects add up. NaN from the state. Ours.
         """
         out = np.full(len(self.edges), np.nan)
-        totals = {(edge.supplier, edge.target): _total(edge) for edge in self.edges}
+        edges = {(edge.supplier, edge.target): edge for edge in self.edges if edge.supplier}
+        passed: dict[tuple[int, int], float] = {}
+
+        def apart(supplier: int, target: int, by: Callable[[Edge], float]) -> float:
+            """What is left of a total, by one measure."""
+            beyond = ((r, own) for (r, t), own in passed.items() if t == target and (supplier, r) in edges)
+            through = sum(np.nan_to_num(by(edges[supplier, r])) * own for r, own in beyond)
+            return float(np.nan_to_num(by(edges[supplier, target])) - through)
+
         known = [number for number, edge in enumerate(self.edges) if edge.supplier]
-        order = sorted(known, key=lambda number: -self.nodes[self.edges[number].supplier].index[0])
-        found: dict[tuple[int, int], float] = {}
-        for number in order:  # from the highest supplier down, so that what stands between is known
-            supplier, target = ends = self.edges[number][:2]
-            through = sum(totals.get((supplier, r), 0.0) * own for (r, t), own in found.items() if t == target)
-            out[number] = found[ends] = totals[ends] - through
+        for number in sorted(known, key=lambda number: -self.nodes[self.edges[number].supplier].index[0]):
+            edge = self.edges[number]  # from the highest supplier down, so that what stands between is known
+            ends = edge.supplier, edge.target
+            passed[ends] = apart(*ends, lambda each: each.activations[0])
+            out[number] = apart(*ends, lambda each: each.weights[0]) if edge.role == "source" else passed[ends]
         return out
 
     def to_frame(self) -> pd.DataFrame:
@@ -197,14 +210,12 @@ class Flow:
         return pd.DataFrame(rows, columns=names)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The graph as arrays: of nodes "kind", "layer" (-1 for the state), "role", "level", "share", "own"; of edges "supplier",
-        "target", "edge_role", "direct", "E_w" and "E_a", [E, 3] each, score and interval, and "inputs", [E, 4], in the order of
-        `INPUTS`."""
+        """The graph as arrays: of nodes "name", "kind", "layer" (-1 for the state and the output), "role", "level", "share", "own" and
+        "end"; of edges "supplier", "target", "edge_role", "direct", "E_w" and "E_a", [E, 3] each, score and interval, and "inputs",
+        [E, 4], in the order of `INPUTS`."""
+        of_nodes = ("name", "kind", "layer", "role", "level", "share", "own", "end")
         return {
-            "kind": np.array([node.kind for node in self.nodes]),
-            "layer": np.array([node.index[0] if node.index else -1 for node in self.nodes]),
-            "role": np.array([node.role for node in self.nodes]),
-            **{name: np.array([getattr(node, name) for node in self.nodes]) for name in ("level", "share", "own")},
+            **{name: np.array([getattr(node, name) for node in self.nodes]) for name in of_nodes},
             **{name: np.array([getattr(edge, name) for edge in self.edges], int) for name in ("supplier", "target")},
             "edge_role": np.array([edge.role for edge in self.edges]),
             "direct": self.direct,
@@ -234,7 +245,10 @@ class Flow:
         root = ElementTree.Element("graphml", xmlns="http://graphml.graphdrawing.org/xmlns")
         if note:
             ElementTree.SubElement(root, "desc").text = note
-        of_nodes = {name: getattr(self.nodes[0], name) for name in ("name", "kind", "role", "level", "share", "own")}
+        of_nodes = {
+            name: getattr(self.nodes[0], name)
+            for name in ("name", "kind", "layer", "role", "level", "share", "own", "end")
+        }
         names = ("E_w", "E_w_low", "E_w_high", "E_a", "E_a_low", "E_a_high", "direct", *INPUTS)
         for domain, keys in (("node", of_nodes), ("edge", {"as": "", **dict.fromkeys(names, 0.0)})):
             for name, value in keys.items():
@@ -336,10 +350,12 @@ def follow(
             end = _end(component, role, share, level, rules, targets)
             if edge.supplier == len(nodes):
                 nodes.append(Node(*component, role, level, share, math.nan, end))
-            elif role != (known := nodes[edge.supplier]).role:
-                if known.end == A_SOURCE:  # and a relay after all
+            else:
+                known = nodes[edge.supplier]
+                is_found_anew = not end and edge.supplier not in followed  # by a path along which it counts
+                if is_found_anew or (known.end == A_SOURCE and end != A_SOURCE):
                     known = replace(known, level=level, share=share, end=end)
-                nodes[edge.supplier] = replace(known, role="both")
+                nodes[edge.supplier] = known if role == known.role else replace(known, role="both")
             if not end and edge.supplier not in followed:
                 followed.add(edge.supplier)
                 waiting.append((edge.supplier, (*chain, component)))

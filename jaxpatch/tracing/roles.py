@@ -102,8 +102,11 @@ def _layers(found: Scores, kind: str, seed: int) -> _Layers:
     values = found.values[kind].reshape(len(found.values[kind]), -1)
     drawn = normalise.drawn_weights(found.gap, found.is_kept, found.aggregate, seed)
     effects = found.effects[kind][found.is_kept].astype(np.float32)
-    summed = (effects.reshape(len(effects), *values.shape) * (values > 0)).sum(axis=2)
-    return _Layers(np.clip(values, 0, None).sum(axis=1), np.clip(drawn @ summed, 0, None))
+    counted = np.where(values > 0, effects.reshape(len(effects), *values.shape), 0).sum(axis=2)
+    sums = np.where(values > 0, values, 0).sum(axis=1)
+    if len(effects) < 2:  # one prompt drawn again is that prompt
+        return _Layers(sums, np.full((1, len(sums)), np.nan))
+    return _Layers(sums, np.clip(drawn @ counted, 0, None))
 
 
 def _index(own: np.ndarray, passed: np.ndarray) -> np.ndarray:
@@ -161,10 +164,11 @@ def _roles(weights: Scores, activations: Scores, kind: str, criteria: Criteria) 
 
 
 def is_high(found: Scores, kind: str, share: float) -> np.ndarray:
-    """Whether a score stands out of its kind: bool, of the kind's shape. With a single prompt there is no interval, and the score alone
-    decides."""
+    """Whether a score stands out of its kind: bool, of the kind's shape; what is no number does not. With a single prompt there is no
+    interval, and the score alone decides."""
     values, low = found.values[kind], found.low[kind]
-    return (values > 0) & (values >= share * values.max()) & ~(low <= 0)
+    largest = values.max(initial=0, where=~np.isnan(values))
+    return (values > 0) & (values >= share * largest) & ~(low <= 0)
 
 
 def _faults(weights: Scores, activations: Scores, criteria: Criteria) -> list[str]:

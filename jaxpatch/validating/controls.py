@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+ALIKE = 10
+"""Components whose changes count as alike in size: neighbours in their order."""
+
 
 class Order(NamedTuple):
     """Components, most important first. kinds: which kind each is, [n] numbers into `names`; places: flat index in its kind, [n]."""
@@ -64,6 +67,23 @@ def shuffled_in_layers(order: Order, shapes: Mapping[str, tuple[int, ...]], seed
     return order._replace(places=places)
 
 
+def shuffled_among_alike(order: Order, changes: Mapping[str, np.ndarray], seed: int) -> Order:
+    """A random order in which every component gives way to one of its own kind that special changed about as much: what the size of a
+    change alone explains.
+
+    Components of a kind are put in the order of their changes, cut into runs of `ALIKE` or some more, and shuffled within each run; of
+    fewer than twice as many any gives way to any.
+    """
+    draw = np.random.default_rng(seed)
+    places = np.empty_like(order.places)
+    for number, name in enumerate(order.names):
+        mine = np.flatnonzero(order.kinds == number)
+        by_change = mine[np.argsort(changes[name].ravel()[order.places[mine]], kind="stable")]
+        for run in np.array_split(by_change, max(1, len(mine) // ALIKE)):
+            places[run] = draw.permutation(order.places[run])
+    return order._replace(places=places)
+
+
 def of_equal_size(
     order: Order,
     shapes: Mapping[str, tuple[int, ...]],
@@ -72,7 +92,7 @@ def of_equal_size(
     seeds: Iterable[int],
 ) -> dict[str, list[Order]]:
     """What a ranking must beat, by name: other rankings, the largest changes of weights, and random orders, one for each seed, drawn
-    from each layer or from all.
+    from those that changed as much, from each layer, or from all.
 
     Args: changes: kind -> norm of what special's parameters changed. others: name -> values by kind.
     """
@@ -82,6 +102,7 @@ def of_equal_size(
     return {
         **{name: [matched(order, values)] for name, values in others.items()},
         "largest change": [matched(order, changes)],
+        "random, same changes": [shuffled_among_alike(order, changes, seed) for seed in seeds],
         **in_layers,
         "random": [shuffled(order, seed) for seed in seeds],
     }

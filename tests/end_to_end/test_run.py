@@ -70,7 +70,15 @@ def test_a_run_writes_everything_and_prints_the_report(in_process, tmp_path, cap
     assert kept.to_frame()["score"].to_numpy().tolist() == frame["score"].astype("float32").tolist()
     assert archive.load_scores(out / "activations.safetensors").method == "screened_activation"
     curves = pd.read_csv(out / "curves.csv")
-    names = {"top", "first order", "largest E_a", "largest change", "random", "random, same layers"}
+    names = {
+        "top",
+        "first order",
+        "largest E_a",
+        "largest change",
+        "random",
+        "random, same layers",
+        "random, same changes",
+    }
     assert set(curves["order"]) == names and set(curves["mode"]) == {"restoration", "knockout"}
     whole = curves[curves["k"] == curves["k"].max()].groupby("mode")["recovery"]
     assert (whole.max() - whole.min() < 1e-6).all(), "all of it, in whatever order"

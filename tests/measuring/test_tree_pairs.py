@@ -214,7 +214,13 @@ def test_screened_by_first_order_finds_the_best(case):
 def test_curves_are_copying_sets_of_slices_by_hand(case):
     found = jp.score(case.pair, XS, case.read, kinds=("unit",))
     curves = {(curve.name, curve.mode): curve for curve in jp.validate(case.pair, XS, case.read, found, num_random=1)}
-    assert {name for name, _ in curves} == {"top", "random", "random, same layers", "largest change"}
+    assert {name for name, _ in curves} == {
+        "top",
+        "random",
+        "random, same layers",
+        "random, same changes",
+        "largest change",
+    }
     base, special = case.ends
     order = [
         tuple(map(int, np.unravel_index(p, (LAYERS, UNITS)))) for p in np.argsort(-found.values["unit"], axis=None)

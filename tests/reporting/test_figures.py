@@ -151,7 +151,7 @@ def test_curves_are_drawn_at_their_k_controls_in_grey_and_the_ranking_on_top(exa
     panels = figures.curves(exact).axes
     assert len(panels) == 4 and panels[0].get_xscale() == "log"
     lines = {line.get_label(): line for line in panels[0].lines if not line.get_label().startswith("_")}
-    assert set(lines) == {"top (by E_w)", "largest change", "random, same layers", "random"}
+    assert set(lines) == {"top (by E_w)", "largest change", "random, same layers", "random, same changes", "random"}
     top = next(c for c in exact.curves if (c.name, c.mode) == ("top", "restoration"))
     assert np.allclose(lines["top (by E_w)"].get_xydata(), np.stack([top.ks, 100 * top.recovery], 1))
     assert lines["top (by E_w)"].get_color() == drawing.POSITIVE

@@ -105,5 +105,7 @@ def test_what_cannot_be_asked_is_refused_at_once():
         ValueError, match=r"(?s)method 'exact'; wanted one of activation.*nothing stands above block 2 of 3"
     ):
         jp.executors(pair, prompts, top, method="exact")
+    with pytest.raises(ValueError, match="executors:\nanchor: layer -1: this model has blocks 0 to 2"):
+        jp.executors(pair, prompts, jp.Anchor(layer=-1, direction=jnp.eye(16)[0]))
     with pytest.raises(ValueError, match="wanted a Pair of decoders and an Anchor"):
         jp.executors(pair, prompts, jp.NextToken("kl"))

@@ -136,6 +136,60 @@ def test_a_source_that_turns_out_a_relay_is_followed():
     ]
 
 
+def test_what_passes_through_a_relay_is_taken_off_by_one_measure():
+    """A source of head 2.0 that head 1.0 passes half of: its E_w on head 1.0 counts there, and not all that passes through it."""
+    top, low = ("head", (2, 0)), ("head", (1, 0))
+    said = {
+        (): measured(NOTHING, [[0, 0], [0, 0], [0.9, 0]]),
+        (top,): measured([[0.5, 0], [0, 0], [0, 0]], [[0, 0], [0.5, 0], [0, 0]]),
+        (top, low): measured([[0.5, 0], [0, 0], [0, 0]], [[1.0, 0], [0, 0], [0, 0]]),
+    }
+    found = flow.follow(said.__getitem__)
+    direct = dict(zip(ends(found), found.direct.tolist(), strict=True))
+    assert [ends(found)["head 0.0", target].role for target in ("head 2.0", "head 1.0")] == ["source", "both"]
+    assert direct["head 0.0", "head 2.0"] == pytest.approx(0.5 - 0.5 * 0.5)
+    assert direct["head 0.0", "head 1.0"] == pytest.approx(1.0)
+
+
+def test_a_relay_is_followed_by_the_path_along_which_it_counts():
+    top, low = ("head", (2, 0)), ("head", (1, 0))
+    said = {
+        (): measured(NOTHING, [[0, 0], [0.1, 0], [0.9, 0]]),
+        (top,): measured(NOTHING, [[0, 0], [0.8, 0], [0, 0]]),
+        (top, low): measured([[0.9, 0], [0, 0], [0, 0]], NOTHING),
+    }
+    found = flow.follow(said.__getitem__, flow.Rules(least=0.2))
+    nodes = {node.name: node for node in found.nodes}
+    assert (nodes["head 1.0"].level, nodes["head 1.0"].end) == (2, "")
+    assert nodes["head 1.0"].share == pytest.approx(0.9 * 0.8)
+    assert nodes["head 0.0"].level == 3 and nodes["head 0.0"].share == pytest.approx(0.9 * 0.8 * 0.9)
+
+
+@pytest.mark.filterwarnings("ignore:head. rounding alone moves scores")  # in knockout heads do nothing at all
+def test_a_state_of_another_question_is_refused():
+    pair, prompts, anchor = (
+        testing.relay_pair((2.0, 1.0)),
+        testing.tiny_inputs(),
+        jp.Anchor(layer=1, direction=jnp.eye(8)[1]),
+    )
+
+    def placed(pair, **options):
+        return jp.place(*(jp.score(pair, prompts, anchor, method=m, **options) for m in ("exact", "activation")))
+
+    own = placed(pair)
+    known = jp.trace(pair, prompts, anchor, state=own, method="exact", sources=["head", "neuron"], relays=["head"])
+    assert known.to_json() == traced((2.0, 1.0)).to_json()
+    with pytest.raises(ValueError, match="state: its gaps between base and special are not those along this anchor"):
+        jp.trace(pair, prompts, anchor, state=placed(testing.relay_pair((2.0, 2.0))))
+    other = placed(pair, aggregate="ratio_of_means", mode="knockout")
+    with pytest.raises(
+        ValueError, match=r"(?s)mode is 'knockout'; wanted 'restoration'.*aggregate is 'ratio_of_means'"
+    ):
+        jp.trace(pair, prompts, anchor, state=other)
+    with pytest.raises(ValueError, match=r"exchanged by Exchange\(site='contribution'.*wanted Exchange\(site='vector'"):
+        jp.trace(pair, prompts, anchor, state=own, site="vector")
+
+
 def test_kinds_that_were_scored_on_one_side_alone_are_suppliers_too():
     relay = jp.trace(
         testing.relay_pair((2.0, 1.0)),
@@ -342,6 +396,8 @@ def test_graph_in_every_form():
     arrays = found.arrays()
     assert arrays["E_w"].shape == arrays["E_a"].shape == (len(found.edges), 3)
     assert arrays["layer"].tolist() == [-1, 1, 0, 0]
+    assert arrays["name"].tolist() == ["state", "head 1.0", "neuron 0.0", "neuron 0.1"]
+    assert arrays["end"].tolist() == [node.end for node in found.nodes]
     told = json.loads(found.to_json())
     assert [node["name"] for node in told["nodes"]] == [node.name for node in found.nodes]
     assert told["nodes"][0]["own"] is None and told["rules"]["most"] == 5
@@ -353,6 +409,8 @@ def test_graph_in_every_form():
     ]
     keys = {key.get("id") for key in root.findall("g:key", names)}
     assert {data.get("key") for data in root.iter("{http://graphml.graphdrawing.org/xmlns}data")} <= keys
+    head = {data.get("key"): data.text for data in root.findall("g:graph/g:node", names)[1]}
+    assert (head["name"], head["layer"], head["kind"]) == ("head 1.0", "1", "head")
     first = {data.get("key"): data.text for data in drawn[0]}
     assert float(first["E_a"]) == pytest.approx(found.edges[0].activations[0])
     neuron = {data.get("key") for data in drawn[1]}
@@ -367,6 +425,7 @@ def test_graph_in_every_form():
         (dict(method="activation"), "method 'activation' is of activations; wanted one of exact"),
         (dict(sources=("heads",)), "heads"),
         (dict(relays=("embed",)), "nothing to exchange for 'embed'"),
+        (dict(sources="head"), "sources: wanted a tuple of names such as"),
         (dict(path="long"), "path 'long'; wanted one of total, direct"),
         (dict(rules=flow.Rules(most=0, least=2.0)), "most: wanted at least 1; got 0.*\n.*least: wanted a share"),
     ],

@@ -105,6 +105,20 @@ def test_a_score_whose_interval_holds_zero_is_not_high():
     ]
 
 
+def test_a_score_that_is_no_number_takes_no_other_s_role():
+    unknown = [float("nan"), *WEIGHTS[1:]]
+    roles = jp.place(by_hand("exact", unknown), by_hand("activation", ACTIVATIONS))
+    assert named(roles, "part") == [["neither", "both", "relay", "relay", "neither", "relay"]]
+    assert roles.by_layer().loc[0, "E_w"] == pytest.approx(0.65)
+
+
+def test_one_prompt_has_no_interval():
+    asked = testing.tiny_pair(), testing.tiny_inputs(batch=1), jp.Anchor(layer=1, direction=-jnp.eye(16)[0])
+    sides = (jp.score(*asked, kinds=("head",), method=method) for method in ("exact", "activation"))
+    frame = jp.place(*sides).by_layer()
+    assert frame["source_index"].notna().any() and frame[["low", "high"]].isna().all(axis=None)
+
+
 def test_frame_has_both_scores_and_the_role():
     frame = jp.place(by_hand("first_order", WEIGHTS), by_hand("activation", ACTIVATIONS)).to_frame()
     assert frame["name"].tolist() == [f"part 0.{number}" for number in range(6)]

@@ -22,6 +22,7 @@ def test_ranking_by_hand():
     [
         lambda o: controls.shuffled(o, 3),
         lambda o: controls.shuffled_in_layers(o, SHAPES, 3),
+        lambda o: controls.shuffled_among_alike(o, {k: v[::-1] for k, v in VALUES.items()}, 3),
         lambda o: controls.matched(o, {k: -v for k, v in VALUES.items()}),
     ],
 )
@@ -48,3 +49,15 @@ def test_random_orders_in_layers_keep_every_depth_at_every_size():
     assert (order.places // width == other.places // width).all() and (order.places != other.places).any()
     single = controls.ranked({"layer": np.array([0.3, 0.1])}, {"layer": np.ones(2, bool)})
     assert controls.shuffled_in_layers(single, {"layer": (2,)}, 0).places.tolist() == single.places.tolist()
+
+
+def test_random_orders_among_alike_keep_the_sizes_of_changes_nearly():
+    """A control of the same changes: at every size it has changed about as much as the ranking has."""
+    draw = np.random.default_rng(0)
+    values, changes = {"neuron": draw.random((4, 50))}, {"neuron": 10 ** draw.uniform(-3, 3, (4, 50))}
+    order = controls.ranked(values, {"neuron": np.ones((4, 50), bool)})
+    other = controls.shuffled_among_alike(order, changes, 0)
+    rank = np.argsort(np.argsort(changes["neuron"].ravel()))
+    assert (other.places != order.places).mean() > 0.8
+    assert np.abs(rank[other.places] - rank[order.places]).max() < controls.ALIKE
+    assert controls.shuffled_among_alike(order, changes, 1).places.tolist() != other.places.tolist()
