@@ -54,6 +54,11 @@ class Result(NamedTuple):
         """Whether its anchor fails its checks."""
         return bool(self.manifest["forced"])
 
+    @property
+    def title(self) -> str:
+        """The task, and whether it is forced: every row and sentence about it says so."""
+        return f"{self.task} (forced)" if self.forced else self.task
+
 
 class Refused(NamedTuple):
     """One task whose anchor failed. said: why."""
@@ -272,7 +277,7 @@ def _plain(each: Result) -> str:
     strongest = max((found.top(kind, 1).iloc[0] for kind in found.values), key=lambda row: row["score"])
     relays = each.roles[each.roles["role"].isin(["relay", "both"])]
     told = [
-        f"{each.task}: all neurons together recover {percent(ceilings['all neuron'])} of the state, all heads "
+        f"{each.title}: all neurons together recover {percent(ceilings['all neuron'])} of the state, all heads "
         f"{percent(ceilings['all head'])}, and no single component more than {percent(strongest['score'])} ({strongest['name']})."
     ]
     if len(relays):
@@ -373,7 +378,7 @@ def _findings(scored: Sequence[Result]) -> str:
         )
     rows = [[finding, *cells] for finding, cells in made.items()]
     return (
-        table(["finding", *(each.task for each in scored)], rows)
+        table(["finding", *(each.title for each in scored)], rows)
         + "\n\nA finding holds where the number is as said; of shares with an interval, where the whole interval is. An overlap is "
         "above chance where as many, each drawn from all below the highest target that it supplies, would share as much in less than "
         "5 % of draws. Nothing is said "
@@ -423,7 +428,7 @@ def _sources(scored: Sequence[Result]) -> str:
             reach = frame[frame["layer"] <= each.layer]
             rows.append(
                 [
-                    each.task,
+                    each.title,
                     plural(kind),
                     percent(each.weights.ceilings[f"all {kind}"]),
                     *(int(counts.get(role, 0)) for role in ("source", "relay", "both")),
@@ -478,7 +483,7 @@ def _restoration(scored: Sequence[Result]) -> str:
                 verdict += f"; {listed(close)} within its interval" if close else ""
                 rows.append(
                     [
-                        each.task,
+                        each.title,
                         mode,
                         f"{k:,}",
                         f"{exactly(own['recovery'])} ({interval(own['low'], own['high'])})",
@@ -494,7 +499,7 @@ def _restoration(scored: Sequence[Result]) -> str:
             kinds = [f"{int(row[k])} {plural(k)}" for k in each.weights.values if k in row and pd.notna(row[k])]
             smallest.append(
                 [
-                    each.task,
+                    each.title,
                     percent(row["share"]),
                     "none" if pd.isna(size) else f"{int(size):,}: {' and '.join(kinds)}",
                     "-" if pd.isna(size) else f"{percent(row['value'])} ({_ends(row)})",
@@ -523,7 +528,7 @@ def _behaviour(scored: Sequence[Result]) -> str:
                 state = {"base": percent(0.0), "special": percent(1.0)}.get(row["model"], "-")
             rows.append(
                 [
-                    each.task,
+                    each.title,
                     row["model"],
                     state,
                     f"{row['strict']} of {row['judged']}",
@@ -552,7 +557,7 @@ def _supply(scored: Sequence[Result]) -> str:
                 score = "E_a" if role == "relay" else "E_w"
                 rows.append(
                     [
-                        each.task,
+                        each.title,
                         target,
                         _share(node["share"]),
                         _share(node["own"]),
@@ -563,7 +568,7 @@ def _supply(scored: Sequence[Result]) -> str:
                     ]
                 )
     shared = [
-        [each.task, plural(row["kind"]), row["traced"], row["shared"], percent(row["chance"]), number(row["p"])]
+        [each.title, plural(row["kind"]), row["traced"], row["shared"], percent(row["chance"]), number(row["p"])]
         for each in scored
         for row in each.flow["overlap"]
     ]
@@ -586,7 +591,7 @@ def _supply(scored: Sequence[Result]) -> str:
         else "None was followed.",
     ]
     carried = [
-        [each.task, ", ".join(f"{row['supplier']} {percent(row['E_a'])}" for row in some.to_dict("records"))]
+        [each.title, ", ".join(f"{row['supplier']} {percent(row['E_a'])}" for row in some.to_dict("records"))]
         for each in scored
         if len(some := each.edges[each.edges["target"] == "output"].sort_values("E_a", ascending=False))
     ]
@@ -617,7 +622,7 @@ def _overlaps(scored: Sequence[Result]) -> str:
     parts = []
     for title, side in (("E_w", "weights"), ("E_a", "activations")):
         for kind, count in FIRST.items():
-            found = {each.task: getattr(each, side) for each in scored}
+            found = {each.title: getattr(each, side) for each in scored}
             count = min(count, *(int(s.effects[kind].any(axis=0).sum()) for s in found.values()))
             both = jp.overlap(found, kind, count)
             rows = [
@@ -636,9 +641,9 @@ def _switches(scored: Sequence[Result]) -> str:
     for each in scored:
         for row in (each.switches or {"switches": []})["switches"]:
             if "kept" not in row:
-                rows.append([each.task, row["switch"], "special is no further along", *["-"] * (2 * len(FIRST) + 1)])
+                rows.append([each.title, row["switch"], "special is no further along", *["-"] * (2 * len(FIRST) + 1)])
                 continue
-            cells = [each.task, row["switch"], f"{row['kept']} of {row['inputs']}"]
+            cells = [each.title, row["switch"], f"{row['kept']} of {row['inputs']}"]
             for kind in FIRST:
                 cells += [_correlated(row[f"{kind} spearman"]), f"{row[f'{kind} shared']} of {row[f'{kind} of']}"]
             rows.append([*cells, f"{row['strongest']} {percent(row['score'])}"])
@@ -666,7 +671,7 @@ def _together(scored: Sequence[Result]) -> str:
             [row["one"], row["other"], exactly(row["interaction"], 2), _close(row)] for row in said["pairs"][:NUM_PAIRS]
         ]
         parts.append(
-            f"{each.task}: of the ranking's first {len(said['names'])}, {len(clear)} of {len(said['pairs'])} pairs interact with an "
+            f"{each.title}: of the ranking's first {len(said['names'])}, {len(clear)} of {len(said['pairs'])} pairs interact with an "
             f"interval clear of 0, {sum(row['interaction'] < 0 for row in clear)} of them below it (they stand for each other). All "
             f"together recover {exactly(said['joint']['value'])}, which is {exactly(said['excess']['value'])} "
             f"({_ends(said['excess'])}) more than the sum of what each recovers alone. The strongest:\n\n"
@@ -707,8 +712,8 @@ def _together(scored: Sequence[Result]) -> str:
         ]
         parts.append(
             f"Sets of k components, found on the scored prompts: greedily ({asked['at_once']} a step, out of the ranking's first "
-            f"{asked['pool']}), and by learned gates over all components ({asked['steps']} steps):\n\n"
-            + table(head, rows)
+            f"{asked['pool']}), by learned gates over all components ({asked['steps']} steps), and by Shapley values of the first "
+            f"{len(worth['values'])}:\n\n" + table(head, rows)
         )
     return "\n\n".join(parts)
 
@@ -759,7 +764,7 @@ def _depth(axes: Axes, each: Result) -> None:
     drawing.mark_anchor(axes, each.layer, len(layers))
     drawing.layer_ticks(axes, len(layers))
     drawing.grid(axes)
-    axes.set_title(each.task + (" (forced)" if each.forced else ""), pad=16)
+    axes.set_title(each.title, pad=16)
     axes.set_ylabel("% of the gap, summed")
     axes.legend(loc="upper left")
 

@@ -79,10 +79,12 @@ def refusal(asked: run.Trace) -> Path:
 
 
 def is_done(file: Path, asked: run.Trace) -> bool:
-    """Whether a file of results says that it was made by these options."""
-    return file.is_file() and json.loads(file.read_text(encoding="utf-8"))["options"] == manifest.plain(
-        run.asked(asked)
-    )
+    """Whether a file of results says that it was made by these options. Where the anchor holds, --force makes no difference."""
+    if not file.is_file():
+        return False
+    said, wanted = json.loads(file.read_text(encoding="utf-8")), manifest.plain(run.asked(asked))
+    free = {} if said.get("forced", True) else {"force": wanted["force"]}
+    return said["options"] | free == wanted
 
 
 def chain(asked: run.Trace, console: Console) -> None:
@@ -118,8 +120,11 @@ def main() -> None:
     asked = {task: settings(task, chosen) for task in chosen.tasks}
     for task, each in asked.items():
         console.rule(task)
-        if is_done(each.out / "manifest.json", each) or is_done(refusal(each), each):
+        if is_done(each.out / "manifest.json", each):
+            refusal(each).unlink(missing_ok=True)  # which other options left
             console.print("is there already")
+        elif is_done(refusal(each), each):
+            console.print("is there already: refused")
         else:
             chain(each, console)
     parts: tuple[tuple[str, tuple[str, ...], Callable[[jp.Pair, run.Trace], dict[str, Any]]], ...] = (
@@ -135,8 +140,9 @@ def main() -> None:
                 continue
             console.rule(f"{task}: {name}")
             pair = jp.load_pair(asked[task].base, asked[task].special) if pair is None else pair
-            began = time.monotonic()
-            keep(kept, asked[task], began, found(pair, asked[task]))
+            began, made = time.monotonic(), found(pair, asked[task])
+            forced = json.loads((asked[task].out / "manifest.json").read_text(encoding="utf-8"))["forced"]
+            keep(kept, asked[task], began, {"forced": forced, **made})
     if chosen.docs is not None:
         words = ["python", "experiments/six_constraints/run.py", *sys.argv[1:]]
         page.write(chosen.out, chosen.docs, list(asked), shlex.join(words), chosen.remark)

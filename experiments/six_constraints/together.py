@@ -36,7 +36,11 @@ def found(pair: jp.Pair, asked: run.Trace) -> dict[str, Any]:
     grown = jp.greedy(*base, size=size, pool=min(POOL, total), at_once=AT_ONCE, seed=asked.seed)
     learned = jp.learned_gates(*base, size=size, steps=STEPS, seed=asked.seed)
     sets = {"greedy": grown.components, "learned gates": learned.components}
-    compared = jp.compare_sets(*base, sets, sizes=[k for k in SIZES if k <= size], held_out=others, seed=asked.seed)
+    worthy = {"Shapley values": worth.ranked}
+    compared = [
+        *jp.compare_sets(*base, worthy, sizes=[-(-len(worth.ranked) // 2)], held_out=others, seed=asked.seed),
+        *jp.compare_sets(*base, sets, sizes=[k for k in SIZES if k <= size], held_out=others, seed=asked.seed),
+    ]
     return {
         "interactions": {
             "names": [each[-1] for each in pairs.components],

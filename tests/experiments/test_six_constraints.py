@@ -1,5 +1,7 @@
 """The experiment of six constraints, on tiny models: every file, a page whose numbers are the files', and going on."""
 
+import argparse
+import dataclasses
 import json
 import os
 import re
@@ -9,8 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import run as six
 
 from jaxpatch import testing
+from jaxpatch.reporting import manifest as manifests
 
 ROOT = Path(__file__).parents[2]
 SHORT = [
@@ -58,14 +62,19 @@ def test_the_whole_chain_ends_in_a_page_that_says_what_the_files_say(tmp_path):
         assert f"\n## {part}" in page
     for row in pd.read_csv(results / "no_comma" / "behaviour.csv").to_dict("records"):
         assert re.search(
-            rf"\| no_comma \| {re.escape(row['model'])} \| .* \| {row['strict']} of 1 \| {row['loose']} of 1 \|", page
+            rf"\| no_comma \(forced\) \| {re.escape(row['model'])} \| .* \| {row['strict']} of 1 \| {row['loose']} of 1 \|",
+            page,
         )
     switches = json.loads((results / "english_capital.switches.json").read_text(encoding="utf-8"))
     assert switches["switches"][0]["head spearman"] == pytest.approx(1) and len(switches["forming"]) == 3
     centred = next(row for row in switches["switches"] if row["switch"] == "read-out: centred")
     assert centred["head spearman"] == pytest.approx(1), "a centre moves nothing"
     together = json.loads((results / "english_capital.together.json").read_text(encoding="utf-8"))
-    assert {row["name"] for row in together["compared"]} == {"ranking", "greedy", "learned gates"}
+    assert {row["name"] for row in together["compared"]} == {"ranking", "greedy", "learned gates", "Shapley values"}
+    assert switches["forced"] == together["forced"] == manifest["forced"]
+    told = page[page.index("\n## In plain words") :]
+    for task in TASKS:
+        assert told.count(task) == told.count(f"{task} (forced)") > 10, "wherever it is named, it is said to be forced"
     assert {row["is_held_out"] for row in together["compared"]} == {False, True}
 
     again = experiment(tmp_path, "--force")
@@ -73,6 +82,18 @@ def test_the_whole_chain_ends_in_a_page_that_says_what_the_files_say(tmp_path):
     assert (docs / "six_constraints.md").read_text(encoding="utf-8") == page
     other = experiment(tmp_path, "--force", "--seed", "1", "--tasks", "no_comma")
     assert other.returncode == 0 and "is there already" not in other.stdout, "other options are another run"
+
+
+@pytest.mark.parametrize(("forced", "is_same"), [([], True), (["mean gap G"], False)])
+def test_force_is_another_question_only_where_an_anchor_fails(tmp_path, forced, is_same):
+    chosen = argparse.Namespace(base="base", special="special", out=tmp_path, force=False, **six.SETTINGS)
+    asked = six.settings("no_comma", chosen)
+    said = {"options": manifests.plain(six.run.asked(asked)), "forced": forced}
+    (tmp_path / "manifest.json").write_text(json.dumps(said), encoding="utf-8")
+    other = dataclasses.replace(asked, seed=1)
+    same = dataclasses.replace(asked, force=True)
+    done = [six.is_done(tmp_path / "manifest.json", each) for each in (asked, same, other)]
+    assert done == [True, is_same, False]
 
 
 @pytest.mark.slow
