@@ -293,8 +293,7 @@ def _plain(each: Result) -> str:
         there = restoration[restoration["k"] == nearest].set_index("order")["recovery"]
         others = there.drop("top").nlargest(2)
         told.append(
-            f"The first {int(few['size']):,} of the ranking recover 80 %. With {int(nearest):,} the ranking recovers "
-            f"{percent(there['top'])}; the best of the other orders, "
+            f"{_first(int(few['size']))} 80 %. With {int(nearest):,} the ranking recovers {percent(there['top'])}; the best of the other orders, "
             f"{listed([f'{name} {percent(value)}' for name, value in others.items()])}."
         )
     else:
@@ -308,6 +307,15 @@ def _plain(each: Result) -> str:
         f"follow and base {ends['base']}, and {half if _is_shown(each) else 'nothing can be told of what lies between'}."
     )
     return " ".join(told)
+
+
+def _first(count: int) -> str:
+    """As a sentence begins.
+
+    >>> _first(1), _first(1200)
+    ('The first of the ranking recovers', 'The first 1,200 of the ranking recover')
+    """
+    return "The first of the ranking recovers" if count == 1 else f"The first {count:,} of the ranking recover"
 
 
 def _findings(scored: Sequence[Result]) -> str:
