@@ -293,8 +293,8 @@ def _plain(each: Result) -> str:
         there = restoration[restoration["k"] == nearest].set_index("order")["recovery"]
         others = there.drop("top").nlargest(2)
         told.append(
-            f"{_first(int(few['size']))} 80 %. With {int(nearest):,} the ranking recovers {percent(there['top'])}; the best of the other orders, "
-            f"{listed([f'{name} {percent(value)}' for name, value in others.items()])}."
+            f"{_first(int(few['size']))} 80 %. With {int(nearest):,} the ranking recovers {percent(there['top'])}; the best of "
+            f"the other orders, {listed([f'{name} {percent(value)}' for name, value in others.items()])}."
         )
     else:
         told.append("No beginning of the ranking that was tried recovers 80 %.")
