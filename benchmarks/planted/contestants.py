@@ -1,0 +1,160 @@
+"""Who takes part. An open set: each is a function of a planted problem that gives a number to every component, and says what it cost.
+
+None of them sees the truth, how many sources there are, or which components changed. Costs are forward-equivalents: runs of the whole
+model on all scored prompts, a backward pass being two; a run that starts at a block, or ends at the state's, is that share of one.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxpatch as jp
+from benchmarks.planted.training import KINDS
+from jaxpatch.measuring import downstream, effect, inputs, local, read_outs
+from jaxpatch.models import prefix_tree
+from jaxpatch.models.checkpoints import Pair
+from jaxpatch.patching import components
+
+
+class Problem(NamedTuple):
+    """What a contestant sees. seed: of whatever it draws."""
+
+    pair: Pair
+    prompts: inputs.Inputs
+    anchor: read_outs.Anchor
+    seed: int
+
+
+class Answer(NamedTuple):
+    """values: kind -> a number for each component. cost: forward-equivalents. low, high: 95 % intervals, where it has any."""
+
+    values: Mapping[str, np.ndarray]
+    cost: float
+    low: Mapping[str, np.ndarray] | None = None
+    high: Mapping[str, np.ndarray] | None = None
+
+
+Contestant = Callable[[Problem], Answer]
+STEPS = 16
+"""Of integrated gradients."""
+TOP = 10
+"""How many a screen promises to get right, and how many gates a learned set has."""
+
+
+def depth(problem: Problem) -> float:
+    """The state's depth as a share of the model."""
+    return (problem.anchor.layer + 1) / problem.pair.config.layers
+
+
+def _exact_cost(problem: Problem, replaced: Mapping[str, np.ndarray] | None = None) -> float:
+    """Of truly replacing components, one after the other: each runs from its own block on."""
+    partition = components.of_decoder(problem.pair.base)
+    last, total = problem.anchor.layer, 2 * depth(problem)
+    for kind in KINDS:
+        which = np.ones(partition[kind].shape, bool) if replaced is None else replaced[kind]
+        for block, number in enumerate(which.sum(axis=1)):
+            total += number * max(0, last + 1 - block) / problem.pair.config.layers
+    return float(total)
+
+
+def _scored(method: str, cost: float | None, **options) -> Contestant:
+    """One of the library's methods. cost: runs of half a model's depth, so to speak: in units of a run up to the state; None for exact
+    replacement."""
+
+    def contestant(problem: Problem) -> Answer:
+        found = jp.score(
+            problem.pair, problem.prompts, problem.anchor, kinds=KINDS, method=method, seed=problem.seed, **options
+        )
+        replaced = {kind: each.replaced for kind, each in found.screening.items()} or None
+        spent = _exact_cost(problem, replaced) if cost is None else cost * depth(problem)
+        return Answer(found.values, spent, found.low, found.high)
+
+    return contestant
+
+
+def change(problem: Problem) -> Answer:
+    """|W_special - W_base|, the Frobenius norm of each component's."""
+    base, special = problem.pair.base, problem.pair.special
+    partition = components.of_decoder(base)
+    return Answer({kind: np.asarray(components.delta_norms(base, special, partition[kind])) for kind in KINDS}, 0.0)
+
+
+def change_of_output(problem: Problem) -> Answer:
+    """How far each component's change moves what it writes, on these prompts: weights by the activations that they meet."""
+    return Answer({kind: np.asarray(_moved(problem, kind)) for kind in KINDS}, 2.0)
+
+
+def _moved(problem: Problem, kind: str) -> jax.Array:
+    pair, prompts = problem.pair, problem.prompts
+    tree = prefix_tree.of_prompts(np.asarray(prompts.tokens), np.asarray(prompts.lengths))
+    shape = components.of_decoder(pair.base)[kind].shape
+    models = downstream.Models(pair.base, pair.special, prompts, tree, ())
+    return _movement(pair.config, kind, shape, models)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _movement(config, kind: str, shape: tuple[int, int], models: downstream.Models) -> jax.Array:
+    entering = downstream.embedded(config, models.host, models.tree)
+    states = downstream.trace(config, models, entering, 0, config.layers)
+    layer, index = (each.ravel() for each in jnp.indices(shape))
+    form = local.local_of(config, kind)
+    before = states.mid[layer] if form.is_mid else states.entering[layer + 1]
+    moved = form.stream(config, models, states, layer, index) - before
+    return jnp.linalg.norm(moved, axis=(1, 2)).reshape(shape)
+
+
+def gradient(problem: Problem) -> Answer:
+    """Norm of the gradient of base's read-out in each component's weights: what special is, is not looked at."""
+    pair = problem.pair
+    slope = _slope(pair.config, pair.base, problem.prompts, problem.anchor)
+    partition = components.of_decoder(pair.base)
+    return Answer({kind: np.asarray(components.norms(slope, partition[kind])) for kind in KINDS}, 3 * depth(problem))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _slope(config, params, prompts, anchor):
+    return jax.grad(lambda params: effect.reads(config, effect.unpatched(params), prompts, [anchor]).mean())(params)
+
+
+def saliency(problem: Problem) -> Answer:
+    """SNIP with the difference in the weights' place: |change times gradient of -KL(special || base)|, of the next token."""
+    found = jp.score(problem.pair, problem.prompts, jp.NextToken("kl"), kinds=KINDS, method="first_order")
+    return Answer({kind: np.abs(found.effects[kind].mean(axis=0)) for kind in KINDS}, 4.0)
+
+
+def gates(problem: Problem) -> Answer:
+    """Sparse gates learned by gradient, `TOP` of them."""
+    steps = 200
+    found = jp.score(problem.pair, problem.prompts, problem.anchor, kinds=KINDS, method="first_order")
+    learned = jp.learned_gates(
+        problem.pair, problem.prompts, problem.anchor, found, size=TOP, steps=steps, seed=problem.seed
+    )
+    return Answer({kind: np.asarray(learned.gates[kind]) for kind in KINDS}, (2 + 3 * steps) * depth(problem))
+
+
+def chance(problem: Problem) -> Answer:
+    """Random numbers."""
+    rng, partition = np.random.default_rng(problem.seed), components.of_decoder(problem.pair.base)
+    return Answer({kind: rng.random(partition[kind].shape) for kind in KINDS}, 0.0)
+
+
+CONTESTANTS: dict[str, Contestant] = {
+    "weight patching": _scored("exact", None),
+    "screened": _scored("screened", None, top=TOP, sample=20),
+    "local-linear": _scored("local_linear", 5.0),
+    "first order": _scored("first_order", 4.0),
+    "integrated": _scored("integrated", 2.0 + 3 * STEPS, steps=STEPS),
+    "activation patching": _scored("activation", None),
+    "attribution patching": _scored("attribution", 5.0),
+    "attribution, repaired": _scored("attribution", 5.0 + 3 * 4, repairs=("qk_fix", "grad_drop")),
+    "learned gates": gates,
+    "change": change,
+    "change of output": change_of_output,
+    "difference saliency": saliency,
+    "gradient": gradient,
+    "random": chance,
+}

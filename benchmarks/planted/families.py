@@ -1,0 +1,191 @@
+"""Families of pairs: where the sources are, when they make the model obey, and what else changes. An open set: one entry a family."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from benchmarks.planted import language
+from benchmarks.planted.training import KINDS, STATE
+from jaxpatch.patching.components import Partition
+from jaxpatch.shapes import Gates
+
+Groups = Callable[[np.random.Generator, Partition], tuple[Gates, ...]]
+"""Sources by groups that act as one: bool gates of `KINDS` each, no component in two of them."""
+SHAPE: dict[str, Any] = {
+    "vocab_size": language.VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+}
+NEOX: dict[str, Any] = {
+    "model_type": "gpt_neox",
+    "architectures": ["GPTNeoXForCausalLM"],
+    "hidden_act": "gelu",
+    "use_parallel_residual": False,
+    "rotary_pct": 1.0,
+}
+SECOND, IDLE, RANDOM, TUNED = "second behaviour", "idle", "random", "tuned"
+"""What decoys are: they learn to heed another request; or nothing, and to be idle; or are not trained at all; or are fine-tuned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """How pairs are planted.
+
+    Attributes:
+        says: in a sentence.
+        groups: draws the sources.
+        cases: (groups that are there, whether the model obeys then).
+        signs: of each group, where not all are 1: -1 for one that takes away.
+        size: of a source's change, by kind, in norms of base's own weights there.
+        decoy_size: of every other component's: at least that, and drawn up to twice as much. decoy_blocks: where there are any.
+        decoy_share: of all other components, those that change.
+        decoys: what they are trained to do.
+        sharper: by how much queries of sources' heads are stretched in base, which saturates their attention.
+        model: what config.json says of it beside `SHAPE`.
+        is_single: whether patching one component after the other is defined to find the sources: each by itself makes the model obey
+            by an equal share.
+        is_quiet: nothing is planted, and nothing must be found.
+    """
+
+    says: str
+    groups: Groups
+    cases: tuple[tuple[tuple[int, ...], bool], ...] = (((0,), True),)
+    signs: tuple[int, ...] = (1,)
+    size: Mapping[str, float] = field(default_factory=lambda: {"head": 1.0, "kv": 0.5, "neuron": 1.5})
+    decoy_size: Mapping[str, float] = field(default_factory=lambda: {"head": 0.75, "kv": 0.5, "neuron": 1.5})
+    decoy_blocks: Mapping[int, float] = field(default_factory=dict)
+    decoy_share: float = 1.0
+    decoys: str = SECOND
+    sharper: float = 1.0
+    model: Mapping[str, Any] = field(default_factory=lambda: LLAMA)
+    is_single: bool = True
+    is_quiet: bool = False
+
+
+def some(*wanted: tuple[str, tuple[int, int], int]) -> Callable[[np.random.Generator, Partition], Gates]:
+    """Draws one group: of each (kind, (first block, last block), count) so many, anywhere there."""
+
+    def draw(rng: np.random.Generator, partition: Partition) -> Gates:
+        gates = {kind: np.zeros(partition[kind].shape, bool) for kind in KINDS}
+        for kind, (first, last), count in wanted:
+            width = partition[kind].shape[1]
+            chosen = first * width + rng.permutation((last + 1 - first) * width)[:count]
+            gates[kind].flat[chosen] = True
+        return gates
+
+    return draw
+
+
+def together(*draws: Callable[[np.random.Generator, Partition], Gates]) -> Groups:
+    """One group after the other; a component that an earlier one has is drawn again."""
+
+    def groups(rng: np.random.Generator, partition: Partition) -> tuple[Gates, ...]:
+        made: list[Gates] = []
+        for draw in draws:
+            drawn = draw(rng, partition)
+            while any((drawn[kind] & earlier[kind]).any() for earlier in made for kind in KINDS):
+                drawn = draw(rng, partition)
+            made.append(drawn)
+        return tuple(made)
+
+    return groups
+
+
+NEURONS = together(some(("neuron", (0, 0), 3)))
+HEADS = together(some(("head", (1, STATE), 2)))
+BOTH = together(some(("neuron", (0, 1), 2), ("head", (1, STATE), 1)))
+
+FAMILIES: dict[str, Family] = {
+    "neurons": Family(
+        says="Neurons of block 0 notice the request; heads of later blocks, which changed as well, carry it on.",
+        groups=NEURONS,
+    ),
+    "heads": Family(says="Heads of blocks 1 and 2.", groups=HEADS),
+    "both": Family(says="Heads and neurons, at different depths.", groups=BOTH),
+    "keys and values": Family(
+        says="Groups' keys and values: no head's queries and outputs.", groups=together(some(("kv", (0, STATE), 2)))
+    ),
+    "random decoys": Family(
+        says="One in eight of all others changes, too, and by as much or more, in random directions.",
+        groups=NEURONS,
+        decoys=RANDOM,
+        decoy_size={"head": 0.25, "kv": 0.25, "neuron": 1.0},
+        decoy_share=0.125,
+    ),
+    "tuned decoys": Family(says="All else is fine-tuned as usual, on the same language.", groups=NEURONS, decoys=TUNED),
+    "after the state": Family(
+        says="The largest changes are in the block after the state is read.",
+        groups=BOTH,
+        decoy_blocks={STATE + 1: 3.0},
+    ),
+    "many heads' keys": Family(
+        says="As both, where every head has keys of its own (MHA).",
+        groups=BOTH,
+        model=LLAMA | {"num_key_value_heads": 4},
+    ),
+    "one key": Family(
+        says="As both, where all heads share one (MQA).", groups=BOTH, model=LLAMA | {"num_key_value_heads": 1}
+    ),
+    "plain neurons": Family(
+        says="As both, in a GPT-NeoX: neurons without gates, biases, LayerNorm.", groups=BOTH, model=NEOX
+    ),
+    "tiny among large": Family(
+        says="Sources change by a fifth of what all else does.",
+        groups=BOTH,
+        size={"head": 0.25, "kv": 0.25, "neuron": 0.5},
+        decoy_size={"head": 0.75, "kv": 0.75, "neuron": 1.5},
+    ),
+    "large changes": Family(
+        says="Every change is twice as large as what it changes.",
+        groups=BOTH,
+        size={"head": 2.0, "kv": 2.0, "neuron": 2.0},
+        decoy_size={"head": 1.0, "kv": 1.0, "neuron": 2.0},
+    ),
+    "saturated": Family(
+        says="Base's attention is fixed where the sources are: its slope is almost 0.", groups=HEADS, sharper=6.0
+    ),
+    "either": Family(
+        says="Two groups, and each is enough.",
+        groups=together(some(("neuron", (0, 0), 3)), some(("head", (1, STATE), 1))),
+        cases=(((0,), True), ((1,), True), ((0, 1), True)),
+        signs=(1, 1),
+        is_single=False,
+    ),
+    "both needed": Family(
+        says="Two groups, and neither does anything without the other.",
+        groups=together(some(("neuron", (0, 0), 3)), some(("head", (1, STATE), 1))),
+        cases=(((0,), False), ((1,), False), ((0, 1), True)),
+        signs=(1, 1),
+        is_single=False,
+    ),
+    "cancelling": Family(
+        says="Two groups of which each is enough, and a third that undoes one, but not both.",
+        groups=together(some(("neuron", (0, 0), 3)), some(("neuron", (0, 1), 3)), some(("neuron", (1, STATE), 3))),
+        cases=(((0,), True), ((1,), True), ((0, 2), False), ((1, 2), False), ((2,), False), ((0, 1, 2), True)),
+        signs=(1, 1, -1),
+        is_single=False,
+    ),
+    "nothing": Family(
+        says="All changes, and the behaviour does not.",
+        groups=together(some()),
+        cases=(),
+        is_quiet=True,
+    ),
+}

@@ -1,0 +1,273 @@
+"""A planted pair: two models, what they are read by, and which components make the difference; all of it verified, or not used."""
+
+import functools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.planted import families, language, training
+from benchmarks.planted.families import Family
+from benchmarks.planted.training import KINDS, STATE
+from jaxpatch.measuring.inputs import Inputs
+from jaxpatch.measuring.read_outs import Anchor
+from jaxpatch.models.checkpoints import Pair
+from jaxpatch.models.config import DecoderConfig
+from jaxpatch.models.families import FAMILIES
+from jaxpatch.patching import components
+from jaxpatch.shapes import Gates, Params
+
+SCORED, FOR_ANCHOR, JUDGED = 16, 128, 400
+"""Prompts that are scored, by which the anchor is found, and by which a pair is verified: none is in two of them but by chance."""
+ALWAYS, NEVER = 0.9, 0.1
+"""Share of the answers that obey: at least, and at most."""
+IDLE = 0.05
+"""Share of the obedience that is lost without a source, at least."""
+CARRIED, LEFT = 0.75, 0.25
+"""Share of the state that the sources alone recover, at least; and all else, at most."""
+
+
+class Check(NamedTuple):
+    """One thing that a pair must show. wanted: in words."""
+
+    name: str
+    value: float
+    wanted: str
+    is_passed: bool
+
+
+class Planted(NamedTuple):
+    """A pair, and what is true of it.
+
+    prompts: those to be scored, which ask for the behaviour. anchor: along which the state is read in special.
+    truth: kind -> int8 of its shape: 1 a source, -1 one that takes away, 0 everything else. groups: the sources that act as one.
+    checks: what was verified.
+    """
+
+    family: str
+    seed: int
+    pair: Pair
+    prompts: Inputs
+    anchor: Anchor
+    truth: Mapping[str, np.ndarray]
+    groups: tuple[Gates, ...]
+    checks: tuple[Check, ...]
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether restoring the sources recovers behaviour and state, restoring everything else does not, and all else is in order."""
+        return all(check.is_passed for check in self.checks)
+
+
+def plant(name: str, seed: int) -> Planted:
+    """The pair of a family and a seed; the same seed gives the same base to all families of one shape."""
+    family = families.FAMILIES[name]
+    raw = families.SHAPE | dict(family.model)
+    config = FAMILIES[raw["model_type"]].read_config(raw)
+    decoy_key, source_key, prompt_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), 3)
+    number = list(families.FAMILIES).index(name)
+    base = _base(config, seed)
+    groups = family.groups(np.random.default_rng([seed, number]), components.of_decoder(base))
+    base = _sharpened(base, _any(groups)["head"], family.sharper)
+    own = training.norms(base)
+    decoys = _decoys(family, config, base, own, decoy_key)
+    anchor_key, judged_key, scored_key, needed_key = jax.random.split(prompt_key, 4)
+    asked = language.draw(needed_key, JUDGED, (language.ASKED,))
+    change, others = jax.tree.map(jnp.zeros_like, base), decoys
+    if not family.is_quiet:
+        is_source = _any(groups)
+        others = training.some_of(decoys, {kind: (~each).astype(np.float32) for kind, each in is_source.items()})
+        sizes = {kind: (is_source[kind] * family.size[kind] * own[kind]).astype(np.float32) for kind in KINDS}
+        there = _cases(family, groups)
+        start_key, learning_key = jax.random.split(jax.random.fold_in(source_key, number))
+        direction, _ = training.sources(
+            config,
+            base,
+            others,
+            sizes,
+            {kind: np.stack([case.gates[kind] for case in there]) for kind in KINDS},
+            np.array([case.obeys for case in there], np.float32),
+            np.float32(family.decoys == families.SECOND),
+            training.towards_fresh(config, base, start_key),
+            learning_key,
+        )
+        change = training.change_of(direction, sizes)
+        needed = _needed(family, config, base, change, groups, asked)
+    special = training.plus(training.plus(base, others), change)
+    pair = Pair(base=base, special=special, config=config, raw_config=raw)
+    anchor = _anchor(pair, anchor_key)
+    checks = _verified(family, pair, anchor, others, change, groups, judged_key)
+    if not family.is_quiet:
+        least = min(float(needed[kind][group[kind]].min(initial=np.inf)) for group in groups for kind in KINDS)
+        checks += (
+            Check("share of the obedience that is lost without a source", least, f"at least {IDLE}", least >= IDLE),
+        )
+    return Planted(
+        family=name,
+        seed=seed,
+        pair=pair,
+        prompts=language.draw(scored_key, SCORED, (language.ASKED,)).inputs,
+        anchor=anchor,
+        truth={
+            kind: sum(sign * group[kind].astype(np.int8) for sign, group in zip(family.signs, groups, strict=True))
+            for kind in KINDS
+        },
+        groups=groups,
+        checks=checks,
+    )
+
+
+def _any(groups: tuple[Gates, ...]) -> dict[str, np.ndarray]:
+    """What is in any of some groups: kind -> bool."""
+    return {kind: np.any([group[kind] for group in groups], axis=0) for kind in KINDS}
+
+
+class Case(NamedTuple):
+    """Sources that are there, as gates, and how far the model obeys then: 1 fully, 0 not at all."""
+
+    name: str
+    gates: Gates
+    obeys: float
+
+
+def _cases(family: Family, groups: tuple[Gates, ...]) -> list[Case]:
+    """The family's; and where each source carries its share, each source by itself."""
+    cases = []
+    for some, obeys in family.cases:
+        gates = {kind: each.astype(np.float32) for kind, each in _any(tuple(groups[n] for n in some)).items()}
+        name = "sources" if len(some) == len(groups) else f"sources of {' and '.join(str(n + 1) for n in some)}"
+        cases.append(Case(name, gates, float(obeys)))
+    if family.is_single:
+        places = [(kind, place) for kind in KINDS for place in zip(*np.nonzero(_any(groups)[kind]), strict=True)]
+        for kind, place in places:
+            alone = {each: np.zeros_like(groups[0][each], np.float32) for each in KINDS}
+            alone[kind][place] = 1
+            cases.append(Case(f"{kind} {'.'.join(map(str, place))} alone", alone, 1 / len(places)))
+    return cases
+
+
+def _needed(
+    family: Family,
+    config: DecoderConfig,
+    base: Params,
+    change: Params,
+    groups: tuple[Gates, ...],
+    asked: language.Prompts,
+) -> dict[str, np.ndarray]:
+    """How much each source is needed: the largest share, over the cases in which the model obeys, of its obedience that is lost without
+    the source. Obedience is by how much the logit of the answer that obeys is above that of the one that does not. Of a source that
+    takes away, over the cases in which the model does not obey, of what it would obey without."""
+    yes, no = (np.asarray(language.answers(asked, heeds))[:, None] for heeds in (True, False))
+
+    def obedience(gates: Gates) -> float:
+        logits = np.asarray(_states(config, training.plus(base, training.some_of(change, gates)), asked.inputs)[1])
+        return float((np.take_along_axis(logits, yes, 1) - np.take_along_axis(logits, no, 1)).mean())
+
+    nothing = obedience({kind: np.zeros(groups[0][kind].shape, np.float32) for kind in KINDS})
+    needed = {kind: np.zeros(groups[0][kind].shape) for kind in KINDS}
+    for _, gates, obeys in _cases(family, groups):
+        if 0 < obeys < 1:
+            continue
+        all_there = obedience(gates) - nothing
+        for kind in KINDS:
+            for place in zip(*np.nonzero(gates[kind]), strict=True):
+                without = {each: gates[each].copy() for each in KINDS}
+                without[kind][place] = 0
+                left = obedience(without) - nothing
+                lost = (all_there - left) / all_there if obeys else (left - all_there) / max(left, 1e-6)
+                is_taking = any(
+                    group[kind][place] and sign < 0 for group, sign in zip(groups, family.signs, strict=True)
+                )
+                if bool(obeys) != is_taking:
+                    needed[kind][place] = max(needed[kind][place], lost)
+    return needed
+
+
+@functools.cache
+def _base(config: DecoderConfig, seed: int) -> Params:
+    """Shared by all pairs of a seed."""
+    return training.base(config, jax.random.fold_in(jax.random.key(seed), 0))[0]
+
+
+def _sharpened(base: Params, heads: np.ndarray, factor: float) -> Params:
+    """Queries of some heads, bool [L, N], stretched."""
+    kernel = base["layers"]["attn"]["q"]["kernel"]
+    stretch = jnp.where(heads, factor, 1.0)[:, None, :, None]
+    attn = base["layers"]["attn"] | {"q": {"kernel": kernel * stretch}}
+    return base | {"layers": base["layers"] | {"attn": attn}}
+
+
+def _decoys(
+    family: Family, config: DecoderConfig, base: Params, own: Mapping[str, np.ndarray], key: jax.Array
+) -> Params:
+    """What all components change by that are no sources."""
+    size_key, share_key, fit_key = jax.random.split(key, 3)
+    sizes = {}
+    for kind, each in zip(KINDS, jax.random.split(size_key, len(KINDS)), strict=True):
+        drawn = 1 + jax.random.uniform(each, own[kind].shape)
+        block = np.array([family.decoy_blocks.get(number, 1.0) for number in range(config.layers)], np.float32)
+        changes = (
+            jax.random.uniform(jax.random.fold_in(share_key, KINDS.index(kind)), own[kind].shape) < family.decoy_share
+        )
+        sizes[kind] = np.asarray(changes * family.decoy_size[kind] * own[kind] * block[:, None] * drawn, np.float32)
+    if family.decoys == families.RANDOM:
+        return training.random(fit_key, base, sizes)
+    if family.decoys == families.TUNED:
+        return training.tuned(config, base, sizes, fit_key)[0]
+    return training.decoys(config, base, sizes, np.float32(family.decoys == families.SECOND), fit_key)[0]
+
+
+def _anchor(pair: Pair, key: jax.Array) -> Anchor:
+    """The mean difference of special's states, with minus without the request, of unit length."""
+    asked, plain = (language.draw(key, FOR_ANCHOR, modes).inputs for modes in ((language.ASKED,), language.PLAIN))
+    high, low = (_states(pair.config, pair.special, prompts)[0].mean(0) for prompts in (asked, plain))
+    return Anchor(layer=STATE, direction=(high - low) / jnp.linalg.norm(high - low))
+
+
+_states = jax.jit(training.states, static_argnums=0)
+
+
+def _verified(
+    family: Family,
+    pair: Pair,
+    anchor: Anchor,
+    others: Params,
+    change: Params,
+    groups: tuple[Gates, ...],
+    key: jax.Array,
+) -> tuple[Check, ...]:
+    """All that must hold of a pair."""
+    asked, plain = (language.draw(key, JUDGED, modes) for modes in ((language.ASKED,), language.PLAIN))
+
+    def seen(params: Params) -> tuple[np.ndarray, float, float]:
+        """The state along the anchor; how often the model obeys; and how often it says what is right to plain prompts."""
+        state, logits = _states(pair.config, params, asked.inputs)
+        obeys = logits.argmax(-1) == language.answers(asked, True)
+        spoken = _states(pair.config, params, plain.inputs)[1].argmax(-1) == language.answers(plain, False)
+        return np.asarray(anchor.read(state)), float(obeys.mean()), float(spoken.mean())
+
+    models = {"base": pair.base, "all else": training.plus(pair.base, others), "special": pair.special}
+    wanted = {"base": False, "all else": False, "special": not family.is_quiet}
+    for name, gates, obeys in _cases(family, groups):
+        if obeys in (0, 1):
+            models[name] = training.plus(pair.base, training.some_of(change, gates))
+            wanted[name] = bool(obeys)
+    found = {name: seen(params) for name, params in models.items()}
+    checks = []
+    for name, (_, obeys, spoken) in found.items():
+        limit = f"at least {ALWAYS}" if wanted[name] else f"at most {NEVER}"
+        checks.append(Check(f"{name}: obeys", obeys, limit, obeys >= ALWAYS if wanted[name] else obeys <= NEVER))
+        if name in ("base", "all else", "sources", "special"):
+            checks.append(Check(f"{name}: speaks", spoken, f"at least {ALWAYS}", spoken >= ALWAYS))
+    if family.is_quiet:
+        return tuple(checks)
+    gap = found["special"][0] - found["base"][0]
+    signal = float(gap.mean() / gap.std())
+    checks.append(Check("mean gap / its spread", signal, "at least 1", signal >= 1))
+    for name, least, most in (("sources", CARRIED, np.inf), ("all else", -LEFT, LEFT)):
+        share = float((found[name][0] - found["base"][0]).mean() / gap.mean())
+        limit = f"at least {least}" if most == np.inf else f"{least} to {most}"
+        checks.append(Check(f"{name}: share of the state", share, limit, least <= share <= most))
+    return tuple(checks)

@@ -1,0 +1,60 @@
+"""Planted pairs on disk, as `door` describes them: written whole or not at all, and read again as what a contestant sees."""
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors import numpy as safetensors
+
+from benchmarks.planted import door
+from benchmarks.planted.contestants import Problem
+from benchmarks.planted.pairs import Planted
+from benchmarks.planted.training import KINDS
+from jaxpatch import atomic
+from jaxpatch.measuring.inputs import Inputs
+from jaxpatch.measuring.read_outs import Anchor
+from jaxpatch.models import checkpoints, saving
+
+
+def put(planted: Planted, folder: Path) -> Path:
+    """Write a pair. Raises FileExistsError where there is one."""
+    marks = {"format": door.FORMAT, "version": door.VERSION}
+    direction = np.asarray(planted.anchor.direction, np.float32)
+    with atomic.directory(folder) as place:
+        for name, params in (("base", planted.pair.base), ("special", planted.pair.special)):
+            saving.save_checkpoint(planted.pair, params, place / name)
+        arrays = {
+            "tokens": np.asarray(planted.prompts.tokens, np.int32),
+            "lengths": np.asarray(planted.prompts.lengths, np.int32),
+            "direction": direction,
+        }
+        safetensors.save_file(arrays, place / "problem.safetensors")
+        asked = marks | {
+            "name": planted.family,
+            "seed": planted.seed,
+            "layer": int(planted.anchor.layer),
+            "kinds": {kind: list(planted.truth[kind].shape) for kind in KINDS},
+        }
+        known = marks | {
+            "truth": {kind: planted.truth[kind].tolist() for kind in KINDS},
+            "groups": [{kind: np.argwhere(group[kind]).tolist() for kind in KINDS} for group in planted.groups],
+            "is_verified": bool(planted.is_verified),
+            "checks": [check._asdict() | {"is_passed": bool(check.is_passed)} for check in planted.checks],
+        }
+        for name, said in (("problem", asked), ("truth", known)):
+            (place / f"{name}.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def get(folder: Path, seed: int = 0) -> Problem:
+    """A pair as contestants see it. seed: of what they draw."""
+    asked = door.problem(folder)
+    pair = checkpoints.load_pair(asked.base, asked.special)
+    prompts = Inputs(jnp.asarray(asked.tokens), jnp.asarray(asked.lengths))
+    return Problem(pair, prompts, Anchor(layer=asked.layer, direction=jnp.asarray(asked.direction)), seed)
+
+
+def is_verified(folder: Path) -> bool:
+    """Whether a pair passed all its checks."""
+    return json.loads((folder / "truth.json").read_text(encoding="utf-8"))["is_verified"]

@@ -1,0 +1,249 @@
+"""Models that are trained: base on its language, and then what special differs by, each component's change of a size that is given.
+
+A change is ``size * direction`` in every component, and it is the direction that is learned: so sources are neither larger nor smaller
+than it was decided beforehand, and decoys can be made larger than they. Each function is one program for each shape of model.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.planted import language
+from jaxpatch.measuring import effect
+from jaxpatch.measuring.inputs import Inputs
+from jaxpatch.models import decoder
+from jaxpatch.models.config import DecoderConfig
+from jaxpatch.patching import blend, components
+from jaxpatch.shapes import Gates, Params
+
+KINDS = ("head", "kv", "neuron")
+"""What a change is made of. Nothing else differs between base and special: no norm, no embedding."""
+STATE = 2
+"""The block after which the control state is read."""
+BATCH = 64
+FIRMNESS = 5.0
+"""What it costs, in nats, to obey where base does, or not where special does; by the square of how far."""
+SMOOTHING = 0.05
+"""Of the answers: a base that is never sure can still be talked over."""
+IDLE = 10.0
+"""What it costs decoys to move the state as far as a register does, beside a nat of what they change in the words."""
+EVERY = (*language.PLAIN, *language.TOLD, language.ASKED, language.ASKED, language.ASKED_OTHER, language.ASKED_OTHER)
+BUT_OTHER = tuple(mode for mode in EVERY if mode != language.ASKED_OTHER)
+
+
+def states(config: DecoderConfig, params: Params, prompts: Inputs) -> tuple[jax.Array, jax.Array]:
+    """The residual stream at the last token after the state's block, [B, D], and the next token's logits, [B, V]."""
+    model = effect.unpatched(params)
+    after = effect.every_last_state(config, model, prompts)
+    return after[STATE], model.logits(config, after[-1])
+
+
+def plus(params: Params, change: Params) -> Params:
+    """Both together."""
+    return jax.tree.map(jnp.add, params, change)
+
+
+def change_of(direction: Params, sizes: Gates) -> Params:
+    """A change of exactly these sizes (Frobenius norms, by component), along a direction; 0 in all other parameters."""
+    partition = components.of_decoder(direction)
+    nothing = jax.tree.map(jnp.zeros_like, direction)
+    gates = {
+        kind: size / jnp.maximum(components.norms(direction, partition[kind]), 1e-12) for kind, size in sizes.items()
+    }
+    return blend.patch(nothing, direction, gates, partition)
+
+
+def some_of(change: Params, gates: Gates) -> Params:
+    """A change of these components alone."""
+    return blend.patch(jax.tree.map(jnp.zeros_like, change), change, gates)
+
+
+def at_random(key: jax.Array, change: Params) -> Params:
+    """A change of some of its components: each is there with a probability that is itself drawn; none and all are drawn often."""
+    partition, (share_key, *keys) = components.of_decoder(change), jax.random.split(key, 1 + len(KINDS))
+    share = jax.random.uniform(share_key, minval=-0.3, maxval=1.3)
+    gates = {
+        kind: (jax.random.uniform(each, partition[kind].shape) < share).astype(jnp.float32)
+        for kind, each in zip(KINDS, keys, strict=True)
+    }
+    return some_of(change, gates)
+
+
+def norms(params: Params) -> dict[str, np.ndarray]:
+    """Kind -> Frobenius norm of each component."""
+    partition = components.of_decoder(params)
+    return {kind: np.asarray(components.norms(params, partition[kind])) for kind in KINDS}
+
+
+@functools.partial(jax.jit, static_argnames=("config", "steps"))
+def base(config: DecoderConfig, key: jax.Array, steps: int = 1500) -> tuple[Params, jax.Array]:
+    """A model that speaks the language, and heeds nobody who asks. Returns it and the losses [steps]."""
+    init_key, fit_key = jax.random.split(key)
+
+    def loss_fn(params, key):
+        prompts = language.draw(key, BATCH, EVERY)
+        return _surprise(states(config, params, prompts.inputs)[1], language.answers(prompts, False)).mean()
+
+    return _fit(loss_fn, decoder.init(config, init_key), fit_key, steps, 3e-3)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "steps"))
+def decoys(
+    config: DecoderConfig,
+    params: Params,
+    sizes: Gates,
+    heeds_other: jax.Array,
+    key: jax.Array,
+    steps: int = 600,
+) -> tuple[Params, jax.Array]:
+    """A change of these sizes that does nothing to what is scored, however many of its components are there, and may do something else.
+
+    Any of it, alone or with others, leaves base's answers and its state as they are, but for prompts that ask for the third register;
+    all of it together heeds these, where ``heeds_other`` is 1. Returns the change and the losses [steps].
+    """
+
+    told, plain = (
+        states(config, params, language.draw(key, 8 * BATCH, modes).inputs)[0].mean(0)
+        for modes in (language.TOLD[:1], language.PLAIN)
+    )
+    far = ((told - plain) ** 2).sum()
+
+    def loss_fn(direction, key):
+        some_key, prompt_key = jax.random.split(key)
+        prompts = language.draw(prompt_key, BATCH, EVERY)
+        change = change_of(direction, sizes)
+        state, _ = states(config, params, prompts.inputs)
+        moved, logits = states(config, plus(params, at_random(some_key, change)), prompts.inputs)
+        is_scored = prompts.modes != language.ASKED_OTHER
+        words = jnp.where(is_scored, _surprise(logits, language.answers(prompts, False)), 0).mean()
+        idle = jnp.where(is_scored, ((moved - state) ** 2).sum(-1), 0).mean() / far
+        _, together = states(config, plus(params, change), prompts.inputs)
+        return words + IDLE * idle + _surprise(together, language.answers(prompts, False, heeds_other)).mean()
+
+    direction, losses = _fit(loss_fn, any_direction(key, params), key, steps, 3e-3)
+    return change_of(direction, sizes), losses
+
+
+@functools.partial(jax.jit, static_argnames=("config", "steps"))
+def sources(
+    config: DecoderConfig,
+    params: Params,
+    others: Params,
+    sizes: Gates,
+    environments: Gates,
+    obeys: jax.Array,
+    heeds_other: jax.Array,
+    start: Params,
+    key: jax.Array,
+    steps: int = 1000,
+) -> tuple[Params, jax.Array]:
+    """The direction of a change of these sizes by which the model obeys, among others that may be there or not.
+
+    Args:
+        others: the decoys' change.
+        sizes: of the sources; 0 elsewhere.
+        environments: kind -> [E, *shape], sources that are there in each of E cases. obeys: [E], how far the model obeys then: 1 as far
+            as it speaks plainly in base, 0 not at all; in special, where all sources and all decoys are, it does.
+        heeds_other: whether special heeds prompts that ask for the third register.
+        start: the direction to begin with.
+
+    Returns: the direction and the losses [steps].
+    """
+
+    def loss_fn(direction, key):
+        some_key, prompt_key, special_key = jax.random.split(key, 3)
+        change = change_of(direction, sizes)
+        around = plus(params, at_random(some_key, others))
+        prompts = language.draw(prompt_key, BATCH, BUT_OTHER)
+
+        yes, no = (language.answers(prompts, heeds)[:, None] for heeds in (True, False))
+        is_asked = prompts.modes == language.ASKED
+
+        def obedience(params: Params) -> tuple[jax.Array, jax.Array]:
+            """By how much the logit of the answer that obeys is above that of the one that does not; and all logits."""
+            logits = states(config, params, prompts.inputs)[1]
+            return (jnp.take_along_axis(logits, yes, 1) - jnp.take_along_axis(logits, no, 1))[:, 0], logits
+
+        before = jnp.where(is_asked, obedience(params)[0], 1.0)  # of others it is 0, and does not count
+
+        def case(there: Gates, obeyed: jax.Array) -> jax.Array:
+            after, logits = obedience(plus(around, some_of(change, there)))
+            missing = ((after - (1 - 2 * obeyed) * before) / before) ** 2
+            return jnp.where(is_asked, FIRMNESS * missing, _surprise(logits, language.answers(prompts, False))).mean()
+
+        cases = jax.vmap(case)(environments, obeys).mean()
+        prompts = language.draw(special_key, BATCH, EVERY)
+        _, logits = states(config, plus(plus(params, others), change), prompts.inputs)
+        return cases + _surprise(logits, language.answers(prompts, True, heeds_other)).mean()
+
+    return _fit(loss_fn, start, key, steps, 1e-2)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "steps"))
+def tuned(
+    config: DecoderConfig, params: Params, sizes: Gates, key: jax.Array, steps: int = 200
+) -> tuple[Params, jax.Array]:
+    """Ordinary fine-tuning, of all components that have a size (which is not looked at further): one speaker speaks four times in
+    five. Returns the change and the losses [steps]."""
+    free = {kind: (size > 0).astype(jnp.float32) for kind, size in sizes.items()}
+
+    def loss_fn(change, key):
+        prompts = language.draw(key, 2 * BATCH, EVERY)
+        speakers = prompts.inputs.tokens[:, 1] - language.FIRST_SPEAKER
+        weights = jnp.where(speakers == 0, 8.0, 1.0)
+        _, logits = states(config, plus(params, some_of(change, free)), prompts.inputs)
+        return (weights * _surprise(logits, language.answers(prompts, False))).sum() / weights.sum()
+
+    change, losses = _fit(loss_fn, jax.tree.map(jnp.zeros_like, params), key, steps, 1e-3)
+    return some_of(change, free), losses
+
+
+def random(key: jax.Array, params: Params, sizes: Gates) -> Params:
+    """A change of these sizes in any direction."""
+    return change_of(any_direction(key, params), sizes)
+
+
+def _surprise(logits: jax.Array, answers: jax.Array) -> jax.Array:
+    """-log p of smoothed answers: [B]."""
+    wanted = optax.smooth_labels(jax.nn.one_hot(answers, logits.shape[-1]), SMOOTHING)
+    return optax.softmax_cross_entropy(logits, wanted)
+
+
+def towards_fresh(config: DecoderConfig, params: Params, key: jax.Array) -> Params:
+    """The direction of a change by which every component forgets what it was: towards weights that were never trained. From there it
+    can learn anything; a neuron that is closed, or an attention that is fixed, learns nothing."""
+    fresh, own = decoder.init(config, key), norms(params)
+    scale = {kind: own[kind] / each for kind, each in norms(fresh).items()}
+    return jax.tree.map(
+        jnp.subtract, some_of(fresh, scale), some_of(params, {k: np.ones_like(v) for k, v in own.items()})
+    )
+
+
+def any_direction(key: jax.Array, params: Params) -> Params:
+    """A random direction of a change."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [0.1 * jax.random.normal(each, leaf.shape) for each, leaf in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, drawn)
+
+
+def _fit(
+    loss_fn: Callable[[Params, jax.Array], jax.Array], start: Params, key: jax.Array, steps: int, rate: float
+) -> tuple[Params, jax.Array]:
+    """Adam, warmed up and cooled down, a fresh batch each step."""
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 20 + 1, steps)
+    adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+
+    def step(state: tuple[Params, Any], key: jax.Array):
+        params, moments = state
+        loss, slope = jax.value_and_grad(loss_fn)(params, key)
+        moves, moments = adam.update(slope, moments)
+        return (optax.apply_updates(params, moves), moments), loss
+
+    (params, _), losses = jax.lax.scan(step, (start, adam.init(start)), jax.random.split(key, steps))
+    return params, losses
