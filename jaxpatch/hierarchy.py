@@ -276,7 +276,7 @@ def _state_faults(
     crossing: exchanges.Exchange,
 ) -> list[str]:
     """Kinds that were to be placed and are not, and options by which the state was scored and the rest will not be."""
-    wanted = {"mode": "restoration", "aggregate": aggregate}
+    wanted: dict[str, Any] = {"mode": "restoration", "aggregate": aggregate}
     if isinstance(anchor, Anchor):
         wanted["layer"] = anchor.layer
     faults = [
