@@ -40,8 +40,8 @@ NEOX: dict[str, Any] = {
     "use_parallel_residual": False,
     "rotary_pct": 1.0,
 }
-SECOND, IDLE, RANDOM, TUNED = "second behaviour", "idle", "random", "tuned"
-"""What decoys are: they learn to heed another request; or nothing, and to be idle; or are not trained at all; or are fine-tuned."""
+SECOND, RANDOM, TUNED = "second behaviour", "random", "tuned"
+"""What decoys are: they learn to heed another request, and to be idle else; or are not trained at all; or are fine-tuned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,10 +123,10 @@ FAMILIES: dict[str, Family] = {
         says="Groups' keys and values: no head's queries and outputs.", groups=together(some(("kv", (0, STATE), 2)))
     ),
     "random decoys": Family(
-        says="One in eight of all others changes, too, and by as much or more, in random directions.",
+        says="One in eight of all others changes, too, neurons by as much or more, in random directions.",
         groups=NEURONS,
         decoys=RANDOM,
-        decoy_size={"head": 0.25, "kv": 0.25, "neuron": 1.0},
+        decoy_size={"head": 0.25, "kv": 0.25, "neuron": 1.5},
         decoy_share=0.125,
     ),
     "tuned decoys": Family(says="All else is fine-tuned as usual, on the same language.", groups=NEURONS, decoys=TUNED),
@@ -147,13 +147,13 @@ FAMILIES: dict[str, Family] = {
         says="As both, in a GPT-NeoX: neurons without gates, biases, LayerNorm.", groups=BOTH, model=NEOX
     ),
     "tiny among large": Family(
-        says="Sources change by a fifth of what all else does.",
+        says="Sources change by a third of what all else does, or less.",
         groups=BOTH,
         size={"head": 0.25, "kv": 0.25, "neuron": 0.5},
         decoy_size={"head": 0.75, "kv": 0.75, "neuron": 1.5},
     ),
     "large changes": Family(
-        says="Every change is twice as large as what it changes.",
+        says="Every change is as large as what it changes, or larger; of sources twice.",
         groups=BOTH,
         size={"head": 2.0, "kv": 2.0, "neuron": 2.0},
         decoy_size={"head": 1.0, "kv": 1.0, "neuron": 2.0},

@@ -23,7 +23,7 @@ SCORED, FOR_ANCHOR, JUDGED = 16, 128, 400
 """Prompts that are scored, by which the anchor is found, and by which a pair is verified: none is in two of them but by chance."""
 ALWAYS, NEVER = 0.9, 0.1
 """Share of the answers that obey: at least, and at most."""
-IDLE = 0.05
+NEEDED = 0.05
 """Share of the obedience that is lost without a source, at least."""
 CARRIED, LEFT = 0.75, 0.25
 """Share of the state that the sources alone recover, at least; and all else, at most."""
@@ -102,7 +102,7 @@ def plant(name: str, seed: int) -> Planted:
     if not family.is_quiet:
         least = min(float(needed[kind][group[kind]].min(initial=np.inf)) for group in groups for kind in KINDS)
         checks += (
-            Check("share of the obedience that is lost without a source", least, f"at least {IDLE}", least >= IDLE),
+            Check("share of the obedience that is lost without a source", least, f"at least {NEEDED}", least >= NEEDED),
         )
     return Planted(
         family=name,

@@ -107,8 +107,9 @@ def decoys(
     all of it together heeds these, where ``heeds_other`` is 1. Returns the change and the losses [steps].
     """
 
+    far_key, start_key, fit_key = jax.random.split(key, 3)
     told, plain = (
-        states(config, params, language.draw(key, 8 * BATCH, modes).inputs)[0].mean(0)
+        states(config, params, language.draw(far_key, 8 * BATCH, modes).inputs)[0].mean(0)
         for modes in (language.TOLD[:1], language.PLAIN)
     )
     far = ((told - plain) ** 2).sum()
@@ -125,7 +126,7 @@ def decoys(
         _, together = states(config, plus(params, change), prompts.inputs)
         return words + IDLE * idle + _surprise(together, language.answers(prompts, False, heeds_other)).mean()
 
-    direction, losses = _fit(loss_fn, any_direction(key, params), key, steps, 3e-3)
+    direction, losses = _fit(loss_fn, any_direction(start_key, params), fit_key, steps, 3e-3)
     return change_of(direction, sizes), losses
 
 
