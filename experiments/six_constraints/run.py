@@ -44,7 +44,7 @@ SETTINGS = {
     "max_new": 96,
     "top": 100,
     "seed": 0,
-    "limit": 1000,
+    "limit": 400,
     "levels": 1,
 }
 
