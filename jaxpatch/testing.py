@@ -4,15 +4,17 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxpatch.measuring.inputs import Inputs
+from jaxpatch.measuring.read_outs import Anchor
 from jaxpatch.models import checkpoints, decoder, saving
 from jaxpatch.models.config import DecoderConfig
+from jaxpatch.shapes import Params
 from jaxpatch.trees import paths
 
 
@@ -107,6 +109,156 @@ def relay_pair(written: Sequence[float] = (1.0,), *, hops: int = 1):
     special["layers/mlp/down/kernel"][0, :, WRITTEN] = written
     sides = (paths.unflatten(jax.tree.map(jnp.asarray, side)) for side in (base, special))
     return checkpoints.Pair(base=next(sides), special=next(sides), config=config)
+
+
+class PlantedPair(NamedTuple):
+    """Two models of which it is known what makes the difference, to the last neuron.
+
+    pair: base, which ignores a request, and special, which heeds it. prompts: that ask. plain: the same without the request. anchor:
+    along which the control state is read. sources: kind -> bool of its shape, what recovers the state; relays: likewise, what passes
+    it on. obeys, ignores: tokens of the two answers.
+    """
+
+    pair: checkpoints.Pair
+    prompts: Inputs
+    plain: Inputs
+    anchor: Anchor
+    sources: dict[str, np.ndarray]
+    relays: dict[str, np.ndarray]
+    obeys: int = 2
+    ignores: int = 3
+
+
+class _Axes(NamedTuple):
+    """Of the residual stream of `planted_pair`, before it is turned. heard: what everything else reads. unread: where it writes."""
+
+    asked: int
+    steady: int
+    noted: int
+    state: int
+    heard: tuple[int, ...]
+    unread: tuple[int, ...]
+
+
+def planted_pair(config: DecoderConfig | None = None, *, seed: int = 0, batch: int = 16) -> PlantedPair:
+    """A pair whose sources are written by hand, as a compiler of RASP would (Lindner et al., arXiv 2301.05062), among decoys.
+
+    A prompt begins with token 1, which asks, or token 0. In special two neurons of block 0 see that it asks, and note it there; a head
+    of block 1 carries the note to the last token, where it is the control state; a head of block 2 sees the request itself, and writes
+    the state, too. Base has none of this but the carrier: that is a relay, and changes in what does not matter. Every other head, group
+    and neuron changes as much, and writes where nobody reads it. The axes of the stream are turned at random: nothing lies along them.
+
+    Args:
+        config: at least 3 blocks, 16 wide, RMSNorm, gated neurons, no biases; `tiny_config()` where none is given.
+        seed: of everything drawn: where the sources are, prompts, decoys, the turn. batch: prompts.
+
+    Raises: ValueError for a config in which this cannot be written.
+
+    Example:
+        >>> import jaxpatch as jp
+        >>> planted = planted_pair(seed=1)
+        >>> found = jp.score(planted.pair, planted.prompts, planted.anchor, kinds=("neuron",)).values["neuron"]
+        >>> best = np.argsort(-found, axis=None)[:2]
+        >>> bool(planted.sources["neuron"].flat[best].all()), round(float(found.flat[best].sum()), 1)
+        (True, 0.9)
+    """
+    config = tiny_config() if config is None else config
+    _refuse_unwritable(config)
+    draw, middle = np.random.default_rng(seed), 4 + (config.width - 4) // 2
+    axes = _Axes(0, 1, 2, 3, heard=(1, *range(4, middle)), unread=tuple(range(middle, config.width)))
+    neurons = draw.choice(config.neurons, 2, replace=False)
+    carrier, seer = draw.integers(config.heads, size=2)
+    shares, share = draw.uniform(0.4, 0.6, 2), draw.uniform(0.8, 1.2)
+    base, special = _idle(config, axes, draw), _idle(config, axes, draw)
+    ends = _ends(config, axes, draw)
+    group = config.heads // config.kv_heads
+    for side in (base, special):
+        side |= ends
+        side["layers/attn/v/kernel"][1, axes.noted, carrier // group, 0] = 1
+        side["layers/attn/o/kernel"][1, carrier, 0, axes.state] = 1
+        side["layers/attn/v/kernel"][2, axes.asked, seer // group, 0] = 1
+    for leaf, read in (("gate", axes.steady), ("up", axes.asked)):
+        special[f"layers/mlp/{leaf}/kernel"][0][:, neurons] = 0
+        special[f"layers/mlp/{leaf}/kernel"][0, read, neurons] = 1
+    special["layers/mlp/down/kernel"][0, neurons] = 0
+    special["layers/mlp/down/kernel"][0, neurons, axes.noted] = shares
+    special["layers/attn/o/kernel"][2, seer, 0, axes.state] = share
+    # what it asks for makes no difference, and without this it would be the head that changes most
+    special["layers/attn/q/kernel"][2, :, seer] = base["layers/attn/q/kernel"][2, :, seer]
+    turn = np.linalg.qr(draw.standard_normal((config.width, config.width)))[0]
+    counts = {"head": config.heads, "kv": config.kv_heads, "neuron": config.neurons}
+    sources, relays = ({kind: np.zeros((config.layers, each), bool) for kind, each in counts.items()} for _ in range(2))
+    sources["neuron"][0, neurons] = sources["head"][2, seer] = True
+    relays["head"][1, carrier] = relays["kv"][1, carrier // group] = True
+    lengths = draw.integers(4, 8, batch)
+    tokens = draw.integers(4, config.vocab, (batch, 7)) * (np.arange(7) < lengths[:, None])
+    requests = [np.where(np.arange(7) == 0, first, tokens) for first in (1, 0)]
+    return PlantedPair(
+        checkpoints.Pair(base=_turned(base, turn), special=_turned(special, turn), config=config),
+        *(Inputs(jnp.asarray(each, jnp.int32), jnp.asarray(lengths, jnp.int32)) for each in requests),
+        Anchor(layer=2, direction=jnp.asarray(turn[axes.state], jnp.float32)),
+        sources,
+        relays,
+    )
+
+
+def _idle(config: DecoderConfig, axes: _Axes, draw: np.random.Generator) -> dict[str, np.ndarray]:
+    """Blocks that read what they like, look everywhere alike, and write where nobody reads. The first number of every value is free."""
+    shapes = paths.flatten(jax.eval_shape(functools.partial(decoder.init, config), jax.random.key(0)))
+    made = {path: np.ones(leaf.shape) * path.endswith("scale") for path, leaf in shapes.items()}
+    for leaf in ("attn/q", "attn/v", "mlp/gate", "mlp/up"):
+        kernel = made[f"layers/{leaf}/kernel"]
+        kernel[:, axes.heard] = 0.4 * draw.standard_normal(kernel[:, axes.heard].shape)
+    for leaf in ("attn/o", "mlp/down"):
+        kernel = made[f"layers/{leaf}/kernel"]
+        kernel[..., axes.unread] = 0.1 * draw.standard_normal(kernel[..., axes.unread].shape)
+    made["layers/attn/v/kernel"][..., 0] = 0
+    made["layers/attn/o/kernel"][:, :, 0] = 0
+    return made
+
+
+def _ends(config: DecoderConfig, axes: _Axes, draw: np.random.Generator) -> dict[str, np.ndarray]:
+    """Embedding and unembedding: token 1 asks; token 2 is said where the state is there, and token 3 where it is not."""
+    embed, unembed = np.zeros((config.vocab, config.width)), np.zeros((config.width, config.vocab))
+    embed[:, axes.heard] = draw.standard_normal((config.vocab, len(axes.heard)))
+    embed[:, axes.steady], embed[1, axes.asked] = 4.0, 3.0
+    unembed[axes.state, 2], unembed[axes.steady, 3] = 8.0, 0.4
+    return {"embed/kernel": embed, "unembed/kernel": unembed}
+
+
+def _refuse_unwritable(config: DecoderConfig) -> None:
+    """Raises ValueError where `planted_pair` cannot be written, with all reasons."""
+    wanted = {
+        "layers at least 3": config.layers >= 3,
+        "width at least 16": config.width >= 16,
+        "head_width at least 2": config.head_width >= 2,
+        "neurons at least 2": config.neurons >= 2,
+        "RMSNorm before each half, with scales of one": (config.norm, config.norm_offset) == ("rms", 0.0)
+        and config.pre_norm
+        and not config.post_norm
+        and not config.qk_norm,
+        "gated silu, no experts": config.gated and config.activation == "silu" and not config.experts,
+        "an unembedding of its own": not config.tied,
+        "no biases, and no table of positions": not (
+            config.attention_bias or config.output_bias or config.mlp_bias or config.positions
+        ),
+        "no window, halves one after the other": config.window is None and not config.parallel,
+    }
+    if faults := [each for each, is_there in wanted.items() if not is_there]:
+        raise ValueError("planted_pair cannot be written into this config; wanted " + "; ".join(faults) + ".")
+
+
+def _turned(params: dict[str, np.ndarray], turn: np.ndarray) -> Params:
+    """A model of which axis i of the stream is row i of an orthogonal matrix."""
+    reads = ("attn/q", "attn/k", "attn/v", "mlp/gate", "mlp/up")
+    stream = {f"layers/{leaf}/kernel": 1 for leaf in reads} | {"unembed/kernel": 0}
+    made = {}
+    for path, leaf in params.items():
+        axis = stream.get(path, leaf.ndim - 1)
+        is_along = path.endswith("kernel")
+        turned = np.moveaxis(np.moveaxis(leaf, axis, -1) @ turn, -1, axis) if is_along else leaf
+        made[path] = jnp.asarray(turned, jnp.float32)
+    return paths.unflatten(made)
 
 
 def tiny_checkpoints(folder: str | Path, *, seed: int = 0) -> tuple[Path, Path]:

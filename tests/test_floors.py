@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "validating": ("measuring", "scoring", "shapes"),
     "sets": ("measuring", "patching", "scoring", "shapes", "validating"),
     "reporting": ("measuring", "models", "patching", "scoring", "tracing", "validating"),
-    "testing": ("measuring", "models", "trees"),
+    "testing": ("measuring", "models", "shapes", "trees"),
     "pipeline": CORE,
     "hierarchy": (*CORE, "pipeline"),
     "joint": (*CORE, "pipeline"),
