@@ -13,6 +13,8 @@ from jaxpatch.scoring.method import Screening
 
 LARGEST_NOISE = 0.1
 """Of a kind's largest score: a noise floor above that makes its scores doubtful."""
+SMALLEST_NOISE = 1e-5
+"""Of the gap: a noise floor below is float32's own, and where scores are no larger, there is nothing to be found."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +66,12 @@ class Scores:
 
     @property
     def drowned(self) -> tuple[str, ...]:
-        """Kinds whose noise floor is above a tenth of their largest score: their order is as much rounding as effect."""
+        """Kinds whose noise floor is above a tenth of their largest score, and not negligible: their order is as much rounding as
+        effect."""
         return tuple(
             kind
             for kind, values in self.values.items()
-            if self.noise.get(kind, 0.0) > LARGEST_NOISE * np.abs(values).max()
+            if self.noise.get(kind, 0.0) > max(SMALLEST_NOISE, LARGEST_NOISE * np.abs(values).max())
         )
 
     @property

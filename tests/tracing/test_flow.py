@@ -72,6 +72,21 @@ def test_of_redundant_sources_each_is_enough_and_none_is_needed():
     assert np.abs(lost.values["neuron"]).max() < 0.01 and lost.ceilings["all neuron"] == pytest.approx(1, abs=1e-3)
 
 
+def test_rounding_supplies_nothing():
+    """A target's suppliers of one kind have no effect at all, and the largest of them is no supplier: a tenth of its kind's largest
+    score, with an interval above 0, is not enough."""
+    planted = testing.planted_pair()
+    asked = planted.pair, planted.prompts, planted.anchor
+    found = jp.trace(*asked, sources=("head", "neuron"), relays=("head",), method="exact").to_frame()
+    carrier = np.argwhere(planted.relays["head"])[0].tolist()
+    wanted = {(f"head {carrier[0]}.{carrier[1]}", "state")}
+    for kind in ("head", "neuron"):
+        for block, number in np.argwhere(planted.sources[kind]).tolist():
+            wanted |= {(f"{kind} {block}.{number}", "state")}
+            wanted |= {(f"{kind} {block}.{number}", f"head {carrier[0]}.{carrier[1]}")} if block < carrier[0] else set()
+    assert set(zip(found["supplier"], found["target"], strict=True)) == wanted
+
+
 def test_sources_that_cancel_leave_nothing_to_trace():
     with pytest.raises(ValueError, match="no input has a positive gap"):
         traced((1.0, -1.0))
