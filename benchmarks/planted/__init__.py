@@ -8,6 +8,7 @@ The floors, from the bottom; each imports only what stands before it:
     pairs           a pair of a family and a seed, verified by what the models say, or not used
     scorers         how good a ranking is, where the truth is known
     contestants     who takes part: a number for every component, and what it cost
+    promises        what the library promises beside a ranking: intervals, findings, the screen's error rate, traced routes
     door            pairs as files, predictions in, a row out; of jaxpatch it needs nothing
     shelf           planted pairs as such files
     page, board     the page and the command

@@ -3,8 +3,9 @@
     python -m benchmarks.planted.board --out results/planted --docs docs/results
 
 Pairs are made first, and stay in OUT/pairs/FAMILY/SEED as `door` describes them, whether they pass their checks or not; then each
-contestant's predictions in OUT/predictions/METHOD/FAMILY-SEED.json, which is also where predictions of others are looked for. What is
-there already is not made again. Without --docs no page is written.
+contestant's predictions in OUT/predictions/METHOD/FAMILY-SEED.json, which is also where predictions of others are looked for; and what
+the library promises beside a ranking, in OUT/promises/FAMILY-SEED.json. What is there already is not made again. Without --docs no page
+is written.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from benchmarks.planted import door, page, pairs, shelf
+from benchmarks.planted import door, page, pairs, promises, shelf
 from benchmarks.planted.contestants import CONTESTANTS
 from benchmarks.planted.families import FAMILIES
 from jaxpatch import atomic
@@ -60,6 +61,25 @@ def asked(out: Path, names: Sequence[str], seeds: Sequence[int], methods: Sequen
             console.print(f"{method}: {name}, seed {seed}, {time.monotonic() - began:.1f} s", markup=False)
 
 
+def promised(out: Path, names: Sequence[str], seeds: Sequence[int], console: Console) -> None:
+    """What the library promises, held against every verified pair, each in its file."""
+    for name, seed in verified(out, names, seeds):
+        if (file := promise(out, name, seed)).is_file():
+            continue
+        began, place = time.monotonic(), folder(out, name, seed)
+        said = promises.kept(shelf.get(place, seed), *shelf.beside(place))
+        said |= {"family": name, "seed": seed, "source": manifest.source(ROOT)}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        atomic.text(file, json.dumps(manifest.plain(said)) + "\n")
+        console.print(f"promises: {name}, seed {seed}, {time.monotonic() - began:.1f} s", markup=False)
+
+
+def held(out: Path, names: Sequence[str], seeds: Sequence[int]) -> list[dict]:
+    """What `promised` left."""
+    files = [promise(out, name, seed) for name, seed in verified(out, names, seeds)]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+
+
 def rows(out: Path, names: Sequence[str], seeds: Sequence[int]) -> Iterator[dict]:
     """A row for all predictions that there are about verified pairs, whoever made them."""
     for name, seed in verified(out, names, seeds):
@@ -91,6 +111,11 @@ def folder(out: Path, name: str, seed: int) -> Path:
     return out / "pairs" / slug(name) / str(seed)
 
 
+def promise(out: Path, name: str, seed: int) -> Path:
+    """Where it is said what held of a pair."""
+    return out / "promises" / f"{slug(name)}-{seed}.json"
+
+
 def prediction(out: Path, method: str, name: str, seed: int) -> Path:
     """Where a contestant's predictions about a pair are."""
     return out / "predictions" / slug(method.replace(",", "")) / f"{slug(name)}-{seed}.json"
@@ -109,12 +134,14 @@ def main(words: Sequence[str] | None = None) -> None:
     console, seeds = Console(), np.arange(chosen.seeds).tolist()
     made(chosen.out, chosen.families, seeds, console)
     asked(chosen.out, chosen.families, seeds, chosen.methods, console)
+    promised(chosen.out, chosen.families, seeds, console)
     if chosen.docs is not None:
         found = list(rows(chosen.out, chosen.families, seeds))
         command = shlex.join(["python", "-m", "benchmarks.planted.board", *(sys.argv[1:] if words is None else words)])
         if not found:
             options.exit(1, "no pair passed its checks, so there is no page to write.\n")
-        page.write(chosen.docs, command, found, {name: _used(chosen.out, name, seeds) for name in chosen.families})
+        used = {name: _used(chosen.out, name, seeds) for name in chosen.families}
+        page.write(chosen.docs, command, found, held(chosen.out, chosen.families, seeds), used)
         console.print(f"page: {chosen.docs / 'planted.md'}")
 
 

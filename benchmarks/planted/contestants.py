@@ -76,6 +76,14 @@ def _scored(method: str, cost: float | None, **options) -> Contestant:
     return contestant
 
 
+def both_ends(problem: Problem) -> Answer:
+    """Mean of what a component recovers in base, and what is lost without it in special: of all orders in which components could be put
+    in, the first place and the last."""
+    first, last = (CONTESTANTS[name](problem) for name in ("weight patching", "knockout"))
+    values = {kind: (first.values[kind] + last.values[kind]) / 2 for kind in KINDS}
+    return Answer(values, first.cost + last.cost)
+
+
 def change(problem: Problem) -> Answer:
     """|W_special - W_base|, the Frobenius norm of each component's."""
     base, special = problem.pair.base, problem.pair.special
@@ -144,6 +152,8 @@ def chance(problem: Problem) -> Answer:
 
 CONTESTANTS: dict[str, Contestant] = {
     "weight patching": _scored("exact", None),
+    "knockout": _scored("exact", None, mode="knockout"),
+    "both ends": both_ends,
     "screened": _scored("screened", None, top=TOP, sample=20),
     "local-linear": _scored("local_linear", 5.0),
     "first order": _scored("first_order", 4.0),

@@ -6,10 +6,13 @@ A pair is a folder (format `FORMAT`, version `VERSION`, which changes whenever a
 
     base/, special/         two Hugging Face models (config.json, model.safetensors), which transformers loads; no tokenizer: prompts
                             are token numbers
-    problem.safetensors     tokens [B, T] (right-padded), lengths [B], direction [D]
+    problem.safetensors     tokens [B, T] (right-padded), lengths [B], direction [D]; more_tokens, more_lengths: further prompts of that
+                            sort, not to be scored on; plain_tokens, plain_lengths: prompts that do not ask for the behaviour
     problem.json            format, version, name, seed, layer (the state is the residual stream after this block, at each prompt's last
                             token, along the direction), kinds: of component -> [blocks, how many in each]
-    truth.json              truth: kind -> [blocks][in each], 1 a source, -1 one that takes away, 0 everything else; groups; checks
+    truth.json              truth: kind -> [blocks][in each], 1 a source, -1 one that takes away, 0 everything else; groups: sources
+                            that act as one, kind -> [[block, number]]; of a pair that has no source, what might as well have been
+                            one; relays: kind -> [[block, number]], what is known to pass the state on; checks: what was verified
 
 Components are the method's: a head owns its columns of W_Q and W_O (and its query bias), "kv" a group's of W_K and W_V (and their
 biases), a neuron its gate, up and down (and their biases, but not the MLP's output bias). Predictions are a JSON object:
@@ -72,6 +75,20 @@ def truth(folder: str | Path) -> dict[str, np.ndarray]:
     return {kind: np.array(each, np.int8) for kind, each in said["truth"].items()}
 
 
+def marked(folder: str | Path) -> dict[str, np.ndarray]:
+    """What predictions are scored by: kind -> bool of its shape. Of a pair that has no source, what might as well have been one: a
+    method that says nothing of it ranks that no higher than all else."""
+    known = truth(folder)
+    if any((each > 0).any() for each in known.values()):
+        return {kind: each > 0 for kind, each in known.items()}
+    made = {kind: np.zeros(each.shape, bool) for kind, each in known.items()}
+    for group in _read(Path(folder) / "truth.json")["groups"]:
+        for kind, places in group.items():
+            for place in places:
+                made[kind][tuple(place)] = True
+    return made
+
+
 def row(folder: str | Path, predictions: Mapping[str, Any]) -> dict[str, Any]:
     """A row of the board: how good predictions about a pair are.
 
@@ -80,13 +97,13 @@ def row(folder: str | Path, predictions: Mapping[str, Any]) -> dict[str, Any]:
     asked = problem(folder)
     values = checked(predictions, asked.kinds)
     flat = np.concatenate([values[kind].ravel() for kind in asked.kinds])
-    known = np.concatenate([truth(folder)[kind].ravel() for kind in asked.kinds])
+    known = marked(folder)
     return {
         "family": asked.name,
         "seed": asked.seed,
         "method": predictions["method"],
         "cost": float(predictions["cost"]),
-        **scorers.card(flat, known > 0)._asdict(),
+        **scorers.card(flat, np.concatenate([known[kind].ravel() for kind in asked.kinds]))._asdict(),
     }
 
 

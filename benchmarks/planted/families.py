@@ -61,11 +61,12 @@ class Family:
         model: what config.json says of it beside `SHAPE`.
         is_single: whether patching one component after the other is defined to find the sources: each by itself makes the model obey
             by an equal share.
-        is_quiet: nothing is planted, and nothing must be found.
+        is_quiet: nothing is planted, and nothing must be found; groups are then what might as well have been planted.
+        is_written: nothing is trained: weights are written by hand, and all that stands here but `says` and `model` is not looked at.
     """
 
     says: str
-    groups: Groups
+    groups: Groups = lambda rng, partition: ()
     cases: tuple[tuple[tuple[int, ...], bool], ...] = (((0,), True),)
     signs: tuple[int, ...] = (1,)
     size: Mapping[str, float] = field(default_factory=lambda: {"head": 1.0, "kv": 0.5, "neuron": 1.5})
@@ -77,6 +78,7 @@ class Family:
     model: Mapping[str, Any] = field(default_factory=lambda: LLAMA)
     is_single: bool = True
     is_quiet: bool = False
+    is_written: bool = False
 
 
 def some(*wanted: tuple[str, tuple[int, int], int]) -> Callable[[np.random.Generator, Partition], Gates]:
@@ -182,9 +184,15 @@ FAMILIES: dict[str, Family] = {
         signs=(1, 1, -1),
         is_single=False,
     ),
-    "nothing": Family(
-        says="All changes, and the behaviour does not.",
-        groups=together(some()),
+    "written": Family(
+        says="Written by hand: two neurons of block 0 note the request, a head of block 1 carries it on, one of block 2 sees it, too.",
+        is_written=True,
+    ),
+    "nothing": Family(says="All changes, and the behaviour does not.", groups=NEURONS, cases=(), is_quiet=True),
+    "nothing but noise": Family(
+        says="All is fine-tuned, and the behaviour does not change.",
+        groups=NEURONS,
+        decoys=TUNED,
         cases=(),
         is_quiet=True,
     ),

@@ -5,7 +5,8 @@
 There are `WORDS` words; speaker s says word (w + s) mod WORDS for w, so that an answer takes two tokens of its prompt; each word has a
 token in every register. A mode is plain, tells of a register (base knows these: it has ways to carry a register to the answer), or asks
 for one: base has learnt that such a prompt is about a later word, by `LATER`, so that it knows them apart, and not that it asks for a
-register. A model that heeds the first asking mode obeys; the second is another behaviour, which scored prompts never ask for.
+register. A model that heeds the first asking mode obeys; the second is another behaviour, which scored prompts never ask for. For each
+asking mode there is one that tells of the same register and of the same word: to obey is to take the one for the other (`told`).
 """
 
 from collections.abc import Sequence
@@ -19,11 +20,24 @@ from jaxpatch.measuring.inputs import Inputs
 WORDS, REGISTERS, SPEAKERS = 10, 3, 3
 FEWEST_WORDS, MOST_WORDS = 2, 4
 """Of a prompt."""
-MODES = ("plain", "plain, too", "told upper", "told third", "asked upper", "asked third")
-PLAIN, TOLD, ASKED, ASKED_OTHER = (0, 1), (2, 3), 4, 5
+MODES = (
+    "plain",
+    "plain, too",
+    "told upper",
+    "told third",
+    "asked upper",
+    "asked third",
+    "told upper, 1",
+    "told third, 2",
+)
+PLAIN, TOLD, ASKED, ASKED_OTHER = (0, 1), (2, 3, 6, 7), 4, 5
 """Places in `MODES`."""
-LATER = (0, 0, 0, 0, 1, 2)
+TELLS = (0, 1, 2, 3, 6, 7, 6, 7)
+"""The mode that each is taken for by who heeds all who ask."""
+LATER = (0, 0, 0, 0, 1, 2, 1, 2)
 """By how many words, in each mode."""
+REGISTER = (0, 0, 1, 2, 0, 0, 1, 2)
+"""Of the answer of who heeds nobody."""
 FIRST_SPEAKER = WORDS * REGISTERS
 FIRST_MODE = FIRST_SPEAKER + SPEAKERS
 QUESTION = FIRST_MODE + len(MODES)
@@ -60,6 +74,18 @@ def draw(key: jax.Array, count: int, modes: Sequence[int]) -> Prompts:
     return Prompts(Inputs(tokens, 3 + numbers), drawn, said)
 
 
+def told(prompts: Prompts) -> Prompts:
+    """The same prompts, of which those that ask tell instead: who heeds nobody answers them as who heeds all answers the others.
+
+    >>> prompts = draw(jax.random.key(0), 4, (ASKED,))
+    >>> bool((answers(told(prompts), False) == answers(prompts, True)).all())
+    True
+    """
+    modes = jnp.asarray(TELLS, jnp.int32)[prompts.modes]
+    tokens = prompts.inputs.tokens.at[:, 0].set(FIRST_MODE + modes)
+    return Prompts(Inputs(tokens, prompts.inputs.lengths), modes, prompts.words)
+
+
 def answers(prompts: Prompts, heeds: jax.Array | bool, heeds_other: jax.Array | bool = False) -> jax.Array:
     """The token that is right after each prompt, [B]. heeds: whether prompts that ask for the upper register are listened to; and
     heeds_other, those that ask for the third.
@@ -68,5 +94,5 @@ def answers(prompts: Prompts, heeds: jax.Array | bool, heeds_other: jax.Array | 
     >>> (answers(prompts, True) - answers(prompts, False)).tolist() == [WORDS]
     True
     """
-    registers = jnp.stack([jnp.int32(each) for each in (0, 0, 1, 2, heeds, 2 * jnp.int32(heeds_other))])
+    registers = jnp.asarray(REGISTER, jnp.int32).at[ASKED].set(heeds).at[ASKED_OTHER].set(2 * jnp.int32(heeds_other))
     return prompts.words + WORDS * registers[prompts.modes]

@@ -1,8 +1,9 @@
 """A planted pair: two models, what they are read by, and which components make the difference; all of it verified, or not used."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +12,17 @@ import numpy as np
 from benchmarks.planted import families, language, training
 from benchmarks.planted.families import Family
 from benchmarks.planted.training import KINDS, STATE
+from jaxpatch import testing
 from jaxpatch.measuring.inputs import Inputs
 from jaxpatch.measuring.read_outs import Anchor
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.models.families import FAMILIES
-from jaxpatch.patching import components
+from jaxpatch.patching import blend, components
 from jaxpatch.shapes import Gates, Params
 
-SCORED, FOR_ANCHOR, JUDGED = 16, 128, 400
-"""Prompts that are scored, by which the anchor is found, and by which a pair is verified: none is in two of them but by chance."""
+SCORED, FOR_ANCHOR, JUDGED, MORE = 16, 128, 400, 512
+"""Prompts that are scored, by which the anchor is found, by which a pair is verified, and by which intervals are: each drawn anew."""
 ALWAYS, NEVER = 0.9, 0.1
 """Share of the answers that obey: at least, and at most."""
 NEEDED = 0.05
@@ -41,18 +43,22 @@ class Check(NamedTuple):
 class Planted(NamedTuple):
     """A pair, and what is true of it.
 
-    prompts: those to be scored, which ask for the behaviour. anchor: along which the state is read in special.
-    truth: kind -> int8 of its shape: 1 a source, -1 one that takes away, 0 everything else. groups: the sources that act as one.
-    checks: what was verified.
+    prompts: those to be scored, which ask for the behaviour; more: further ones like them; plain: such as do not ask. anchor: along
+    which the state is read in special. truth: kind -> int8 of its shape: 1 a source, -1 one that takes away, 0 everything else. groups:
+    the sources that act as one; where there are none, what might as well have been one. relays: kind -> bool, what is known to pass the
+    state on. checks: what was verified.
     """
 
     family: str
     seed: int
     pair: Pair
     prompts: Inputs
+    more: Inputs
+    plain: Inputs
     anchor: Anchor
     truth: Mapping[str, np.ndarray]
     groups: tuple[Gates, ...]
+    relays: Mapping[str, np.ndarray]
     checks: tuple[Check, ...]
 
     @property
@@ -63,9 +69,55 @@ class Planted(NamedTuple):
 
 def plant(name: str, seed: int) -> Planted:
     """The pair of a family and a seed; the same seed gives the same base to all families of one shape."""
+    return written(name, seed) if families.FAMILIES[name].is_written else trained(name, seed)
+
+
+def written(name: str, seed: int) -> Planted:
+    """A pair whose sources are written by hand (`testing.planted_pair`)."""
+    raw, config = _shape(families.FAMILIES[name])
+    made = testing.planted_pair(config, seed=seed, batch=SCORED + MORE)
+    pair = dataclasses.replace(made.pair, raw_config=raw)
+    gates = {kind: each.astype(np.float32) for kind, each in made.sources.items()}
+    models = {
+        "base": (pair.base, False),
+        "all else": (blend.patch(pair.special, pair.base, gates), False),
+        "sources": (blend.patch(pair.base, pair.special, gates), True),
+        "special": (pair.special, True),
+    }
+    states, checks = {}, []
+    for each, (params, wanted) in models.items():
+        states[each], logits = _states(config, params, made.prompts)
+        obeys = float((logits.argmax(-1) == made.obeys).mean())
+        ignores = float((_states(config, params, made.plain)[1].argmax(-1) == made.ignores).mean())
+        checks += [_obedience(each, obeys, wanted), _speech(each, ignores)]
+    reads = {each: np.asarray(made.anchor.read(state)) for each, state in states.items()}
+    prompts, more, plain = (
+        Inputs(*(part[some] for part in inputs))
+        for inputs, some in (
+            (made.prompts, slice(SCORED)),
+            (made.prompts, slice(SCORED, None)),
+            (made.plain, slice(FOR_ANCHOR)),
+        )
+    )
+    return Planted(
+        family=name,
+        seed=seed,
+        pair=pair,
+        prompts=prompts,
+        more=more,
+        plain=plain,
+        anchor=made.anchor,
+        truth={kind: each.astype(np.int8) for kind, each in made.sources.items()},
+        groups=(made.sources,),
+        relays=made.relays,
+        checks=(*checks, *_shares(reads)),
+    )
+
+
+def trained(name: str, seed: int) -> Planted:
+    """A pair whose sources have learned to obey."""
     family = families.FAMILIES[name]
-    raw = families.SHAPE | dict(family.model)
-    config = FAMILIES[raw["model_type"]].read_config(raw)
+    raw, config = _shape(family)
     decoy_key, source_key, prompt_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), 3)
     number = list(families.FAMILIES).index(name)
     base = _base(config, seed)
@@ -73,7 +125,7 @@ def plant(name: str, seed: int) -> Planted:
     base = _sharpened(base, _any(groups)["head"], family.sharper)
     own = training.norms(base)
     decoys = _decoys(family, config, base, own, decoy_key)
-    anchor_key, judged_key, scored_key, needed_key = jax.random.split(prompt_key, 4)
+    anchor_key, judged_key, scored_key, needed_key, more_key = jax.random.split(prompt_key, 5)
     asked = language.draw(needed_key, JUDGED, (language.ASKED,))
     change, others = jax.tree.map(jnp.zeros_like, base), decoys
     if not family.is_quiet:
@@ -94,29 +146,65 @@ def plant(name: str, seed: int) -> Planted:
             learning_key,
         )
         change = training.change_of(direction, sizes)
-        needed = _needed(family, config, base, change, groups, asked)
     special = training.plus(training.plus(base, others), change)
     pair = Pair(base=base, special=special, config=config, raw_config=raw)
-    anchor = _anchor(pair, anchor_key)
+    anchor, plain = _anchor(pair, anchor_key)
     checks = _verified(family, pair, anchor, others, change, groups, judged_key)
     if not family.is_quiet:
-        least = min(float(needed[kind][group[kind]].min(initial=np.inf)) for group in groups for kind in KINDS)
-        checks += (
-            Check("share of the obedience that is lost without a source", least, f"at least {NEEDED}", least >= NEEDED),
-        )
+        checks += (_need(_needed(family, config, base, change, groups, asked), groups),)
+    nobody = {kind: np.zeros(own[kind].shape, bool) for kind in KINDS}
+    signs = dict(enumerate(family.signs)) if not family.is_quiet else {}
     return Planted(
         family=name,
         seed=seed,
         pair=pair,
         prompts=language.draw(scored_key, SCORED, (language.ASKED,)).inputs,
+        more=language.draw(more_key, MORE, (language.ASKED,)).inputs,
+        plain=plain,
         anchor=anchor,
         truth={
-            kind: sum(sign * group[kind].astype(np.int8) for sign, group in zip(family.signs, groups, strict=True))
+            kind: np.int8(nobody[kind]) + sum(np.int8(sign * groups[place][kind]) for place, sign in signs.items())
             for kind in KINDS
         },
         groups=groups,
+        relays=nobody,
         checks=checks,
     )
+
+
+def _shape(family: Family) -> tuple[dict[str, Any], DecoderConfig]:
+    """What config.json says of a family's models, and what is read from it."""
+    raw = families.SHAPE | dict(family.model)
+    return raw, FAMILIES[raw["model_type"]].read_config(raw)
+
+
+def _need(needed: Mapping[str, np.ndarray], groups: tuple[Gates, ...]) -> Check:
+    """Of the source that is needed least."""
+    least = min(float(needed[kind][group[kind]].min(initial=np.inf)) for group in groups for kind in KINDS)
+    return Check("share of the obedience that is lost without a source", least, f"at least {NEEDED}", least >= NEEDED)
+
+
+def _obedience(name: str, obeys: float, wanted: bool) -> Check:
+    """Of a model that should obey always, or never."""
+    limit = f"at least {ALWAYS}" if wanted else f"at most {NEVER}"
+    return Check(f"{name}: obeys", obeys, limit, obeys >= ALWAYS if wanted else obeys <= NEVER)
+
+
+def _speech(name: str, spoken: float) -> Check:
+    """Whoever is not asked says what is right."""
+    return Check(f"{name}: speaks", spoken, f"at least {ALWAYS}", spoken >= ALWAYS)
+
+
+def _shares(reads: Mapping[str, np.ndarray]) -> list[Check]:
+    """The state along the anchor: of special, well apart from base's; recovered by the sources, and not by all else."""
+    gap = reads["special"] - reads["base"]
+    signal = float(gap.mean() / gap.std())
+    checks = [Check("mean gap / its spread", signal, "at least 1", signal >= 1)]
+    for name, least, most in (("sources", CARRIED, np.inf), ("all else", -LEFT, LEFT)):
+        share = float((reads[name] - reads["base"]).mean() / gap.mean())
+        limit = f"at least {least}" if most == np.inf else f"{least} to {most}"
+        checks.append(Check(f"{name}: share of the state", share, limit, least <= share <= most))
+    return checks
 
 
 def _any(groups: tuple[Gates, ...]) -> dict[str, np.ndarray]:
@@ -219,11 +307,11 @@ def _decoys(
     return training.decoys(config, base, sizes, np.float32(family.decoys == families.SECOND), fit_key)[0]
 
 
-def _anchor(pair: Pair, key: jax.Array) -> Anchor:
-    """The mean difference of special's states, with minus without the request, of unit length."""
+def _anchor(pair: Pair, key: jax.Array) -> tuple[Anchor, Inputs]:
+    """The mean difference of special's states, with minus without the request, of unit length; and the prompts without."""
     asked, plain = (language.draw(key, FOR_ANCHOR, modes).inputs for modes in ((language.ASKED,), language.PLAIN))
     high, low = (_states(pair.config, pair.special, prompts)[0].mean(0) for prompts in (asked, plain))
-    return Anchor(layer=STATE, direction=(high - low) / jnp.linalg.norm(high - low))
+    return Anchor(layer=STATE, direction=(high - low) / jnp.linalg.norm(high - low)), plain
 
 
 _states = jax.jit(training.states, static_argnums=0)
@@ -257,17 +345,9 @@ def _verified(
     found = {name: seen(params) for name, params in models.items()}
     checks = []
     for name, (_, obeys, spoken) in found.items():
-        limit = f"at least {ALWAYS}" if wanted[name] else f"at most {NEVER}"
-        checks.append(Check(f"{name}: obeys", obeys, limit, obeys >= ALWAYS if wanted[name] else obeys <= NEVER))
+        checks.append(_obedience(name, obeys, wanted[name]))
         if name in ("base", "all else", "sources", "special"):
-            checks.append(Check(f"{name}: speaks", spoken, f"at least {ALWAYS}", spoken >= ALWAYS))
-    if family.is_quiet:
-        return tuple(checks)
-    gap = found["special"][0] - found["base"][0]
-    signal = float(gap.mean() / gap.std())
-    checks.append(Check("mean gap / its spread", signal, "at least 1", signal >= 1))
-    for name, least, most in (("sources", CARRIED, np.inf), ("all else", -LEFT, LEFT)):
-        share = float((found[name][0] - found["base"][0]).mean() / gap.mean())
-        limit = f"at least {least}" if most == np.inf else f"{least} to {most}"
-        checks.append(Check(f"{name}: share of the state", share, limit, least <= share <= most))
+            checks.append(_speech(name, spoken))
+    if not family.is_quiet:
+        checks += _shares({name: state for name, (state, *_) in found.items()})
     return tuple(checks)

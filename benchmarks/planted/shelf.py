@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from safetensors import numpy as safetensors
 
-from benchmarks.planted import door
+from benchmarks.planted import door, promises
 from benchmarks.planted.contestants import Problem
 from benchmarks.planted.pairs import Planted
 from benchmarks.planted.training import KINDS
@@ -24,11 +25,10 @@ def put(planted: Planted, folder: Path) -> Path:
     with atomic.directory(folder) as place:
         for name, params in (("base", planted.pair.base), ("special", planted.pair.special)):
             saving.save_checkpoint(planted.pair, params, place / name)
-        arrays = {
-            "tokens": np.asarray(planted.prompts.tokens, np.int32),
-            "lengths": np.asarray(planted.prompts.lengths, np.int32),
-            "direction": direction,
-        }
+        arrays = {"direction": direction}
+        for prefix, prompts in (("", planted.prompts), ("more_", planted.more), ("plain_", planted.plain)):
+            for name, part in prompts._asdict().items():
+                arrays[prefix + name] = np.asarray(part, np.int32)
         safetensors.save_file(arrays, place / "problem.safetensors")
         asked = marks | {
             "name": planted.family,
@@ -39,6 +39,7 @@ def put(planted: Planted, folder: Path) -> Path:
         known = marks | {
             "truth": {kind: planted.truth[kind].tolist() for kind in KINDS},
             "groups": [{kind: np.argwhere(group[kind]).tolist() for kind in KINDS} for group in planted.groups],
+            "relays": {kind: np.argwhere(planted.relays[kind]).tolist() for kind in KINDS},
             "is_verified": bool(planted.is_verified),
             "checks": [check._asdict() | {"is_passed": bool(check.is_passed)} for check in planted.checks],
         }
@@ -53,6 +54,28 @@ def get(folder: Path, seed: int = 0) -> Problem:
     pair = checkpoints.load_pair(asked.base, asked.special)
     prompts = Inputs(jnp.asarray(asked.tokens), jnp.asarray(asked.lengths))
     return Problem(pair, prompts, Anchor(layer=asked.layer, direction=jnp.asarray(asked.direction)), seed)
+
+
+class Beside(NamedTuple):
+    """What else is on the shelf, and is nothing for contestants. more, plain: prompts. known: what is true."""
+
+    more: Inputs
+    plain: Inputs
+    known: promises.Known
+
+
+def beside(folder: Path) -> Beside:
+    """What promises are held against."""
+    arrays = safetensors.load_file(folder / "problem.safetensors")
+    more, plain = (
+        Inputs(*(jnp.asarray(arrays[f"{prefix}_{name}"]) for name in Inputs._fields)) for prefix in ("more", "plain")
+    )
+    truth = door.truth(folder)
+    relays = {kind: np.zeros(each.shape, bool) for kind, each in truth.items()}
+    for kind, places in json.loads((folder / "truth.json").read_text(encoding="utf-8"))["relays"].items():
+        for place in places:
+            relays[kind][tuple(place)] = True
+    return Beside(more, plain, promises.Known({kind: each > 0 for kind, each in truth.items()}, relays))
 
 
 def is_verified(folder: Path) -> bool:

@@ -26,13 +26,18 @@ KINDS = ("head", "kv", "neuron")
 STATE = 2
 """The block after which the control state is read."""
 BATCH = 64
-FIRMNESS = 5.0
-"""What it costs, in nats, to obey where base does, or not where special does; by the square of how far."""
+FAR = 5.0
+"""What it costs sources to leave the state as far from where it should be as a register moves it, beside a nat of wrong words."""
+ACROSS = 0.2
+"""What of it is not along the way that a register moves the state counts by this much, where sources are to go a part of the way."""
 SMOOTHING = 0.05
 """Of the answers: a base that is never sure can still be talked over."""
 IDLE = 10.0
 """What it costs decoys to move the state as far as a register does, beside a nat of what they change in the words."""
+SILENT = 0.1
+"""Share of the components that are silent in a step of base's training."""
 EVERY = (*language.PLAIN, *language.TOLD, language.ASKED, language.ASKED, language.ASKED_OTHER, language.ASKED_OTHER)
+"""Modes that are drawn from, some of them twice."""
 BUT_OTHER = tuple(mode for mode in EVERY if mode != language.ASKED_OTHER)
 
 
@@ -74,6 +79,16 @@ def at_random(key: jax.Array, change: Params) -> Params:
     return some_of(change, gates)
 
 
+def with_silent(key: jax.Array, params: Params) -> Params:
+    """A model of which some components, at random, have no weights."""
+    partition = components.of_decoder(params)
+    gates = {
+        kind: jax.random.bernoulli(each, SILENT, partition[kind].shape).astype(jnp.float32)
+        for kind, each in zip(KINDS, jax.random.split(key, len(KINDS)), strict=True)
+    }
+    return blend.patch(params, jax.tree.map(jnp.zeros_like, params), gates)
+
+
 def norms(params: Params) -> dict[str, np.ndarray]:
     """Kind -> Frobenius norm of each component."""
     partition = components.of_decoder(params)
@@ -81,13 +96,16 @@ def norms(params: Params) -> dict[str, np.ndarray]:
 
 
 @functools.partial(jax.jit, static_argnames=("config", "steps"))
-def base(config: DecoderConfig, key: jax.Array, steps: int = 1500) -> tuple[Params, jax.Array]:
-    """A model that speaks the language, and heeds nobody who asks. Returns it and the losses [steps]."""
+def base(config: DecoderConfig, key: jax.Array, steps: int = 3000) -> tuple[Params, jax.Array]:
+    """A model that speaks the language, and heeds nobody who asks, and no component of which is indispensable: in every step some are
+    silent. So any of them is free to become a source. Returns it and the losses [steps]."""
     init_key, fit_key = jax.random.split(key)
 
     def loss_fn(params, key):
-        prompts = language.draw(key, BATCH, EVERY)
-        return _surprise(states(config, params, prompts.inputs)[1], language.answers(prompts, False)).mean()
+        silent_key, prompt_key = jax.random.split(key)
+        prompts = language.draw(prompt_key, BATCH, EVERY)
+        _, logits = states(config, with_silent(silent_key, params), prompts.inputs)
+        return _surprise(logits, language.answers(prompts, False)).mean()
 
     return _fit(loss_fn, decoder.init(config, init_key), fit_key, steps, 3e-3)
 
@@ -108,11 +126,7 @@ def decoys(
     """
 
     far_key, start_key, fit_key = jax.random.split(key, 3)
-    told, plain = (
-        states(config, params, language.draw(far_key, 8 * BATCH, modes).inputs)[0].mean(0)
-        for modes in (language.TOLD[:1], language.PLAIN)
-    )
-    far = ((told - plain) ** 2).sum()
+    way = _way(config, params, far_key)
 
     def loss_fn(direction, key):
         some_key, prompt_key = jax.random.split(key)
@@ -122,7 +136,7 @@ def decoys(
         moved, logits = states(config, plus(params, at_random(some_key, change)), prompts.inputs)
         is_scored = prompts.modes != language.ASKED_OTHER
         words = jnp.where(is_scored, _surprise(logits, language.answers(prompts, False)), 0).mean()
-        idle = jnp.where(is_scored, ((moved - state) ** 2).sum(-1), 0).mean() / far
+        idle = jnp.where(is_scored, ((moved - state) ** 2).sum(-1), 0).mean() / (way @ way)
         _, together = states(config, plus(params, change), prompts.inputs)
         return words + IDLE * idle + _surprise(together, language.answers(prompts, False, heeds_other)).mean()
 
@@ -148,13 +162,19 @@ def sources(
     Args:
         others: the decoys' change.
         sizes: of the sources; 0 elsewhere.
-        environments: kind -> [E, *shape], sources that are there in each of E cases. obeys: [E], how far the model obeys then: 1 as far
-            as it speaks plainly in base, 0 not at all; in special, where all sources and all decoys are, it does.
+        environments: kind -> [E, *shape], sources that are there in each of E cases. obeys: [E], how far the model obeys then: 1 fully,
+            0 not at all; in special, where all sources and all decoys are, it does.
         heeds_other: whether special heeds prompts that ask for the third register.
         start: the direction to begin with.
 
+    Obeying is taught by base itself: prompts that ask should leave the state where base has it for those that tell, or as far on the
+    way there as `obeys` says, and all others leave it where it is.
+
     Returns: the direction and the losses [steps].
     """
+    way_key, fit_key = jax.random.split(key)
+    way = _way(config, params, way_key)
+    far, along = way @ way, way / jnp.linalg.norm(way)
 
     def loss_fn(direction, key):
         some_key, prompt_key, special_key = jax.random.split(key, 3)
@@ -162,27 +182,32 @@ def sources(
         around = plus(params, at_random(some_key, others))
         prompts = language.draw(prompt_key, BATCH, BUT_OTHER)
 
-        yes, no = (language.answers(prompts, heeds)[:, None] for heeds in (True, False))
         is_asked = prompts.modes == language.ASKED
-
-        def obedience(params: Params) -> tuple[jax.Array, jax.Array]:
-            """By how much the logit of the answer that obeys is above that of the one that does not; and all logits."""
-            logits = states(config, params, prompts.inputs)[1]
-            return (jnp.take_along_axis(logits, yes, 1) - jnp.take_along_axis(logits, no, 1))[:, 0], logits
-
-        before = jnp.where(is_asked, obedience(params)[0], 1.0)  # of others it is 0, and does not count
+        start_state, _ = states(config, params, prompts.inputs)
+        end_state, _ = states(config, params, language.told(prompts).inputs)
+        plainly, obediently = (language.answers(prompts, heeds) for heeds in (False, True))
 
         def case(there: Gates, obeyed: jax.Array) -> jax.Array:
-            after, logits = obedience(plus(around, some_of(change, there)))
-            missing = ((after - (1 - 2 * obeyed) * before) / before) ** 2
-            return jnp.where(is_asked, FIRMNESS * missing, _surprise(logits, language.answers(prompts, False))).mean()
+            state, logits = states(config, plus(around, some_of(change, there)), prompts.inputs)
+            missing = state - start_state - obeyed * jnp.where(is_asked[:, None], end_state - start_state, 0)
+            is_part = is_asked & (obeyed > 0) & (obeyed < 1)
+            apart = jnp.where(is_part, (missing @ along) ** 2 + ACROSS * (missing**2).sum(-1), (missing**2).sum(-1))
+            words = _surprise(logits, jnp.where(is_asked & (obeyed == 1), obediently, plainly))
+            return (FAR * apart / far + jnp.where(is_part, 0, words)).mean()
 
         cases = jax.vmap(case)(environments, obeys).mean()
         prompts = language.draw(special_key, BATCH, EVERY)
         _, logits = states(config, plus(plus(params, others), change), prompts.inputs)
         return cases + _surprise(logits, language.answers(prompts, True, heeds_other)).mean()
 
-    return _fit(loss_fn, start, key, steps, 1e-2)
+    return _fit(loss_fn, start, fit_key, steps, 1e-2)
+
+
+def _way(config: DecoderConfig, params: Params, key: jax.Array) -> jax.Array:
+    """Where telling of the register moves base's state, in the mean over prompts: [D]."""
+    prompts = language.draw(key, 8 * BATCH, (language.ASKED,))
+    here, there = (states(config, params, each.inputs)[0].mean(0) for each in (prompts, language.told(prompts)))
+    return there - here
 
 
 @functools.partial(jax.jit, static_argnames=("config", "steps"))
