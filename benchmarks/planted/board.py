@@ -97,6 +97,17 @@ def verified(out: Path, names: Sequence[str], seeds: Sequence[int]) -> list[tupl
     ]
 
 
+def firsts(out: Path, seeds: Sequence[int]) -> dict[tuple[str, str], str]:
+    """What methods put first in the page's examples, where these pairs and predictions are there."""
+    made = {}
+    for family, method, _ in page.EXAMPLES:
+        for name, seed in verified(out, [family], seeds)[:1]:
+            if (file := prediction(out, method, name, seed)).is_file():
+                said = json.loads(file.read_text(encoding="utf-8"))["values"]
+                made[family, method] = page.first(said, door.marked(folder(out, name, seed)))
+    return made
+
+
 def slug(name: str) -> str:
     """A family's name in those of files.
 
@@ -140,8 +151,14 @@ def main(words: Sequence[str] | None = None) -> None:
         command = shlex.join(["python", "-m", "benchmarks.planted.board", *(sys.argv[1:] if words is None else words)])
         if not found:
             options.exit(1, "no pair passed its checks, so there is no page to write.\n")
-        used = {name: _used(chosen.out, name, seeds) for name in chosen.families}
-        page.write(chosen.docs, command, found, held(chosen.out, chosen.families, seeds), used)
+        sheet = page.Sheet(
+            command,
+            found,
+            held(chosen.out, chosen.families, seeds),
+            {name: _used(chosen.out, name, seeds) for name in chosen.families},
+            firsts(chosen.out, seeds),
+        )
+        page.write(chosen.docs, sheet)
         console.print(f"page: {chosen.docs / 'planted.md'}")
 
 

@@ -69,8 +69,8 @@ class Family:
     groups: Groups = lambda rng, partition: ()
     cases: tuple[tuple[tuple[int, ...], bool], ...] = (((0,), True),)
     signs: tuple[int, ...] = (1,)
-    size: Mapping[str, float] = field(default_factory=lambda: {"head": 1.0, "kv": 0.5, "neuron": 1.5})
-    decoy_size: Mapping[str, float] = field(default_factory=lambda: {"head": 0.75, "kv": 0.5, "neuron": 1.5})
+    size: Mapping[str, float] = field(default_factory=lambda: {"head": 1.5, "kv": 1.0, "neuron": 3.0})
+    decoy_size: Mapping[str, float] = field(default_factory=lambda: {"head": 1.0, "kv": 0.5, "neuron": 2.0})
     decoy_blocks: Mapping[int, float] = field(default_factory=dict)
     decoy_share: float = 1.0
     decoys: str = SECOND

@@ -1,6 +1,6 @@
 """docs/results/planted.md and its figure, out of the board's rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from benchmarks.planted import promises
 from benchmarks.planted.families import FAMILIES
 from jaxpatch import atomic
 from jaxpatch.reporting import drawing
@@ -39,34 +40,211 @@ def mean(values: Sequence[float] | np.ndarray, seed: int = 0) -> Mean:
     return Mean(float(known.mean()), float(low), float(high))
 
 
-def write(docs: Path, command: str, rows: Sequence[Mapping], used: Mapping[str, tuple[int, int]]) -> None:
-    """The page and its figure. command: that made it. used: family -> how many of its pairs were verified, and made."""
-    frame = pd.DataFrame(rows)
+class Example(NamedTuple):
+    """Why a method fails in a family: a sentence, to stand beside what it says of one pair."""
+
+    family: str
+    method: str
+    reason: str
+
+
+EXAMPLES = (
+    Example(
+        "written",
+        "activation patching",
+        "What passes a relay is all of the state, so the relay is above each of the sources.",
+    ),
+    Example("written", "change", "Everything changes, and how much it does says nothing of what for."),
+    Example(
+        "both needed",
+        "weight patching",
+        "Put into base alone, neither does anything; taken out of special alone, each takes all.",
+    ),
+    Example("both needed", "knockout", "What is lost without it: the right question where all are needed."),
+    Example("either", "knockout", "Without one of them the other is enough, so nothing is lost."),
+    Example("cancelling", "weight patching", "What only undoes others has nothing to undo in base."),
+    Example("large changes", "first order", "The slope in base says little of a place as far away as this."),
+    Example(
+        "saturated",
+        "first order",
+        "Where attention is fixed, its slope is next to nothing, whatever a whole change does.",
+    ),
+    Example("keys and values", "attribution patching", "Activations of keys and values pass on what others made, too."),
+)
+FIRST = 4
+"""Of an example's ranking, so many are shown."""
+
+
+class Sheet(NamedTuple):
+    """What the page is made of. rows: of the board. held: what `promises` left. used: family -> how many of its pairs were verified,
+    and made. first: (family, method) -> the first components of one pair's ranking, in words."""
+
+    command: str
+    rows: Sequence[Mapping]
+    held: Sequence[Mapping]
+    used: Mapping[str, tuple[int, int]]
+    first: Mapping[tuple[str, str], str]
+
+
+def write(docs: Path, sheet: Sheet) -> None:
+    """The page and its figure."""
+    frame = pd.DataFrame(sheet.rows)
     drawn = drawing.svg(figure(frame), "planted")
     atomic.text(docs / "planted.svg", f'<?xml version="1.0" encoding="utf-8"?>\n{drawn}', overwrite=True)
-    atomic.text(docs / "planted.md", page(frame, command, used), overwrite=True)
+    atomic.text(docs / "planted.md", page(frame, sheet), overwrite=True)
 
 
-def page(frame: pd.DataFrame, command: str, used: Mapping[str, tuple[int, int]]) -> str:
+def page(frame: pd.DataFrame, sheet: Sheet) -> str:
     """The whole page."""
-    singles = [name for name, family in FAMILIES.items() if family.is_single and not family.is_quiet and name in used]
-    hard = [name for name, family in FAMILIES.items() if not family.is_single and name in used]
+    singles, hard, quiet = groups(sheet.used)
     parts = [
         "# Planted truth",
-        f"```\n{command}\n```",
+        "Pairs of small models whose sources are known, among decoys that change as much; and what finds them.",
+        f"```\n{sheet.command}\n```",
         "## Families",
         table(
             ["family", "what is planted", "verified, of those made"],
-            [[name, FAMILIES[name].says, f"{good} of {all_}"] for name, (good, all_) in used.items()],
+            [[name, FAMILIES[name].says, f"{good} of {made}"] for name, (good, made) in sheet.used.items()],
         ),
+        "A pair is used only where special obeys and base does not, the sources alone make base obey, everything else does not, and "
+        "the state goes with the answers. Values in brackets are 95 % intervals, over seeds drawn again.",
     ]
     for title, names in (("Where one component after the other is enough", singles), ("Where it is not", hard)):
         if len(some := frame[frame["family"].isin(names)]):
             parts += [f"## {title}", _scores(some)]
-    parts += [
-        "![Average precision of each method in each family](planted.svg)",
-    ]
+            if names == singles:
+                parts += [_verdicts(some)]
+    parts += ["![Average precision of each method in each family](planted.svg)"]
+    if len(some := frame[frame["family"].isin(quiet)]):
+        parts += [
+            "## Where there is nothing to find",
+            "AUROC against components drawn as sources would have been: one half is to say nothing.",
+            _chance(some),
+        ]
+    parts += promised(sheet.held)
+    if sheet.first:
+        rows = [
+            [each.family, each.method, sheet.first[each.family, each.method], each.reason]
+            for each in EXAMPLES
+            if (each.family, each.method) in sheet.first
+        ]
+        parts += [
+            "## Why",
+            "One verified pair of each; sources in bold.",
+            table(["family", "method", "it says", "since"], rows),
+        ]
     return "\n\n".join(parts) + "\n"
+
+
+def first(values: Mapping[str, Sequence], marked: Mapping[str, np.ndarray]) -> str:
+    """The first components of a ranking, and the best of the sources where it is not among them.
+
+    >>> first({"head": [[0.5, None], [0.25, 0.0]]}, {"head": np.array([[False, True], [True, False]])})
+    'head 0.0 0.50, **head 1.0 0.25**, head 1.1 0.00, **head 0.1 nan**'
+    """
+    all_ = [
+        (float("nan") if value is None else value, f"{kind} {block}.{number}", bool(marked[kind][block, number]))
+        for kind, rows in values.items()
+        for block, row in enumerate(rows)
+        for number, value in enumerate(row)
+    ]
+    ranked = sorted(all_, key=lambda each: -np.nan_to_num(each[0], nan=-np.inf))
+    shown = ranked[:FIRST]
+    if not any(is_source for *_, is_source in shown):
+        shown += [each for each in ranked if each[2]][:1]
+    return ", ".join(
+        f"**{name} {value:.2f}**" if is_source else f"{name} {value:.2f}" for value, name, is_source in shown
+    )
+
+
+def groups(names: Iterable[str]) -> tuple[list[str], list[str], list[str]]:
+    """Families in which single patches are defined to find the sources; others; and those without a source."""
+    known = {name: FAMILIES[name] for name in names}
+    quiet = [name for name, family in known.items() if family.is_quiet]
+    singles = [name for name, family in known.items() if family.is_single and not family.is_quiet]
+    return singles, [name for name, family in known.items() if not family.is_single], quiet
+
+
+def _verdicts(frame: pd.DataFrame) -> str:
+    """Weight patching against what it has to beat, on the same pairs."""
+    wide = frame.pivot_table(index=["family", "seed"], columns="method", values=["auroc", "precision", "first_miss"])
+    lines = []
+    own = "weight patching"
+    for method in ("change", "activation patching"):
+        if {own, method} <= set(wide["precision"].columns):
+            apart = (wide["precision"][own] - wide["precision"][method]).groupby("seed").mean()
+            lines.append(f"* Precision of {own} less that of {method}, on the same pairs: {mean(apart.to_numpy())}.")
+    for method in (own, "activation patching"):
+        if method in wide["first_miss"].columns:
+            lost = (wide["first_miss"][method] < 2).groupby("seed").mean()
+            lines.append(
+                f"* Share of the pairs in which {method} puts another component above every source: {mean(lost.to_numpy())}."
+            )
+    return "\n".join(lines)
+
+
+def _chance(frame: pd.DataFrame) -> str:
+    rows = [
+        [method, str(mean(own.groupby("seed")["auroc"].mean().to_numpy()))]
+        for method, own in frame.groupby("method", sort=False)
+    ]
+    return table(["method", "AUROC"], rows)
+
+
+def promised(held: Sequence[Mapping]) -> list[str]:
+    """What the library promises beside a ranking, family by family."""
+    if not held:
+        return []
+    rows, by_family = [], {}
+    for each in held:
+        by_family.setdefault(each["family"], []).append(each)
+
+    def added(several: Sequence[Mapping], part: str, name: str) -> int:
+        return sum(each[part][name] for each in several)
+
+    for name, several in by_family.items():
+        trials = [number for each in several for number in each["screen"]["missed"]]
+        replaced = [number / each["screen"]["all"] for each in several for number in each["screen"]["replaced"]]
+        trusted = sum(each["anchor"]["is_trusted"] for each in several)
+        routes = [each["routes"] for each in several if "routes" in each]
+        found = sum(each["both"] for each in routes)
+        rows.append(
+            [
+                name,
+                _share(added(several, "intervals", "held"), added(several, "intervals", "all")),
+                _share(added(several, "findings", "called"), added(several, "findings", "sources")),
+                f"{added(several, 'findings', 'others') / len(several):.1f}",
+                f"{len(trials)}: {_share(sum(trials), len(trials) * several[0]['screen']['top'], 2)} of {np.mean(replaced):.0%}",
+                f"{trusted} of {len(several)}",
+                f"{_share(found, sum(e['traced'] for e in routes))}, {_share(found, sum(e['wanted'] for e in routes))}"
+                if routes
+                else "",
+            ]
+        )
+    missed = [number for each in held for number in each["screen"]["missed"]]
+    head = [
+        "family",
+        "intervals that hold",
+        "sources called so",
+        "others, a pair",
+        "screens: missed, of replaced",
+        "anchor trusted",
+    ]
+    return [
+        "## What is promised beside a ranking",
+        "Intervals of exact scores of 16 prompts, held against 512 others. Sources by the library's own criteria (`jp.place`): how "
+        "many are called sources, and how many other components are, for each pair. Screens of the 10 best neurons at level "
+        f"{promises.ALPHA}: how many of these they missed, and what share of all they replaced. Whether `fit_anchor` trusts an anchor "
+        "for the behaviour. Of the traced graph, where routes are known: how many edges are true, and how many true ones are there.",
+        table([*head, "edges: precision, recall"], rows),
+        f"Over {len(missed):,} screens the miss rate is {_share(sum(missed), len(missed) * held[0]['screen']['top'], 2)}; promised is "
+        f"{promises.ALPHA:.0%}.",
+    ]
+
+
+def _share(some: int, all_: int, digits: int = 0) -> str:
+    """In per cent; nothing of nothing is a dash."""
+    return f"{some / all_:.{digits}%}" if all_ else "-"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

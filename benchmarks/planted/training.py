@@ -28,6 +28,8 @@ STATE = 2
 BATCH = 64
 FAR = 5.0
 """What it costs sources to leave the state as far from where it should be as a register moves it, beside a nat of wrong words."""
+WORDS = 4.0
+"""What a nat of wrong words costs where the model is to obey fully, or not at all, beside one in special."""
 ACROSS = 0.2
 """What of it is not along the way that a register moves the state counts by this much, where sources are to go a part of the way."""
 SMOOTHING = 0.05
@@ -193,7 +195,7 @@ def sources(
             is_part = is_asked & (obeyed > 0) & (obeyed < 1)
             apart = jnp.where(is_part, (missing @ along) ** 2 + ACROSS * (missing**2).sum(-1), (missing**2).sum(-1))
             words = _surprise(logits, jnp.where(is_asked & (obeyed == 1), obediently, plainly))
-            return (FAR * apart / far + jnp.where(is_part, 0, words)).mean()
+            return (FAR * apart / far + jnp.where(is_part, 0, WORDS * words)).mean()
 
         cases = jax.vmap(case)(environments, obeys).mean()
         prompts = language.draw(special_key, BATCH, EVERY)
