@@ -211,17 +211,19 @@ def _idle(config: DecoderConfig, axes: _Axes, draw: np.random.Generator) -> dict
         kernel[:, axes.heard] = 0.4 * draw.standard_normal(kernel[:, axes.heard].shape)
     for leaf in ("attn/o", "mlp/down"):
         kernel = made[f"layers/{leaf}/kernel"]
-        kernel[..., axes.unread] = 0.1 * draw.standard_normal(kernel[..., axes.unread].shape)
+        kernel[..., axes.unread] = 0.03 * draw.standard_normal(kernel[..., axes.unread].shape)
     made["layers/attn/v/kernel"][..., 0] = 0
     made["layers/attn/o/kernel"][:, :, 0] = 0
     return made
 
 
 def _ends(config: DecoderConfig, axes: _Axes, draw: np.random.Generator) -> dict[str, np.ndarray]:
-    """Embedding and unembedding: token 1 asks; token 2 is said where the state is there, and token 3 where it is not."""
+    """Embedding and unembedding: token 1 is token 0, and asks; token 2 is said where the state is there, and token
+    3 where it is not."""
     embed, unembed = np.zeros((config.vocab, config.width)), np.zeros((config.width, config.vocab))
     embed[:, axes.heard] = draw.standard_normal((config.vocab, len(axes.heard)))
-    embed[:, axes.steady], embed[1, axes.asked] = 4.0, 3.0
+    embed[:, axes.steady], embed[1] = 4.0, embed[0]
+    embed[1, axes.steady], embed[1, axes.asked] = 4.0, 3.0
     unembed[axes.state, 2], unembed[axes.steady, 3] = 8.0, 0.4
     return {"embed/kernel": embed, "unembed/kernel": unembed}
 

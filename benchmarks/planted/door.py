@@ -7,7 +7,7 @@ A pair is a folder (format `FORMAT`, version `VERSION`, which changes whenever a
     base/, special/         two Hugging Face models (config.json, model.safetensors), which transformers loads; no tokenizer: prompts
                             are token numbers
     problem.safetensors     tokens [B, T] (right-padded), lengths [B], direction [D]; more_tokens, more_lengths: further prompts of that
-                            sort, not to be scored on; plain_tokens, plain_lengths: prompts that do not ask for the behaviour
+                            sort, not to be scored on; plain_tokens, plain_lengths: these again, not asking for the behaviour
     problem.json            format, version, name, seed, layer (the state is the residual stream after this block, at each prompt's last
                             token, along the direction), kinds: of component -> [blocks, how many in each]
     truth.json              truth: kind -> [blocks][in each], 1 a source, -1 one that takes away, 0 everything else; groups: sources

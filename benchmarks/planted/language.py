@@ -81,7 +81,23 @@ def told(prompts: Prompts) -> Prompts:
     >>> bool((answers(told(prompts), False) == answers(prompts, True)).all())
     True
     """
-    modes = jnp.asarray(TELLS, jnp.int32)[prompts.modes]
+    return _in_mode(prompts, jnp.asarray(TELLS, jnp.int32)[prompts.modes])
+
+
+def plainly(prompts: Prompts) -> Prompts:
+    """The same prompts, which neither ask nor tell.
+
+    >>> prompts = draw(jax.random.key(0), 4, (ASKED,))
+    >>> bool((plainly(prompts).inputs.tokens[:, 1:] == prompts.inputs.tokens[:, 1:]).all())
+    True
+    """
+    made = _in_mode(prompts, jnp.full_like(prompts.modes, PLAIN[0]))
+    later = jnp.asarray(LATER, jnp.int32)[prompts.modes]
+    return made._replace(words=(prompts.words - later) % WORDS)
+
+
+def _in_mode(prompts: Prompts, modes: jax.Array) -> Prompts:
+    """With another first token; of the same word."""
     tokens = prompts.inputs.tokens.at[:, 0].set(FIRST_MODE + modes)
     return Prompts(Inputs(tokens, prompts.inputs.lengths), modes, prompts.words)
 

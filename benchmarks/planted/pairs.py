@@ -43,10 +43,10 @@ class Check(NamedTuple):
 class Planted(NamedTuple):
     """A pair, and what is true of it.
 
-    prompts: those to be scored, which ask for the behaviour; more: further ones like them; plain: such as do not ask. anchor: along
-    which the state is read in special. truth: kind -> int8 of its shape: 1 a source, -1 one that takes away, 0 everything else. groups:
-    the sources that act as one; where there are none, what might as well have been one. relays: kind -> bool, what is known to pass the
-    state on. checks: what was verified.
+    prompts: those to be scored, which ask for the behaviour; more: further ones like them; plain: these again, not asking. anchor:
+    along which the state is read in special. truth: kind -> int8 of its shape: 1 a source, -1 one that takes away, 0 everything else.
+    groups: the sources that act as one; where there are none, what might as well have been one. relays: kind -> bool, what is known to
+    pass the state on. checks: what was verified.
     """
 
     family: str
@@ -91,13 +91,10 @@ def written(name: str, seed: int) -> Planted:
         ignores = float((_states(config, params, made.plain)[1].argmax(-1) == made.ignores).mean())
         checks += [_obedience(each, obeys, wanted), _speech(each, ignores)]
     reads = {each: np.asarray(made.anchor.read(state)) for each, state in states.items()}
+    scored, others = slice(SCORED), slice(SCORED, None)
     prompts, more, plain = (
         Inputs(*(part[some] for part in inputs))
-        for inputs, some in (
-            (made.prompts, slice(SCORED)),
-            (made.prompts, slice(SCORED, None)),
-            (made.plain, slice(FOR_ANCHOR)),
-        )
+        for inputs, some in ((made.prompts, scored), (made.prompts, others), (made.plain, others))
     )
     return Planted(
         family=name,
@@ -148,7 +145,8 @@ def trained(name: str, seed: int) -> Planted:
         change = training.change_of(direction, sizes)
     special = training.plus(training.plus(base, others), change)
     pair = Pair(base=base, special=special, config=config, raw_config=raw)
-    anchor, plain = _anchor(pair, anchor_key)
+    anchor = _anchor(pair, language.draw(anchor_key, FOR_ANCHOR, (language.ASKED,)))
+    more = language.draw(more_key, MORE, (language.ASKED,))
     checks = _verified(family, pair, anchor, others, change, groups, judged_key)
     if not family.is_quiet:
         checks += (_need(_needed(family, config, base, change, groups, asked), groups),)
@@ -159,8 +157,8 @@ def trained(name: str, seed: int) -> Planted:
         seed=seed,
         pair=pair,
         prompts=language.draw(scored_key, SCORED, (language.ASKED,)).inputs,
-        more=language.draw(more_key, MORE, (language.ASKED,)).inputs,
-        plain=plain,
+        more=more.inputs,
+        plain=language.plainly(more).inputs,
         anchor=anchor,
         truth={
             kind: np.int8(nobody[kind]) + sum(np.int8(sign * groups[place][kind]) for place, sign in signs.items())
@@ -307,11 +305,12 @@ def _decoys(
     return training.decoys(config, base, sizes, np.float32(family.decoys == families.SECOND), fit_key)[0]
 
 
-def _anchor(pair: Pair, key: jax.Array) -> tuple[Anchor, Inputs]:
-    """The mean difference of special's states, with minus without the request, of unit length; and the prompts without."""
-    asked, plain = (language.draw(key, FOR_ANCHOR, modes).inputs for modes in ((language.ASKED,), language.PLAIN))
-    high, low = (_states(pair.config, pair.special, prompts)[0].mean(0) for prompts in (asked, plain))
-    return Anchor(layer=STATE, direction=(high - low) / jnp.linalg.norm(high - low)), plain
+def _anchor(pair: Pair, asked: language.Prompts) -> Anchor:
+    """The mean difference of special's states, with minus without the request, of unit length."""
+    high, low = (
+        _states(pair.config, pair.special, prompts.inputs)[0].mean(0) for prompts in (asked, language.plainly(asked))
+    )
+    return Anchor(layer=STATE, direction=(high - low) / jnp.linalg.norm(high - low))
 
 
 _states = jax.jit(training.states, static_argnums=0)

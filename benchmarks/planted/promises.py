@@ -23,6 +23,8 @@ ALPHA = 0.05
 """The screen's level: so large a share of the best may be missed, in the mean over trials."""
 TRIALS = 4
 """Of the screen, on each pair, with other random samples."""
+FOR_ANCHOR = 64
+"""Prompts by which an anchor is fitted anew."""
 SCREENED = "neuron"
 """The kind that is screened: of the others there are fewer than a sample."""
 DULL = 1e-6
@@ -37,7 +39,7 @@ class Known(NamedTuple):
 
 
 def kept(problem: Problem, more: Inputs, plain: Inputs, known: Known) -> dict[str, Any]:
-    """All of it. more: further prompts of the scored sort. plain: such as do not ask."""
+    """All of it. more: further prompts of the scored sort. plain: these again, not asking."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # kinds without a source are nothing but rounding, and say so
         found = jp.score(problem.pair, problem.prompts, problem.anchor, kinds=KINDS, seed=problem.seed)
@@ -113,7 +115,8 @@ def remembered(problem: Problem, found: jp.Scores) -> instrument.Instrument:
 
 def anchor(problem: Problem, asked: Inputs, plain: Inputs) -> dict[str, Any]:
     """Whether an anchor for this behaviour is trusted after the state's block, and which of its checks fail."""
-    _, info = jp.fit_anchor(problem.pair, asked, plain, layer=problem.anchor.layer)
+    few = (Inputs(*(part[:FOR_ANCHOR] for part in prompts)) for prompts in (asked, plain))
+    _, info = jp.fit_anchor(problem.pair, *few, layer=problem.anchor.layer)
     return {"is_trusted": info.is_trusted, "failed": [check.name for check in info.failed]}
 
 

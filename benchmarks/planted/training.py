@@ -157,7 +157,7 @@ def sources(
     heeds_other: jax.Array,
     start: Params,
     key: jax.Array,
-    steps: int = 1000,
+    steps: int = 2000,
 ) -> tuple[Params, jax.Array]:
     """The direction of a change of these sizes by which the model obeys, among others that may be there or not.
 

@@ -1,0 +1,96 @@
+"""The board from pairs to page, on pairs that take no training; and that what is there is not made again."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.planted import board, door, pairs, promises, shelf
+from jaxpatch.measuring.inputs import Inputs
+
+METHODS = ("weight patching", "activation patching", "knockout", "change", "random")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("board")
+    arguments = ["--out", str(folder / "out"), "--docs", str(folder / "docs"), "--seeds", "2"]
+    board.main([*arguments, "--families", "written", "--methods", *METHODS])
+    return folder
+
+
+def test_the_page_says_what_each_method_reaches(out):
+    page = (out / "docs" / "planted.md").read_text(encoding="utf-8")
+    assert "| written | Written by hand" in page and "| 2 of 2 |" in page
+    line = next(line for line in page.splitlines() if line.startswith("| weight patching"))
+    assert line.count("1.00 (1.00 to 1.00)") == 3 and line.endswith("| 4.00 (4.00 to 4.00) |")
+    assert "puts another component above every source: 1.00" in page  # activation patching, and its relays
+    assert (out / "docs" / "planted.svg").read_text(encoding="utf-8").count("<svg") == 1
+
+
+def test_promises_are_kept_on_what_is_written_by_hand(out):
+    for seed in (0, 1):
+        said = json.loads(board.promise(out / "out", "written", seed).read_text(encoding="utf-8"))
+        assert said["findings"] == {"sources": 3, "called": 3, "others": 0, "relays": 2, "called relays": 2}
+        assert said["screen"]["missed"] == [0] * promises.TRIALS and said["anchor"]["is_trusted"]
+        assert said["routes"]["traced"] == said["routes"]["wanted"] == said["routes"]["both"] >= 6
+
+
+def test_what_is_there_is_not_made_again(out, monkeypatch, capsys):
+    def refuse(*_):
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(pairs, "plant", refuse)
+    monkeypatch.setattr(shelf, "get", refuse)
+    board.main(["--out", str(out / "out"), "--seeds", "2", "--families", "written", "--methods", *METHODS])
+    assert not capsys.readouterr().out
+
+
+def test_predictions_of_others_get_a_row(out):
+    place = board.folder(out / "out", "written", 0)
+    asked = door.problem(place)
+    theirs = {
+        "method": "ours",
+        "cost": 1,
+        "values": {kind: np.ones(shape).tolist() for kind, shape in asked.kinds.items()},
+    }
+    file = board.prediction(out / "out", "ours", "written", 0)
+    file.parent.mkdir()
+    file.write_text(json.dumps(theirs), encoding="utf-8")
+    rows = {row["method"]: row for row in board.rows(out / "out", ["written"], [0])}
+    assert rows["ours"]["auroc"] == 0.5 and set(rows) == {*METHODS, "ours"}
+
+
+def test_a_pair_comes_back_from_the_shelf_as_it_was(tmp_path):
+    planted = pairs.plant("written", 3)
+    folder = shelf.put(planted, tmp_path / "pair")
+    problem, beside = shelf.get(folder, 3), shelf.beside(folder)
+    assert planted.is_verified and shelf.is_verified(folder)
+    for one, other in ((problem.prompts, planted.prompts), (beside.more, planted.more), (beside.plain, planted.plain)):
+        assert isinstance(one, Inputs) and all(map(np.array_equal, one, other))
+    for kind, truth in planted.truth.items():
+        np.testing.assert_array_equal(beside.known.sources[kind], truth > 0)
+        np.testing.assert_array_equal(beside.known.relays[kind], planted.relays[kind])
+    with pytest.raises(FileExistsError):
+        shelf.put(planted, folder)
+
+
+def test_where_there_is_no_source_predictions_are_scored_by_what_might_have_been_one(tmp_path):
+    planted = pairs.plant("written", 4)
+    nothing = {kind: 0 * truth for kind, truth in planted.truth.items()}
+    folder = shelf.put(planted._replace(truth=nothing), tmp_path / "pair")
+    values = {kind: group.astype(float).tolist() for kind, group in planted.groups[0].items()}
+    assert door.row(folder, {"method": "ours", "cost": 0, "values": values})["auroc"] == 1
+    assert not any(each.any() for each in door.truth(folder).values())
+
+
+def test_no_pair_to_judge_by_is_said(tmp_path, monkeypatch, capsys):
+    planted = pairs.plant("written", 0)
+    failed = planted._replace(checks=(planted.checks[0]._replace(is_passed=False),))
+    monkeypatch.setattr(pairs, "plant", lambda *_: failed)
+    with pytest.raises(SystemExit):
+        board.main(["--out", str(tmp_path), "--docs", str(tmp_path / "docs"), "--seeds", "1", "--families", "written"])
+    assert "no pair passed its checks" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        board.main(["--out", str(tmp_path), "--seeds", "0"])
+    assert "wanted at least 1; got 0" in capsys.readouterr().err
