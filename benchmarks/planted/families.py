@@ -125,11 +125,12 @@ FAMILIES: dict[str, Family] = {
         says="Groups' keys and values: no head's queries and outputs.", groups=together(some(("kv", (0, STATE), 2)))
     ),
     "random decoys": Family(
-        says="One in eight of all others changes, too, neurons by as much or more, in random directions.",
+        says="One in twelve of all others changes, too, in random directions; neurons by as much.",
         groups=NEURONS,
         decoys=RANDOM,
-        decoy_size={"head": 0.25, "kv": 0.25, "neuron": 1.5},
-        decoy_share=0.125,
+        size={"head": 1.5, "kv": 1.0, "neuron": 2.0},
+        decoy_size={"head": 0.15, "kv": 0.15, "neuron": 1.25},
+        decoy_share=1 / 12,
     ),
     "tuned decoys": Family(says="All else is fine-tuned as usual, on the same language.", groups=NEURONS, decoys=TUNED),
     "after the state": Family(
@@ -149,10 +150,10 @@ FAMILIES: dict[str, Family] = {
         says="As both, in a GPT-NeoX: neurons without gates, biases, LayerNorm.", groups=BOTH, model=NEOX
     ),
     "tiny among large": Family(
-        says="Sources change by a third of what all else does, or less.",
-        groups=BOTH,
-        size={"head": 0.25, "kv": 0.25, "neuron": 0.5},
-        decoy_size={"head": 0.75, "kv": 0.75, "neuron": 1.5},
+        says="Four neurons and two heads, which change by half as much as all else does, or less.",
+        groups=together(some(("neuron", (0, 1), 4), ("head", (1, STATE), 2))),
+        size={"head": 0.75, "kv": 0.5, "neuron": 1.5},
+        decoy_size={"head": 1.25, "kv": 0.75, "neuron": 2.5},
     ),
     "large changes": Family(
         says="Every change is as large as what it changes, or larger; of sources twice.",
@@ -161,11 +162,11 @@ FAMILIES: dict[str, Family] = {
         decoy_size={"head": 1.0, "kv": 1.0, "neuron": 2.0},
     ),
     "saturated": Family(
-        says="Base's attention is fixed where the sources are: its slope is almost 0.", groups=HEADS, sharper=6.0
+        says="Base's attention is fixed where the sources are: its slope is almost 0.", groups=HEADS, sharper=4.0
     ),
     "either": Family(
         says="Two groups, and each is enough.",
-        groups=together(some(("neuron", (0, 0), 3)), some(("head", (1, STATE), 1))),
+        groups=together(some(("neuron", (0, 0), 3)), some(("head", (1, STATE), 2))),
         cases=(((0,), True), ((1,), True), ((0, 1), True)),
         signs=(1, 1),
         is_single=False,
