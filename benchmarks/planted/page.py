@@ -265,15 +265,24 @@ def _scores(frame: pd.DataFrame) -> str:
 
 @drawing.styled
 def figure(frame: pd.DataFrame) -> Figure:
-    """Average precision: a row a method, a column a family."""
+    """Average precision: a row a method, a column a family that has sources; and its mean against what a method costs."""
+    frame = frame[~frame["family"].map(lambda name: FAMILIES[name].is_quiet).astype(bool)]
     means = frame.pivot_table(index="method", columns="family", values="average_precision", sort=False)
-    made = drawing.sheet(0.32 * len(means) + 1.8)
-    axes = made.subplots()
-    axes.imshow(means.to_numpy(), vmin=0, vmax=1, cmap="Greens", aspect="auto")
-    axes.set_xticks(range(len(means.columns)), means.columns, rotation=40, ha="right")
-    axes.set_yticks(range(len(means)), means.index)
+    made = drawing.sheet(0.32 * len(means) + 5.2)
+    above, below = made.subplots(2, 1, height_ratios=(0.32 * len(means) + 1.6, 3.2))
+    above.imshow(means.to_numpy(), vmin=0, vmax=1, cmap="Greens", aspect="auto")
+    above.set_xticks(range(len(means.columns)), means.columns, rotation=40, ha="right")
+    above.set_yticks(range(len(means)), means.index)
     for (row, column), value in np.ndenumerate(means.to_numpy()):
-        axes.text(
-            column, row, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.6 else "black", fontsize=7
+        colour = "white" if value > 0.6 else "black"
+        above.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=7)
+    costs, reached = frame.groupby("method", sort=False)["cost"].mean(), means.mean(axis=1)
+    below.scatter(costs[reached.index] + 1, reached, s=14)
+    for method in reached.index:
+        below.annotate(
+            method, (costs[method] + 1, reached[method]), xytext=(3, 2), textcoords="offset points", fontsize=7
         )
+    below.set_xscale("log")
+    below.set_xlabel("forward-equivalents + 1")
+    below.set_ylabel("average precision, mean over families")
     return made
