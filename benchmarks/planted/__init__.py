@@ -5,6 +5,7 @@ The floors, from the bottom; each imports only what stands before it:
     language        what the models speak: prompts that ask for a register, and whoever has not learnt to listen
     training        base, and changes of given sizes: decoys that do nothing that is scored, sources that make it obey
     families        where the sources are, and what else changes
+    checks          what a pair must show before it is used
     pairs           a pair of a family and a seed, verified by what the models say, or not used
     scorers         how good a ranking is, where the truth is known
     contestants     who takes part: a number for every component, and what it cost

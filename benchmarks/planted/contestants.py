@@ -42,7 +42,9 @@ Contestant = Callable[[Problem], Answer]
 STEPS = 16
 """Of integrated gradients."""
 TOP = 10
-"""How many a screen promises to get right, and how many gates a learned set has."""
+"""How many a screen promises to get right."""
+SIZES = (2, 4, 8)
+"""Of learned sets."""
 
 
 def depth(problem: Problem) -> float:
@@ -135,13 +137,17 @@ def saliency(problem: Problem) -> Answer:
 
 
 def gates(problem: Problem) -> Answer:
-    """Sparse gates learned by gradient, `TOP` of them."""
+    """Sparse gates learned by gradient, for sets of each of `SIZES`; the mean over these."""
     steps = 200
     found = jp.score(problem.pair, problem.prompts, problem.anchor, kinds=KINDS, method="first_order")
-    learned = jp.learned_gates(
-        problem.pair, problem.prompts, problem.anchor, found, size=TOP, steps=steps, seed=problem.seed
-    )
-    return Answer({kind: np.asarray(learned.gates[kind]) for kind in KINDS}, (2 + 3 * steps) * depth(problem))
+    learned = [
+        jp.learned_gates(
+            problem.pair, problem.prompts, problem.anchor, found, size=size, steps=steps, seed=problem.seed
+        )
+        for size in SIZES
+    ]
+    values = {kind: np.mean([np.asarray(each.gates[kind]) for each in learned], axis=0) for kind in KINDS}
+    return Answer(values, (2 + 3 * steps * len(SIZES)) * depth(problem))
 
 
 def chance(problem: Problem) -> Answer:

@@ -41,7 +41,7 @@ NEOX: dict[str, Any] = {
     "rotary_pct": 1.0,
 }
 SECOND, RANDOM, TUNED = "second behaviour", "random", "tuned"
-"""What decoys are: they learn to heed another request, and to be idle else; or are not trained at all; or are fine-tuned."""
+"""What decoys are: idle, and heeding another request together; or not trained at all; or idle, and then fine-tuned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,9 @@ FAMILIES: dict[str, Family] = {
         decoy_size={"head": 0.15, "kv": 0.15, "neuron": 1.25},
         decoy_share=1 / 12,
     ),
-    "tuned decoys": Family(says="All else is fine-tuned as usual, on the same language.", groups=NEURONS, decoys=TUNED),
+    "tuned decoys": Family(
+        says="All else is idle, and then fine-tuned as usual, on the same language.", groups=NEURONS, decoys=TUNED
+    ),
     "after the state": Family(
         says="The largest changes are in the block after the state is read.",
         groups=BOTH,

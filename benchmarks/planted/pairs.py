@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.planted import families, language, training
+from benchmarks.planted import checks, families, language, training
+from benchmarks.planted.checks import Check
 from benchmarks.planted.families import Family
 from benchmarks.planted.training import KINDS, STATE
 from jaxpatch import testing
@@ -23,21 +24,6 @@ from jaxpatch.shapes import Gates, Params
 
 SCORED, FOR_ANCHOR, JUDGED, MORE = 16, 128, 400, 512
 """Prompts that are scored, by which the anchor is found, by which a pair is verified, and by which intervals are: each drawn anew."""
-ALWAYS, RESTORED, NEVER = 0.9, 0.8, 0.1
-"""Share of the answers that obey: of special at least, of base with the sources at least, and of others at most."""
-NEEDED = 0.05
-"""Share of the obedience that is lost without a source, at least."""
-CARRIED, LEFT = 0.75, 0.25
-"""Share of the state that the sources alone recover, at least; and all else, at most."""
-
-
-class Check(NamedTuple):
-    """One thing that a pair must show. wanted: in words."""
-
-    name: str
-    value: float
-    wanted: str
-    is_passed: bool
 
 
 class Planted(NamedTuple):
@@ -84,12 +70,12 @@ def written(name: str, seed: int) -> Planted:
         "sources": (blend.patch(pair.base, pair.special, gates), True),
         "special": (pair.special, True),
     }
-    states, checks = {}, []
+    states, seen = {}, []
     for each, (params, wanted) in models.items():
         states[each], logits = _states(config, params, made.prompts)
         obeys = float((logits.argmax(-1) == made.obeys).mean())
         ignores = float((_states(config, params, made.plain)[1].argmax(-1) == made.ignores).mean())
-        checks += [_obedience(each, obeys, wanted), _speech(each, ignores)]
+        seen += [checks.obedience(each, obeys, wanted), checks.speech(each, ignores)]
     reads = {each: np.asarray(made.anchor.read(state)) for each, state in states.items()}
     scored, others = slice(SCORED), slice(SCORED, None)
     prompts, more, plain = (
@@ -107,7 +93,7 @@ def written(name: str, seed: int) -> Planted:
         truth={kind: each.astype(np.int8) for kind, each in made.sources.items()},
         groups=(made.sources,),
         relays=made.relays,
-        checks=(*checks, *_shares(reads)),
+        checks=(*seen, *checks.shares(reads)),
     )
 
 
@@ -147,9 +133,9 @@ def trained(name: str, seed: int) -> Planted:
     pair = Pair(base=base, special=special, config=config, raw_config=raw)
     anchor = _anchor(pair, language.draw(anchor_key, FOR_ANCHOR, (language.ASKED,)))
     more = language.draw(more_key, MORE, (language.ASKED,))
-    checks = _verified(family, pair, anchor, others, change, groups, judged_key)
+    seen = _verified(family, pair, anchor, others, change, groups, judged_key)
     if not family.is_quiet:
-        checks += (_need(_needed(family, config, base, change, groups, asked), groups),)
+        seen += (checks.need(_needed(family, config, base, change, groups, asked), groups),)
     nobody = {kind: np.zeros(own[kind].shape, bool) for kind in KINDS}
     signs = dict(enumerate(family.signs)) if not family.is_quiet else {}
     return Planted(
@@ -166,7 +152,7 @@ def trained(name: str, seed: int) -> Planted:
         },
         groups=groups,
         relays=nobody,
-        checks=checks,
+        checks=seen,
     )
 
 
@@ -174,36 +160,6 @@ def _shape(family: Family) -> tuple[dict[str, Any], DecoderConfig]:
     """What config.json says of a family's models, and what is read from it."""
     raw = families.SHAPE | dict(family.model)
     return raw, FAMILIES[raw["model_type"]].read_config(raw)
-
-
-def _need(needed: Mapping[str, np.ndarray], groups: tuple[Gates, ...]) -> Check:
-    """Of the source that is needed least."""
-    least = min(float(needed[kind][group[kind]].min(initial=np.inf)) for group in groups for kind in KINDS)
-    return Check("share of the obedience that is lost without a source", least, f"at least {NEEDED}", least >= NEEDED)
-
-
-def _obedience(name: str, obeys: float, wanted: bool) -> Check:
-    """Of a model that should obey, or never."""
-    least = ALWAYS if name == "special" else RESTORED
-    limit = f"at least {least}" if wanted else f"at most {NEVER}"
-    return Check(f"{name}: obeys", obeys, limit, obeys >= least if wanted else obeys <= NEVER)
-
-
-def _speech(name: str, spoken: float) -> Check:
-    """Whoever is not asked says what is right."""
-    return Check(f"{name}: speaks", spoken, f"at least {ALWAYS}", spoken >= ALWAYS)
-
-
-def _shares(reads: Mapping[str, np.ndarray]) -> list[Check]:
-    """The state along the anchor: of special, well apart from base's; recovered by the sources, and not by all else."""
-    gap = reads["special"] - reads["base"]
-    signal = float(gap.mean() / gap.std())
-    checks = [Check("mean gap / its spread", signal, "at least 1", signal >= 1)]
-    for name, least, most in (("sources", CARRIED, np.inf), ("all else", -LEFT, LEFT)):
-        share = float((reads[name] - reads["base"]).mean() / gap.mean())
-        limit = f"at least {least}" if most == np.inf else f"{least} to {most}"
-        checks.append(Check(f"{name}: share of the state", share, limit, least <= share <= most))
-    return checks
 
 
 def _any(groups: tuple[Gates, ...]) -> dict[str, np.ndarray]:
@@ -301,9 +257,11 @@ def _decoys(
         sizes[kind] = np.asarray(changes * family.decoy_size[kind] * own[kind] * block[:, None] * drawn, np.float32)
     if family.decoys == families.RANDOM:
         return training.random(fit_key, base, sizes)
+    idle, _ = training.decoys(config, base, sizes, np.float32(family.decoys == families.SECOND), fit_key)
     if family.decoys == families.TUNED:
-        return training.tuned(config, base, sizes, fit_key)[0]
-    return training.decoys(config, base, sizes, np.float32(family.decoys == families.SECOND), fit_key)[0]
+        tuned, _ = training.tuned(config, training.plus(base, idle), sizes, jax.random.fold_in(fit_key, 1))
+        return training.plus(idle, tuned)
+    return idle
 
 
 def _anchor(pair: Pair, asked: language.Prompts) -> Anchor:
@@ -343,11 +301,11 @@ def _verified(
             models[name] = training.plus(pair.base, training.some_of(change, gates))
             wanted[name] = bool(obeys)
     found = {name: seen(params) for name, params in models.items()}
-    checks = []
+    made = []
     for name, (_, obeys, spoken) in found.items():
-        checks.append(_obedience(name, obeys, wanted[name]))
+        made.append(checks.obedience(name, obeys, wanted[name]))
         if name in ("base", "all else", "sources", "special"):
-            checks.append(_speech(name, spoken))
+            made.append(checks.speech(name, spoken))
     if not family.is_quiet:
-        checks += _shares({name: state for name, (state, *_) in found.items()})
-    return tuple(checks)
+        made += checks.shares({name: state for name, (state, *_) in found.items()})
+    return tuple(made)

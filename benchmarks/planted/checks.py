@@ -1,0 +1,55 @@
+"""What a planted pair must show before it is used. All of it is seen in what models say and in the state; nothing is assumed."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.planted.training import KINDS
+from jaxpatch.shapes import Gates
+
+ALWAYS, RESTORED, NEVER = 0.9, 0.8, 0.1
+"""Share of the answers that obey: of special at least, of base with the sources at least, and of others at most."""
+NEEDED = 0.05
+"""Share of the obedience that is lost without a source, at least."""
+CARRIED, LEFT = 0.75, 0.25
+"""Share of the state that the sources alone recover, at least; and all else, at most."""
+
+
+class Check(NamedTuple):
+    """One thing that a pair must show. wanted: in words."""
+
+    name: str
+    value: float
+    wanted: str
+    is_passed: bool
+
+
+def need(needed: Mapping[str, np.ndarray], groups: tuple[Gates, ...]) -> Check:
+    """Of the source that is needed least."""
+    least = min(float(needed[kind][group[kind]].min(initial=np.inf)) for group in groups for kind in KINDS)
+    return Check("share of the obedience that is lost without a source", least, f"at least {NEEDED}", least >= NEEDED)
+
+
+def obedience(name: str, obeys: float, wanted: bool) -> Check:
+    """Of a model that should obey, or never."""
+    least = ALWAYS if name == "special" else RESTORED
+    limit = f"at least {least}" if wanted else f"at most {NEVER}"
+    return Check(f"{name}: obeys", obeys, limit, obeys >= least if wanted else obeys <= NEVER)
+
+
+def speech(name: str, spoken: float) -> Check:
+    """Whoever is not asked says what is right."""
+    return Check(f"{name}: speaks", spoken, f"at least {ALWAYS}", spoken >= ALWAYS)
+
+
+def shares(reads: Mapping[str, np.ndarray]) -> list[Check]:
+    """The state along the anchor: of special, well apart from base's; recovered by the sources, and not by all else."""
+    gap = reads["special"] - reads["base"]
+    signal = float(gap.mean() / gap.std())
+    checks = [Check("mean gap / its spread", signal, "at least 1", signal >= 1)]
+    for name, least, most in (("sources", CARRIED, np.inf), ("all else", -LEFT, LEFT)):
+        share = float((reads[name] - reads["base"]).mean() / gap.mean())
+        limit = f"at least {least}" if most == np.inf else f"{least} to {most}"
+        checks.append(Check(f"{name}: share of the state", share, limit, least <= share <= most))
+    return checks
