@@ -23,11 +23,11 @@ SLACK = 0.02
 def test_sources_make_base_obey_and_all_else_does_not(name):
     problem = shelf.get(FOLDER / name)
     prompts = language.draw(jax.random.key(7), 200, (language.ASKED,))
-    tokens, lengths = (np.asarray(part) for part in prompts.inputs)
+    lengths = np.asarray(prompts.inputs.lengths)
     sources = {kind: (each != 0).astype(np.float32) for kind, each in door.truth(FOLDER / name).items()}
 
     def obeying(params):
-        logits = np.asarray(decoder.logits(problem.pair.config, params, tokens))
+        logits = np.asarray(decoder.logits(problem.pair.config, params, prompts.inputs.tokens))
         said = logits[np.arange(len(lengths)), lengths - 1].argmax(-1)
         return (said == np.asarray(language.answers(prompts, True))).mean()
 
@@ -45,5 +45,7 @@ def test_contestants_keep_what_they_have_reached(method):
         values = {kind: np.asarray(each).tolist() for kind, each in answer.values.items()}
         row = door.row(FOLDER / name, {"method": method, "cost": answer.cost, "values": values})
         reached[name] = row["average_precision"]
-    below = {name: (value, LEVELS[method][name]) for name, value in reached.items() if value < LEVELS[method][name] - SLACK}
+    below = {
+        name: (value, LEVELS[method][name]) for name, value in reached.items() if value < LEVELS[method][name] - SLACK
+    }
     assert not below, f"{method} has fallen below its recorded level: {below}"
