@@ -192,13 +192,17 @@ def planted_pair(config: DecoderConfig | None = None, *, seed: int = 0, batch: i
     relays["head"][1, carrier] = relays["kv"][1, carrier // group] = True
     lengths = draw.integers(4, 8, batch)
     tokens = draw.integers(4, config.vocab, (batch, 7)) * (np.arange(7) < lengths[:, None])
-    requests = [np.where(np.arange(7) == 0, first, tokens) for first in (1, 0)]
+    asking, plain = (
+        Inputs(jnp.asarray(np.where(np.arange(7) == 0, first, tokens), jnp.int32), jnp.asarray(lengths, jnp.int32))
+        for first in (1, 0)
+    )
     return PlantedPair(
-        checkpoints.Pair(base=_turned(base, turn), special=_turned(special, turn), config=config),
-        *(Inputs(jnp.asarray(each, jnp.int32), jnp.asarray(lengths, jnp.int32)) for each in requests),
-        Anchor(layer=2, direction=jnp.asarray(turn[axes.state], jnp.float32)),
-        sources,
-        relays,
+        pair=checkpoints.Pair(base=_turned(base, turn), special=_turned(special, turn), config=config),
+        prompts=asking,
+        plain=plain,
+        anchor=Anchor(layer=2, direction=jnp.asarray(turn[axes.state], jnp.float32)),
+        sources=sources,
+        relays=relays,
     )
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from benchmarks.planted.training import KINDS
 from jaxpatch.shapes import Gates
 
-ALWAYS, RESTORED, NEVER = 0.9, 0.8, 0.1
-"""Share of the answers that obey: of special at least, of base with the sources at least, and of others at most."""
+ALWAYS, NEVER = 0.9, 0.1
+"""Share of the answers that obey: at least, and at most."""
 NEEDED = 0.05
 """Share of the obedience that is lost without a source, at least."""
 CARRIED, LEFT = 0.75, 0.25
@@ -32,10 +32,9 @@ def need(needed: Mapping[str, np.ndarray], groups: tuple[Gates, ...]) -> Check:
 
 
 def obedience(name: str, obeys: float, wanted: bool) -> Check:
-    """Of a model that should obey, or never."""
-    least = ALWAYS if name == "special" else RESTORED
-    limit = f"at least {least}" if wanted else f"at most {NEVER}"
-    return Check(f"{name}: obeys", obeys, limit, obeys >= least if wanted else obeys <= NEVER)
+    """Of a model that should obey always, or never."""
+    limit = f"at least {ALWAYS}" if wanted else f"at most {NEVER}"
+    return Check(f"{name}: obeys", obeys, limit, obeys >= ALWAYS if wanted else obeys <= NEVER)
 
 
 def speech(name: str, spoken: float) -> Check:

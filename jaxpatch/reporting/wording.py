@@ -427,7 +427,8 @@ def criteria(roles: Roles) -> str:
     """What the roles mean, and when a component has one."""
     share, own = (percent(each) for each in roles.criteria)
     return (
-        f"A score counts as high where its interval lies above 0 and it is at least {share} of the largest of its kind. "
+        f"A score counts as high where its interval lies above 0, it is at least {share} of the largest of its kind, and it is no "
+        "rounding. "
         "A source has a high E_w and no high E_a: what its own training changed brings the state back, whatever reaches "
         "it. A relay has a high E_a, while its E_w is not high or is less than "
         f"{own} of it: it writes the state because others made its input different. Both: high E_a and high E_w, the "
@@ -522,7 +523,7 @@ def tracing_rules(traced: Flow) -> str:
     """When a supplier counts, and when tracing ends."""
     rules = traced.rules
     return (
-        "A supplier stands out where the interval of its score lies above 0, and the score is at least "
+        "A supplier stands out where the interval of its score lies above 0, and the score is no rounding and at least "
         f"{percent(rules.criteria.share)} of the largest of its kind; of each sort the first {rules.most} are kept. The own "
         f"contribution of a relay that carries at least {percent(rules.least)} of the state, along the gradient of what it is a part "
         f"of, then takes the place of the state, down to {rules.levels} levels. {_scored_by(traced)} The procedure is ours."

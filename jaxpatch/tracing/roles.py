@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from jaxpatch.scoring import ACTIVATION_METHODS, METHODS, normalise
-from jaxpatch.scoring.scores import LARGEST_NOISE, Scores
+from jaxpatch.scoring.scores import LARGEST_NOISE, SMALLEST_NOISE, Scores
 
 ROLES = ("neither", "source", "relay", "both")
 
@@ -21,9 +21,9 @@ ROLES = ("neither", "source", "relay", "both")
 class Criteria(NamedTuple):
     """When a score is high, and when it is a component's own.
 
-    share: a score is high where its 95 % interval lies above 0, rounding makes less than a tenth of it (the largest noise floor of any
-        kind), and it is at least this share of the largest score of its kind. own: a component with a high E_a is a relay where E_w is
-        less than this share of it.
+    share: a score is high where its 95 % interval lies above 0, it is at least this share of the largest score of its kind, and it is
+        no rounding: at least 1e-5 of the gap, and ten times its kind's noise floor. own: a component with a high E_a is a relay where
+        E_w is less than this share of it.
     """
 
     share: float = 0.1
@@ -169,8 +169,8 @@ def is_high(found: Scores, kind: str, share: float) -> np.ndarray:
     prompt there is no interval, and the score alone decides."""
     values, low = found.values[kind], found.low[kind]
     largest = values.max(initial=0, where=~np.isnan(values))
-    rounding = max(found.noise.values(), default=0.0)
-    return (values > 0) & (values >= share * largest) & (LARGEST_NOISE * values >= rounding) & ~(low <= 0)
+    rounding = max(SMALLEST_NOISE, found.noise.get(kind, 0.0) / LARGEST_NOISE)
+    return (values >= rounding) & (values >= share * largest) & ~(low <= 0)
 
 
 def _faults(weights: Scores, activations: Scores, criteria: Criteria) -> list[str]:
