@@ -58,7 +58,7 @@ EXAMPLES = (
     Example(
         "both needed",
         "weight patching",
-        "Put into base alone, neither does anything; taken out of special alone, each takes all.",
+        "Put into base alone, neither makes it obey; taken out of special alone, each takes all.",
     ),
     Example("both needed", "knockout", "What is lost without it: the right question where all are needed."),
     Example("either", "knockout", "Without one of them the other is enough, so nothing is lost."),
@@ -89,8 +89,9 @@ class Sheet(NamedTuple):
 def write(docs: Path, sheet: Sheet) -> None:
     """The page and its figure."""
     frame = pd.DataFrame(sheet.rows)
-    drawn = drawing.svg(figure(frame), "planted")
-    atomic.text(docs / "planted.svg", f'<?xml version="1.0" encoding="utf-8"?>\n{drawn}', overwrite=True)
+    if len(some := frame[~frame["family"].isin(groups(sheet.used)[2])]):
+        drawn = drawing.svg(figure(some), "planted")
+        atomic.text(docs / "planted.svg", f'<?xml version="1.0" encoding="utf-8"?>\n{drawn}', overwrite=True)
     atomic.text(docs / "planted.md", page(frame, sheet), overwrite=True)
 
 
@@ -114,7 +115,8 @@ def page(frame: pd.DataFrame, sheet: Sheet) -> str:
             parts += [f"## {title}", _scores(some)]
             if names == singles:
                 parts += [_verdicts(some)]
-    parts += ["![Average precision of each method in each family](planted.svg)"]
+    if singles or hard:
+        parts += ["![Average precision of each method in each family](planted.svg)"]
     if len(some := frame[frame["family"].isin(quiet)]):
         parts += [
             "## Where there is nothing to find",
@@ -265,8 +267,7 @@ def _scores(frame: pd.DataFrame) -> str:
 
 @drawing.styled
 def figure(frame: pd.DataFrame) -> Figure:
-    """Average precision: a row a method, a column a family that has sources; and its mean against what a method costs."""
-    frame = frame[~frame["family"].map(lambda name: FAMILIES[name].is_quiet).astype(bool)]
+    """Average precision: a row a method, a column a family; and its mean against what a method costs."""
     means = frame.pivot_table(index="method", columns="family", values="average_precision", sort=False)
     made = drawing.sheet(0.32 * len(means) + 5.2)
     above, below = made.subplots(2, 1, height_ratios=(0.32 * len(means) + 1.6, 3.2))

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.planted import board, door, pairs, promises, shelf
+from benchmarks.planted import board, door, page, pairs, promises, shelf
 from jaxpatch.measuring.inputs import Inputs
 
 METHODS = ("weight patching", "activation patching", "knockout", "change", "random")
@@ -20,11 +20,11 @@ def out(tmp_path_factory):
 
 
 def test_the_page_says_what_each_method_reaches(out):
-    page = (out / "docs" / "planted.md").read_text(encoding="utf-8")
-    assert "| written | Written by hand" in page and "| 2 of 2 |" in page
-    line = next(line for line in page.splitlines() if line.startswith("| weight patching"))
+    text = (out / "docs" / "planted.md").read_text(encoding="utf-8")
+    assert "| written | Written by hand" in text and "| 2 of 2 |" in text
+    line = next(line for line in text.splitlines() if line.startswith("| weight patching"))
     assert line.count("1.00 (1.00 to 1.00)") == 3 and line.endswith("| 4.00 (4.00 to 4.00) |")
-    assert "puts another component above every source: 1.00" in page  # activation patching, and its relays
+    assert "puts another component above every source: 1.00" in text  # activation patching, and its relays
     assert (out / "docs" / "planted.svg").read_text(encoding="utf-8").count("<svg") == 1
 
 
@@ -94,3 +94,10 @@ def test_no_pair_to_judge_by_is_said(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         board.main(["--out", str(tmp_path), "--seeds", "0"])
     assert "wanted at least 1; got 0" in capsys.readouterr().err
+
+
+def test_a_page_of_quiet_families_alone_has_no_figure(tmp_path):
+    row = {"family": "nothing", "seed": 0, "method": "random", "cost": 0.0, "auroc": 0.5}
+    page.write(tmp_path, page.Sheet("command", [row], [], {"nothing": (1, 1)}, {}))
+    assert "| random | 0.50 (0.50 to 0.50) |" in (tmp_path / "planted.md").read_text(encoding="utf-8")
+    assert not (tmp_path / "planted.svg").exists()

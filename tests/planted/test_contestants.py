@@ -1,5 +1,4 @@
-"""Planted pairs in the frozen format: their truth holds for what is on disk, contestants keep what they have reached there, and another's
-method goes through the door."""
+"""Planted pairs in the frozen format: their truth holds for what is on disk, contestants keep what they have reached, and torch enters."""
 
 import json
 from pathlib import Path
