@@ -1,4 +1,4 @@
-"""Planted pairs in the frozen format: their truth holds for what is on disk, contestants keep what they have reached, and torch enters."""
+"""Planted pairs in the frozen format: their truth holds, contestants keep what they have reached, and torch goes through the door."""
 
 import json
 from pathlib import Path
