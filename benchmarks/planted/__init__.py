@@ -12,5 +12,6 @@ The floors, from the bottom; each imports only what stands before it:
     promises        what the library promises beside a ranking: intervals, findings, the screen's error rate, traced routes
     door            pairs as files, predictions in, a row out; of jaxpatch it needs nothing
     shelf           planted pairs as such files
+    records         what was measured of a pair, as a line
     page, board     the page and the command
 """

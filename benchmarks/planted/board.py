@@ -1,25 +1,31 @@
 """The board: every contestant on every family of planted pairs, and a page of what finds what.
 
-    python -m benchmarks.planted.board --out results/planted --docs docs/results
+    python -m benchmarks.planted.board --out results/planted --docs docs/results --processes 2
 
-Pairs are made first, and stay in OUT/pairs/FAMILY/SEED as `door` describes them, whether they pass their checks or not; then each
+A pair is made first, and stays in OUT/pairs/FAMILY/SEED as `door` describes it, whether it passes its checks or not; then each
 contestant's predictions in OUT/predictions/METHOD/FAMILY-SEED.json, which is also where predictions of others are looked for; and what
-the library promises beside a ranking, in OUT/promises/FAMILY-SEED.json. What is there already is not made again. Without --docs no page
-is written.
+the library promises beside a ranking, in OUT/promises/FAMILY-SEED.json. What is there already is not made again. With --docs, what was
+measured goes to DOCS/planted.jsonl, a line a pair, whenever a seed is done, and the page is made of these: a pair that has its line
+there and is not in OUT is not made again, either, so that a run can be gone on with elsewhere. To measure all anew, name folders that
+are empty.
 """
 
 import argparse
 import json
+import multiprocessing
+import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
+from multiprocessing.queues import Queue
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from rich.console import Console
 
-from benchmarks.planted import door, page, pairs, promises, shelf
+from benchmarks.planted import door, page, pairs, promises, records, shelf
 from benchmarks.planted.contestants import CONTESTANTS
 from benchmarks.planted.families import FAMILIES
 from jaxpatch import atomic
@@ -28,84 +34,47 @@ from jaxpatch.reporting import manifest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def made(out: Path, names: Sequence[str], seeds: Sequence[int], console: Console) -> None:
-    """All pairs, each in its folder."""
-    for seed in seeds:
-        for name in names:
-            if not (place := folder(out, name, seed)).is_dir():
-                began = time.monotonic()
-                planted = pairs.plant(name, seed)
-                shelf.put(planted, place)
-                failed = "; ".join(f"{c.name} {c.value:.2f} ({c.wanted})" for c in planted.checks if not c.is_passed)
-                said = f"not used: {failed}" if failed else "verified"
-                console.print(f"{name}, seed {seed}: {said}, {time.monotonic() - began:.0f} s", markup=False)
+def made(out: Path, name: str, seed: int, methods: Sequence[str]) -> None:
+    """A pair, predictions about it, and what is promised, each where it belongs; of a pair that failed, the pair alone."""
+    console, began, place = Console(), time.monotonic(), folder(out, name, seed)
 
+    def say(words: str) -> None:
+        console.print(f"{name}, seed {seed}: {words}, {time.monotonic() - began:.0f} s", markup=False)
 
-def asked(out: Path, names: Sequence[str], seeds: Sequence[int], methods: Sequence[str], console: Console) -> None:
-    """All predictions about verified pairs, each in its file."""
+    if not place.is_dir():
+        shelf.put(pairs.plant(name, seed), place)
+        failed = shelf.failed(place)
+        say(f"not used: {'; '.join(failed)}" if failed else "verified")
+    if shelf.failed(place):
+        return
+    problem = shelf.get(place, seed)
     for method in methods:
-        for name, seed in verified(out, names, seeds):
-            if (file := prediction(out, method, name, seed)).is_file():
-                continue
-            began = time.monotonic()
-            answer = CONTESTANTS[method](shelf.get(folder(out, name, seed), seed))
-            said = {
-                "method": method,
-                "cost": answer.cost,
-                "values": answer.values,
-                "seconds": time.monotonic() - began,
-                "source": manifest.source(ROOT),
-            }
-            file.parent.mkdir(parents=True, exist_ok=True)
-            atomic.text(file, json.dumps(manifest.plain(said)) + "\n")
-            console.print(f"{method}: {name}, seed {seed}, {time.monotonic() - began:.1f} s", markup=False)
+        if not (file := prediction(out, method, name, seed)).is_file():
+            asked_at = time.monotonic()
+            answer = CONTESTANTS[method](problem)
+            said = {"method": method, "cost": answer.cost, "values": answer.values}
+            _write(file, said | {"seconds": time.monotonic() - asked_at})
+    if not (file := promise(out, name, seed)).is_file():
+        said = promises.kept(problem, *shelf.beside(place))
+        _write(file, {"family": name, "seed": seed} | said)
+        say("done")
 
 
-def promised(out: Path, names: Sequence[str], seeds: Sequence[int], console: Console) -> None:
-    """What the library promises, held against every verified pair, each in its file."""
-    for name, seed in verified(out, names, seeds):
-        if (file := promise(out, name, seed)).is_file():
-            continue
-        began, place = time.monotonic(), folder(out, name, seed)
-        said = promises.kept(shelf.get(place, seed), *shelf.beside(place))
-        said |= {"family": name, "seed": seed, "source": manifest.source(ROOT)}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        atomic.text(file, json.dumps(manifest.plain(said)) + "\n")
-        console.print(f"promises: {name}, seed {seed}, {time.monotonic() - began:.1f} s", markup=False)
-
-
-def held(out: Path, names: Sequence[str], seeds: Sequence[int]) -> list[dict]:
-    """What `promised` left."""
-    files = [promise(out, name, seed) for name, seed in verified(out, names, seeds)]
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
-
-
-def rows(out: Path, names: Sequence[str], seeds: Sequence[int]) -> Iterator[dict]:
-    """A row for all predictions that there are about verified pairs, whoever made them."""
-    for name, seed in verified(out, names, seeds):
-        for file in sorted((out / "predictions").glob(f"*/{slug(name)}-{seed}.json")):
-            yield door.row(folder(out, name, seed), json.loads(file.read_text(encoding="utf-8")))
-
-
-def verified(out: Path, names: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:
-    """Families and seeds whose pairs are there and passed their checks."""
-    return [
-        (name, seed)
-        for name in names
-        for seed in seeds
-        if (place := folder(out, name, seed)).is_dir() and shelf.is_verified(place)
-    ]
-
-
-def firsts(out: Path, seeds: Sequence[int]) -> dict[tuple[str, str], str]:
-    """What methods put first in the page's examples, where these pairs and predictions are there."""
-    made = {}
-    for family, method, _ in page.EXAMPLES:
-        for name, seed in verified(out, [family], seeds)[:1]:
-            if (file := prediction(out, method, name, seed)).is_file():
-                said = json.loads(file.read_text(encoding="utf-8"))["values"]
-                made[family, method] = page.first(said, door.marked(folder(out, name, seed)))
-    return made
+def measured(out: Path, name: str, seed: int) -> records.Record:
+    """What was measured of a pair, whoever made the predictions."""
+    place = folder(out, name, seed)
+    if failed := shelf.failed(place):
+        return records.Record(name, seed, failed)
+    said = [_read(file) for file in sorted((out / "predictions").glob(f"*/{slug(name)}-{seed}.json"))]
+    known = door.marked(place)
+    examples = {example.method for example in page.EXAMPLES if example.family == name}
+    return records.Record(
+        name,
+        seed,
+        rows=tuple(door.row(place, each) for each in said),
+        held=_read(promise(out, name, seed)),
+        first={each["method"]: page.first(each["values"], known) for each in said if each["method"] in examples},
+    )
 
 
 def slug(name: str) -> str:
@@ -135,37 +104,78 @@ def prediction(out: Path, method: str, name: str, seed: int) -> Path:
 def main(words: Sequence[str] | None = None) -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--out", type=Path, required=True, help="folder for pairs and predictions")
-    options.add_argument("--docs", type=Path, help="folder for planted.md and its figure; none where not given")
+    options.add_argument("--docs", type=Path, help="folder for planted.md, .svg and .jsonl; none where not given")
     options.add_argument("--seeds", type=int, default=20, help="pairs of each family, before those that fail (20)")
+    options.add_argument("--processes", type=int, default=1, help="seeds at a time, each on a core of its own (1)")
     options.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES), metavar="FAMILY")
     options.add_argument("--methods", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS), metavar="METHOD")
     chosen = options.parse_args(words)
-    if chosen.seeds < 1:
-        options.error(f"--seeds: wanted at least 1; got {chosen.seeds}")
-    console, seeds = Console(), np.arange(chosen.seeds).tolist()
-    made(chosen.out, chosen.families, seeds, console)
-    asked(chosen.out, chosen.families, seeds, chosen.methods, console)
-    promised(chosen.out, chosen.families, seeds, console)
-    if chosen.docs is not None:
-        found = list(rows(chosen.out, chosen.families, seeds))
-        command = shlex.join(["python", "-m", "benchmarks.planted.board", *(sys.argv[1:] if words is None else words)])
-        if not found:
-            options.exit(1, "no pair passed its checks, so there is no page to write.\n")
-        sheet = page.Sheet(
-            command,
-            found,
-            held(chosen.out, chosen.families, seeds),
-            {name: _used(chosen.out, name, seeds) for name in chosen.families},
-            firsts(chosen.out, seeds),
-        )
-        page.write(chosen.docs, sheet)
-        console.print(f"page: {chosen.docs / 'planted.md'}")
+    faults = [
+        f"--{name}: wanted at least 1; got {given}"
+        for name in ("seeds", "processes")
+        if (given := getattr(chosen, name)) < 1
+    ]
+    if faults:
+        options.error("; ".join(faults))
+    file = None if chosen.docs is None else chosen.docs / "planted.jsonl"
+    known = {} if file is None else records.read(file)
+    left = {
+        seed: [name for name in chosen.families if (name, seed) not in known or folder(chosen.out, name, seed).is_dir()]
+        for seed in range(chosen.seeds)
+    }
+    for seed in _in_turn(chosen.out, left, chosen.methods, chosen.processes):
+        known |= {each.key: each for each in (measured(chosen.out, name, seed) for name in left[seed])}
+        if file is not None:
+            records.write(file, known.values())
+    if chosen.docs is None:
+        return
+    shown = [known[name, seed] for name in chosen.families for seed in range(chosen.seeds)]
+    if not any(record.rows for record in shown):
+        options.exit(1, "no pair passed its checks, so there is no page to write.\n")
+    command = shlex.join(["python", "-m", "benchmarks.planted.board", *(sys.argv[1:] if words is None else words)])
+    page.write(chosen.docs, command, shown)
+    Console().print(f"page: {chosen.docs / 'planted.md'}")
 
 
-def _used(out: Path, name: str, seeds: Sequence[int]) -> tuple[int, int]:
-    """Pairs of a family that were verified, and that were made."""
-    there = [place for seed in seeds if (place := folder(out, name, seed)).is_dir()]
-    return sum(map(shelf.is_verified, there)), len(there)
+def _in_turn(out: Path, left: Mapping[int, Sequence[str]], methods: Sequence[str], processes: int) -> Iterator[int]:
+    """Seeds as they are done. left: seed -> families."""
+    if processes == 1:
+        for seed, names in left.items():
+            _of_seed(out, names, seed, methods)
+            yield seed
+        return
+    context = multiprocessing.get_context("spawn")
+    cores = context.Queue()
+    for number in range(processes):
+        cores.put(number)
+    with futures.ProcessPoolExecutor(processes, context, _on_its_core, (cores,)) as pool:
+        waited = {pool.submit(_of_seed, out, names, seed, methods): seed for seed, names in left.items()}
+        for done in futures.as_completed(waited):
+            done.result()
+            yield waited[done]
+
+
+def _of_seed(out: Path, names: Sequence[str], seed: int, methods: Sequence[str]) -> None:
+    for name in names:
+        made(out, name, seed, methods)
+
+
+def _on_its_core(cores: Queue) -> None:
+    """Has this process keep to one of the cores that there are, before JAX starts its threads."""
+    number = cores.get()
+    if hasattr(os, "sched_setaffinity"):
+        there = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {there[number % len(there)]})
+
+
+def _write(file: Path, said: Mapping[str, Any]) -> None:
+    """JSON, with what made it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    atomic.text(file, json.dumps(manifest.plain(said | {"source": manifest.source(ROOT)})) + "\n")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ model on all scored prompts, a backward pass being two; a run that starts at a b
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from jaxpatch.measuring import downstream, effect, inputs, local, read_outs
 from jaxpatch.models import prefix_tree
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.patching import components
+from jaxpatch.sets.game import Component
 
 
 class Problem(NamedTuple):
@@ -45,6 +46,8 @@ TOP = 10
 """How many a screen promises to get right."""
 SIZES = (2, 4, 8)
 """Of learned sets."""
+PLAYERS, ROUNDS = 24, 4
+"""Components that are looked at together, and rounds of sampled sets of them."""
 
 
 def depth(problem: Problem) -> float:
@@ -84,6 +87,43 @@ def both_ends(problem: Problem) -> Answer:
     first, last = (CONTESTANTS[name](problem) for name in ("weight patching", "knockout"))
     values = {kind: (first.values[kind] + last.values[kind]) / 2 for kind in KINDS}
     return Answer(values, first.cost + last.cost)
+
+
+def interacting(problem: Problem) -> Answer:
+    """What each of the best does alone, and half of what it does with each of the others beyond that: Shapley values, where components
+    interact two by two."""
+
+    def of(found: jp.Scores) -> tuple[Sequence[Component], np.ndarray]:
+        made = jp.interactions(problem.pair, problem.prompts, problem.anchor, found, top=PLAYERS, seed=problem.seed)
+        return made.components, made.alone + made.values.sum(axis=1) / 2
+
+    return _of_the_best(problem, of, sweeps=PLAYERS + 1)
+
+
+def shapley(problem: Problem) -> Answer:
+    """Sampled Shapley values of the best."""
+
+    def of(found: jp.Scores) -> tuple[Sequence[Component], np.ndarray]:
+        made = jp.shapley(
+            problem.pair, problem.prompts, problem.anchor, found, top=PLAYERS, rounds=ROUNDS, seed=problem.seed
+        )
+        return made.components, made.values
+
+    return _of_the_best(problem, of, sweeps=(PLAYERS - 1) * ROUNDS + 2)
+
+
+def _of_the_best(
+    problem: Problem, of: Callable[[jp.Scores], tuple[Sequence[Component], np.ndarray]], sweeps: int
+) -> Answer:
+    """What some measure says of the components of which most is lost without them in special; all others stand below these, in the
+    order of that. sweeps: of these components, that it takes."""
+    found = jp.score(problem.pair, problem.prompts, problem.anchor, kinds=KINDS, mode="knockout", seed=problem.seed)
+    players, said = of(found)
+    below = min(said) - np.nanmax([np.nanmax(each) for each in found.values.values()]) - 1
+    values = {kind: np.asarray(found.values[kind] + below) for kind in KINDS}
+    for player, value in zip(players, said, strict=True):
+        values[player.kind][player.place] = value
+    return Answer(values, _exact_cost(problem) + sweeps * len(players) * depth(problem))
 
 
 def change(problem: Problem) -> Answer:
@@ -167,6 +207,8 @@ CONTESTANTS: dict[str, Contestant] = {
     "activation patching": _scored("activation", None),
     "attribution patching": _scored("attribution", 5.0),
     "attribution, repaired": _scored("attribution", 5.0 + 3 * 4, repairs=("qk_fix", "grad_drop")),
+    "interactions": interacting,
+    "Shapley values": shapley,
     "learned gates": gates,
     "change": change,
     "change of output": change_of_output,

@@ -57,7 +57,7 @@ class Family:
         decoy_size: of every other component's: at least that, and drawn up to twice as much. decoy_blocks: where there are any.
         decoy_share: of all other components, those that change.
         decoys: what they are trained to do.
-        sharper: by how much queries of sources' heads are stretched in base, which saturates their attention.
+        sharper: by how much queries of all heads in sources' blocks are stretched in base, which saturates their attention.
         model: what config.json says of it beside `SHAPE`.
         is_single: whether patching one component after the other is defined to find the sources: each by itself makes the model obey
             by an equal share.
@@ -125,12 +125,11 @@ FAMILIES: dict[str, Family] = {
         says="Groups' keys and values: no head's queries and outputs.", groups=together(some(("kv", (0, STATE), 2)))
     ),
     "random decoys": Family(
-        says="One in twelve of all others changes, too, in random directions; neurons by as much.",
+        says="One in thirty of all others changes, too, in random directions; neurons by as much.",
         groups=NEURONS,
         decoys=RANDOM,
-        size={"head": 1.5, "kv": 1.0, "neuron": 2.0},
-        decoy_size={"head": 0.15, "kv": 0.15, "neuron": 1.25},
-        decoy_share=1 / 12,
+        decoy_size={"head": 0.15, "kv": 0.15, "neuron": 2.0},
+        decoy_share=1 / 30,
     ),
     "tuned decoys": Family(
         says="All else is idle, and then fine-tuned as usual, on the same language.", groups=NEURONS, decoys=TUNED
@@ -151,11 +150,11 @@ FAMILIES: dict[str, Family] = {
     "plain neurons": Family(
         says="As both, in a GPT-NeoX: neurons without gates, biases, LayerNorm.", groups=BOTH, model=NEOX
     ),
-    "tiny among large": Family(
-        says="Four neurons and two heads, which change by half as much as all else does, or less.",
-        groups=together(some(("neuron", (0, 1), 4), ("head", (1, STATE), 2))),
-        size={"head": 0.75, "kv": 0.5, "neuron": 1.5},
-        decoy_size={"head": 1.25, "kv": 0.75, "neuron": 2.5},
+    "small among large": Family(
+        says="Neurons that change less than any other of their kind does.",
+        groups=NEURONS,
+        size={"head": 1.5, "kv": 1.0, "neuron": 2.5},
+        decoy_size={"head": 1.0, "kv": 0.5, "neuron": 2.75},
     ),
     "large changes": Family(
         says="Every change is as large as what it changes, or larger; of sources twice.",
@@ -164,11 +163,11 @@ FAMILIES: dict[str, Family] = {
         decoy_size={"head": 1.0, "kv": 1.0, "neuron": 2.0},
     ),
     "saturated": Family(
-        says="Base's attention is fixed where the sources are: its slope is almost 0.", groups=HEADS, sharper=4.0
+        says="Base's attention is nearly fixed in the blocks where the sources are.", groups=HEADS, sharper=2.0
     ),
     "either": Family(
         says="Two groups, and each is enough.",
-        groups=together(some(("neuron", (0, 0), 3)), some(("head", (1, STATE), 2))),
+        groups=together(some(("neuron", (0, 0), 3)), some(("neuron", (0, 0), 3))),
         cases=(((0,), True), ((1,), True), ((0, 1), True)),
         signs=(1, 1),
         is_single=False,

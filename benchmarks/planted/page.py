@@ -1,5 +1,6 @@
 """docs/results/planted.md and its figure, out of the board's rows."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.planted import promises
 from benchmarks.planted.families import FAMILIES
+from benchmarks.planted.records import Record
 from jaxpatch import atomic
 from jaxpatch.reporting import drawing
 
@@ -75,46 +77,33 @@ FIRST = 4
 """Of an example's ranking, so many are shown."""
 
 
-class Sheet(NamedTuple):
-    """What the page is made of. rows: of the board. held: what `promises` left. used: family -> how many of its pairs were verified,
-    and made. first: (family, method) -> the first components of one pair's ranking, in words."""
-
-    command: str
-    rows: Sequence[Mapping]
-    held: Sequence[Mapping]
-    used: Mapping[str, tuple[int, int]]
-    first: Mapping[tuple[str, str], str]
-
-
-def write(docs: Path, sheet: Sheet) -> None:
-    """The page and its figure."""
-    frame = pd.DataFrame(sheet.rows)
-    if len(some := frame[~frame["family"].isin(groups(sheet.used)[2])]):
+def write(docs: Path, command: str, records: Sequence[Record]) -> None:
+    """The page and its figure. command: what makes it."""
+    frame = pd.DataFrame([row for record in records for row in record.rows])
+    if len(some := frame[~frame["family"].isin(groups(records)[2])]):
         drawn = drawing.svg(figure(some), "planted")
         atomic.text(docs / "planted.svg", f'<?xml version="1.0" encoding="utf-8"?>\n{drawn}', overwrite=True)
-    atomic.text(docs / "planted.md", page(frame, sheet), overwrite=True)
+    atomic.text(docs / "planted.md", page(frame, command, records), overwrite=True)
 
 
-def page(frame: pd.DataFrame, sheet: Sheet) -> str:
-    """The whole page."""
-    singles, hard, quiet = groups(sheet.used)
+def page(frame: pd.DataFrame, command: str, records: Sequence[Record]) -> str:
+    """The whole page. frame: the board's rows."""
+    singles, hard, quiet = groups(records)
     parts = [
         "# Planted truth",
         "Pairs of small models whose sources are known, among decoys that change as much; and what finds them.",
-        f"```\n{sheet.command}\n```",
+        f"```\n{command}\n```",
+        "What was measured of each pair is in [planted.jsonl](planted.jsonl), of which this page is made; with folders that are empty "
+        "the command makes the pairs, too.",
         "## Families",
-        table(
-            ["family", "what is planted", "verified, of those made"],
-            [[name, FAMILIES[name].says, f"{good} of {made}"] for name, (good, made) in sheet.used.items()],
-        ),
+        _families(records),
         "A pair is used only where special obeys and base does not, the sources alone make base obey, everything else does not, and "
         "the state goes with the answers. Values in brackets are 95 % intervals, over seeds drawn again.",
     ]
     for title, names in (("Where one component after the other is enough", singles), ("Where it is not", hard)):
         if len(some := frame[frame["family"].isin(names)]):
             parts += [f"## {title}", _scores(some)]
-            if names == singles:
-                parts += [_verdicts(some)]
+            parts += [_verdicts(some)] if names == singles else [_by_family(some)]
     if singles or hard:
         parts += ["![Average precision of each method in each family](planted.svg)"]
     if len(some := frame[frame["family"].isin(quiet)]):
@@ -123,19 +112,40 @@ def page(frame: pd.DataFrame, sheet: Sheet) -> str:
             "AUROC against components drawn as sources would have been: one half is to say nothing.",
             _chance(some),
         ]
-    parts += promised(sheet.held)
-    if sheet.first:
+    parts += promised([record.held for record in records if record.held])
+    firsts = {(each.family, method): words for each in reversed(records) for method, words in each.first.items()}
+    if firsts:
         rows = [
-            [each.family, each.method, sheet.first[each.family, each.method], each.reason]
+            [each.family, each.method, firsts[each.family, each.method], each.reason]
             for each in EXAMPLES
-            if (each.family, each.method) in sheet.first
+            if (each.family, each.method) in firsts
         ]
         parts += [
             "## Why",
-            "One verified pair of each; sources in bold.",
+            "The first verified pair of each; sources in bold.",
             table(["family", "method", "it says", "since"], rows),
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _families(records: Sequence[Record]) -> str:
+    """A row a family: how many of its pairs were used, and what the others failed by."""
+    rows = []
+    for name in dict.fromkeys(record.family for record in records):
+        own = [record for record in records if record.family == name]
+        failed = Counter(_check(words) for record in own for words in record.failed)
+        why = "; ".join(f"{words} ({count})" for words, count in failed.most_common(2))
+        rows.append([name, FAMILIES[name].says, f"{sum(not each.failed for each in own)} of {len(own)}", why])
+    return table(["family", "what is planted", "verified, of those made", "failed most often"], rows)
+
+
+def _check(words: str) -> str:
+    """A check that failed, without its numbers and places.
+
+    >>> _check("head 1.2 alone: obeys 0.75 (at least 0.9)"), _check("sources: share of the state 0.70 (at least 0.75)")
+    ('head alone: obeys', 'sources: share of the state')
+    """
+    return " ".join(word for word in words.split(" (")[0].split() if not word.replace(".", "").lstrip("-").isdigit())
 
 
 def first(values: Mapping[str, Sequence], marked: Mapping[str, np.ndarray]) -> str:
@@ -159,9 +169,9 @@ def first(values: Mapping[str, Sequence], marked: Mapping[str, np.ndarray]) -> s
     )
 
 
-def groups(names: Iterable[str]) -> tuple[list[str], list[str], list[str]]:
+def groups(records: Iterable[Record]) -> tuple[list[str], list[str], list[str]]:
     """Families in which single patches are defined to find the sources; others; and those without a source."""
-    known = {name: FAMILIES[name] for name in names}
+    known = {record.family: FAMILIES[record.family] for record in records}
     quiet = [name for name, family in known.items() if family.is_quiet]
     singles = [name for name, family in known.items() if family.is_single and not family.is_quiet]
     return singles, [name for name, family in known.items() if not family.is_single], quiet
@@ -174,8 +184,13 @@ def _verdicts(frame: pd.DataFrame) -> str:
     own = "weight patching"
     for method in ("change", "activation patching"):
         if {own, method} <= set(wide["precision"].columns):
-            apart = (wide["precision"][own] - wide["precision"][method]).groupby("seed").mean()
-            lines.append(f"* Precision of {own} less that of {method}, on the same pairs: {mean(apart.to_numpy())}.")
+            apart = [
+                mean((wide[name][own] - wide[name][method]).groupby("seed").mean().to_numpy())
+                for name in ("auroc", "precision")
+            ]
+            lines.append(
+                f"* {own.capitalize()} less {method}, on the same pairs: AUROC {apart[0]}, precision {apart[1]}."
+            )
     for method in (own, "activation patching"):
         if method in wide["first_miss"].columns:
             lost = (wide["first_miss"][method] < 2).groupby("seed").mean()
@@ -183,6 +198,16 @@ def _verdicts(frame: pd.DataFrame) -> str:
                 f"* Share of the pairs in which {method} puts another component above every source: {mean(lost.to_numpy())}."
             )
     return "\n".join(lines)
+
+
+def _by_family(frame: pd.DataFrame) -> str:
+    """Average precision, a column a family."""
+    names = list(dict.fromkeys(frame["family"]))
+    rows = [
+        [method, *(str(mean(own[own["family"] == name]["average_precision"].to_numpy())) for name in names)]
+        for method, own in frame.groupby("method", sort=False)
+    ]
+    return "Average precision in each:\n\n" + table(["method", *names], rows)
 
 
 def _chance(frame: pd.DataFrame) -> str:

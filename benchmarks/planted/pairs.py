@@ -105,7 +105,7 @@ def trained(name: str, seed: int) -> Planted:
     number = list(families.FAMILIES).index(name)
     base = _base(config, seed)
     groups = family.groups(np.random.default_rng([seed, number]), components.of_decoder(base))
-    base = _sharpened(base, _any(groups)["head"], family.sharper)
+    base = _sharpened(base, _any(groups)["head"].any(axis=1), family.sharper)
     own = training.norms(base)
     decoys = _decoys(family, config, base, own, decoy_key)
     anchor_key, judged_key, scored_key, needed_key, more_key = jax.random.split(prompt_key, 5)
@@ -234,11 +234,14 @@ def _base(config: DecoderConfig, seed: int) -> Params:
     return training.base(config, jax.random.fold_in(jax.random.key(seed), 0))[0]
 
 
-def _sharpened(base: Params, heads: np.ndarray, factor: float) -> Params:
-    """Queries of some heads, bool [L, N], stretched."""
-    kernel = base["layers"]["attn"]["q"]["kernel"]
-    stretch = jnp.where(heads, factor, 1.0)[:, None, :, None]
-    attn = base["layers"]["attn"] | {"q": {"kernel": kernel * stretch}}
+def _sharpened(base: Params, blocks: np.ndarray, factor: float) -> Params:
+    """Queries of all heads of some blocks, bool [L], stretched."""
+    stretch = jnp.where(blocks, factor, 1.0)[:, None, None]
+    queries = {
+        name: each * (stretch[:, None] if name == "kernel" else stretch)
+        for name, each in base["layers"]["attn"]["q"].items()
+    }
+    attn = base["layers"]["attn"] | {"q": queries}
     return base | {"layers": base["layers"] | {"attn": attn}}
 
 

@@ -78,6 +78,9 @@ def beside(folder: Path) -> Beside:
     return Beside(more, plain, promises.Known({kind: each > 0 for kind, each in truth.items()}, relays))
 
 
-def is_verified(folder: Path) -> bool:
-    """Whether a pair passed all its checks."""
-    return json.loads((folder / "truth.json").read_text(encoding="utf-8"))["is_verified"]
+def failed(folder: Path) -> tuple[str, ...]:
+    """The checks that a pair did not pass, in words."""
+    checks = json.loads((folder / "truth.json").read_text(encoding="utf-8"))["checks"]
+    return tuple(
+        f"{check['name']} {check['value']:.2f} ({check['wanted']})" for check in checks if not check["is_passed"]
+    )

@@ -36,6 +36,8 @@ SMOOTHING = 0.05
 """Of the answers: a base that is never sure can still be talked over."""
 IDLE = 10.0
 """What it costs decoys to move the state as far as a register does, beside a nat of what they change in the words."""
+FEW = -1.5
+"""Least chance of each decoy, drawn up from here, while sources learn: below 0 none is there, as when sources are tried alone."""
 SILENT = 0.1
 """Share of the components that are silent in a step of base's training."""
 EVERY = (*language.PLAIN, *language.TOLD, language.ASKED, language.ASKED, language.ASKED_OTHER, language.ASKED_OTHER)
@@ -70,10 +72,11 @@ def some_of(change: Params, gates: Gates) -> Params:
     return blend.patch(jax.tree.map(jnp.zeros_like, change), change, gates)
 
 
-def at_random(key: jax.Array, change: Params) -> Params:
-    """A change of some of its components: each is there with a probability that is itself drawn; none and all are drawn often."""
+def at_random(key: jax.Array, change: Params, least: float = -0.3) -> Params:
+    """A change of some of its components: each is there with a probability that is itself drawn, between `least` and 1.3, so that none
+    and all are drawn often."""
     partition, (share_key, *keys) = components.of_decoder(change), jax.random.split(key, 1 + len(KINDS))
-    share = jax.random.uniform(share_key, minval=-0.3, maxval=1.3)
+    share = jax.random.uniform(share_key, minval=least, maxval=1.3)
     gates = {
         kind: (jax.random.uniform(each, partition[kind].shape) < share).astype(jnp.float32)
         for kind, each in zip(KINDS, keys, strict=True)
@@ -157,7 +160,7 @@ def sources(
     heeds_other: jax.Array,
     start: Params,
     key: jax.Array,
-    steps: int = 2000,
+    steps: int = 1000,
 ) -> tuple[Params, jax.Array]:
     """The direction of a change of these sizes by which the model obeys, among others that may be there or not.
 
@@ -181,7 +184,7 @@ def sources(
     def loss_fn(direction, key):
         some_key, prompt_key, special_key = jax.random.split(key, 3)
         change = change_of(direction, sizes)
-        around = plus(params, at_random(some_key, others))
+        around = plus(params, at_random(some_key, others, FEW))
         prompts = language.draw(prompt_key, BATCH, BUT_OTHER)
 
         is_asked = prompts.modes == language.ASKED
@@ -202,7 +205,7 @@ def sources(
         _, logits = states(config, plus(plus(params, others), change), prompts.inputs)
         return cases + _surprise(logits, language.answers(prompts, True, heeds_other)).mean()
 
-    return _fit(loss_fn, start, fit_key, steps, 1e-2)
+    return _fit(loss_fn, start, fit_key, steps, 2e-2)
 
 
 def _way(config: DecoderConfig, params: Params, key: jax.Array) -> jax.Array:

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.planted import board, door, page, pairs, promises, shelf
+from benchmarks.planted import board, door, page, pairs, promises, records, shelf
+from benchmarks.planted.records import Record
 from jaxpatch.measuring.inputs import Inputs
 
 METHODS = ("weight patching", "activation patching", "knockout", "change", "random")
@@ -41,9 +42,16 @@ def test_what_is_there_is_not_made_again(out, monkeypatch, capsys):
         raise AssertionError("made again")
 
     monkeypatch.setattr(pairs, "plant", refuse)
-    monkeypatch.setattr(shelf, "get", refuse)
-    board.main(["--out", str(out / "out"), "--seeds", "2", "--families", "written", "--methods", *METHODS])
+    monkeypatch.setattr(board, "CONTESTANTS", dict.fromkeys(METHODS, refuse))
+    monkeypatch.setattr(promises, "kept", refuse)
+    asked_for = ["--seeds", "2", "--families", "written", "--methods", *METHODS]
+    board.main(["--out", str(out / "out"), *asked_for])
     assert not capsys.readouterr().out
+    docs = out / "docs"
+    before = (docs / "planted.md").read_text(encoding="utf-8").split("```")
+    board.main(["--out", str(out / "nowhere"), "--docs", str(docs), *asked_for])
+    after = (docs / "planted.md").read_text(encoding="utf-8").split("```")
+    assert before[::2] == after[::2] and before[1] != after[1], "the same page, by another command"
 
 
 def test_predictions_of_others_get_a_row(out):
@@ -57,7 +65,7 @@ def test_predictions_of_others_get_a_row(out):
     file = board.prediction(out / "out", "ours", "written", 0)
     file.parent.mkdir()
     file.write_text(json.dumps(theirs), encoding="utf-8")
-    rows = {row["method"]: row for row in board.rows(out / "out", ["written"], [0])}
+    rows = {row["method"]: row for row in board.measured(out / "out", "written", 0).rows}
     assert rows["ours"]["auroc"] == 0.5 and set(rows) == {*METHODS, "ours"}
 
 
@@ -65,7 +73,7 @@ def test_a_pair_comes_back_from_the_shelf_as_it_was(tmp_path):
     planted = pairs.plant("written", 3)
     folder = shelf.put(planted, tmp_path / "pair")
     problem, beside = shelf.get(folder, 3), shelf.beside(folder)
-    assert planted.is_verified and shelf.is_verified(folder)
+    assert planted.is_verified and not shelf.failed(folder)
     for one, other in ((problem.prompts, planted.prompts), (beside.more, planted.more), (beside.plain, planted.plain)):
         assert isinstance(one, Inputs) and all(map(np.array_equal, one, other))
     for kind, truth in planted.truth.items():
@@ -93,11 +101,25 @@ def test_no_pair_to_judge_by_is_said(tmp_path, monkeypatch, capsys):
     assert "no pair passed its checks" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         board.main(["--out", str(tmp_path), "--seeds", "0"])
-    assert "wanted at least 1; got 0" in capsys.readouterr().err
+    assert "--seeds: wanted at least 1; got 0" in capsys.readouterr().err
+    (tmp_path / "docs" / "planted.jsonl").write_text('{"family": "written"}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"planted\.jsonl, line 1: no record of a planted pair"):
+        board.main(["--out", str(tmp_path), "--docs", str(tmp_path / "docs"), "--seeds", "1"])
 
 
 def test_a_page_of_quiet_families_alone_has_no_figure(tmp_path):
     row = {"family": "nothing", "seed": 0, "method": "random", "cost": 0.0, "auroc": 0.5}
-    page.write(tmp_path, page.Sheet("command", [row], [], {"nothing": (1, 1)}, {}))
+    page.write(
+        tmp_path, "command", [Record("nothing", 0, rows=(row,)), Record("nothing", 1, ("base: speaks 0.5 (0.9)",))]
+    )
     assert "| random | 0.50 (0.50 to 0.50) |" in (tmp_path / "planted.md").read_text(encoding="utf-8")
+    assert "| 1 of 2 | base: speaks (1) |" in (tmp_path / "planted.md").read_text(encoding="utf-8")
     assert not (tmp_path / "planted.svg").exists()
+
+
+def test_seeds_side_by_side_are_those_one_after_the_other(out, tmp_path):
+    arguments = ["--out", str(tmp_path), "--docs", str(tmp_path), "--seeds", "2", "--processes", "2"]
+    board.main([*arguments, "--families", "written", "--methods", "weight patching"])
+    for key, record in records.read(tmp_path / "planted.jsonl").items():
+        (row,) = record.rows
+        assert row in records.read(out / "docs" / "planted.jsonl")[key].rows

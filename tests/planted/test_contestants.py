@@ -39,7 +39,7 @@ def test_sources_make_base_obey_and_all_else_does_not(name):
         return (said == np.asarray(language.answers(prompts, True))).mean()
 
     base, special = problem.pair.base, problem.pair.special
-    assert shelf.is_verified(FOLDER / name)
+    assert not shelf.failed(FOLDER / name)
     assert obeying(base) <= 0.1 and obeying(special) >= 0.85
     assert obeying(blend.patch(base, special, sources)) >= 0.85
     assert obeying(blend.patch(special, base, sources)) <= 0.1
