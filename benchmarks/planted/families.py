@@ -128,7 +128,8 @@ FAMILIES: dict[str, Family] = {
         says="One in thirty of all others changes, too, in random directions; neurons by as much.",
         groups=NEURONS,
         decoys=RANDOM,
-        decoy_size={"head": 0.15, "kv": 0.15, "neuron": 2.0},
+        size={"head": 1.5, "kv": 1.0, "neuron": 2.25},
+        decoy_size={"head": 0.15, "kv": 0.15, "neuron": 1.5},
         decoy_share=1 / 30,
     ),
     "tuned decoys": Family(

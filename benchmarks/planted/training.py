@@ -29,7 +29,7 @@ BATCH = 64
 FAR = 5.0
 """What it costs sources to leave the state as far from where it should be as a register moves it, beside a nat of wrong words."""
 WORDS = 4.0
-"""What a nat of wrong words costs where the model is to obey fully, or not at all, beside one in special."""
+"""What a nat of wrong words costs, in special and wherever else the model is to obey fully, or not at all."""
 ACROSS = 0.2
 """What of it is not along the way that a register moves the state counts by this much, where sources are to go a part of the way."""
 SMOOTHING = 0.05
@@ -198,12 +198,12 @@ def sources(
             is_part = is_asked & (obeyed > 0) & (obeyed < 1)
             apart = jnp.where(is_part, (missing @ along) ** 2 + ACROSS * (missing**2).sum(-1), (missing**2).sum(-1))
             words = _surprise(logits, jnp.where(is_asked & (obeyed == 1), obediently, plainly))
-            return (FAR * apart / far + jnp.where(is_part, 0, WORDS * words)).mean()
+            return (FAR * apart / far / len(obeys) + jnp.where(is_part, 0, WORDS * words)).mean()
 
-        cases = jax.vmap(case)(environments, obeys).mean()
+        cases = jax.vmap(case)(environments, obeys).sum()
         prompts = language.draw(special_key, BATCH, EVERY)
         _, logits = states(config, plus(plus(params, others), change), prompts.inputs)
-        return cases + _surprise(logits, language.answers(prompts, True, heeds_other)).mean()
+        return cases + WORDS * _surprise(logits, language.answers(prompts, True, heeds_other)).mean()
 
     return _fit(loss_fn, start, fit_key, steps, 2e-2)
 
