@@ -11,8 +11,9 @@ The floors, from the bottom; each imports only what stands before it:
     tracing            sources and relays, and who supplies whom
     validating         restoration and knockout against controls
     sets               what components do together: interactions, Shapley values, sets chosen otherwise than one by one
+    merging            several experts made one model: one published method a file
     reporting          tables, figures, one HTML page, the manifest
-    pipeline, hierarchy, joint, experts, validation, run, plan, cli    the conductors and the command line
+    pipeline, hierarchy, joint, experts, merger, validation, run, plan, cli    the conductors and the command line
 """
 
 from jaxpatch.experts import conflicts, score_experts
@@ -25,6 +26,7 @@ from jaxpatch.measuring.inputs import Inputs, encode
 from jaxpatch.measuring.read_outs import Anchor, Contribution, NextToken
 from jaxpatch.measuring.targets import contribution
 from jaxpatch.measuring.tree_pairs import TreePair
+from jaxpatch.merger import merge
 from jaxpatch.models.checkpoints import CheckpointError, Pair, load_pair
 from jaxpatch.models.saving import save_adapter, save_checkpoint, save_orbax
 from jaxpatch.patching.blend import patch
@@ -75,6 +77,7 @@ __all__ = [
     "load_anchor",
     "load_pair",
     "load_scores",
+    "merge",
     "overlap",
     "partition",
     "patch",

@@ -1,0 +1,220 @@
+"""The conductor of merging: a base and its experts in, one model out, a leaf at a time. No arithmetic."""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpatch.merging import METHODS, Method, magnitudes, tensors
+from jaxpatch.merging.method import Asked, Choice
+from jaxpatch.shapes import Params
+from jaxpatch.trees import compare, paths
+
+
+def merge(
+    method: str,
+    base: Params,
+    experts: Sequence[Params],
+    *,
+    weights: float | Sequence[float] = 1.0,
+    density: float | Sequence[float] | None = None,
+    scale: float = 1.0,
+    seed: int = 0,
+    **options: Any,
+) -> Params:
+    """Several experts of one base made one model.
+
+    ``tau_i = expert_i - base``; what becomes of these is the method's (`merging.METHODS`): which entries are kept, which of them go
+    together, and how they are added up. It works in float32, tensor by tensor: layers, and experts of an MLP, each by themselves.
+
+    Args:
+        method: linear, slerp, task_arithmetic, ties, dare_linear, dare_ties, della, della_linear, breadcrumbs, breadcrumbs_ties,
+            localize_and_stitch or consensus.
+        base: parameters, a nested dict of arrays or any other pytree. experts: a list of such trees, of the same structure.
+        weights: one number, or one for each expert. For slerp, which takes one expert, the part of the way to it.
+        density: share of its difference that an expert keeps, 0 to 1: one number, or one each; of methods that keep a part, which must
+            be told how much.
+        scale: lambda, by which the merged difference is multiplied.
+        seed: of whatever is random.
+        options: the method's own; `merging.METHODS[method].options` says which, and what they mean. Where a published method and
+            mergekit's differ, there is an option for both.
+
+    Returns: a new tree of base's dtypes. Where nothing changes it is base to the last bit, and where all of one expert's change is
+    taken, the expert. Leaves that hold no floats are base's.
+
+    Raises: ValueError for a method or an option that there is not, for trees that do not match or hold NaN, for numbers out of range:
+        all that is wrong at once.
+
+    References: each method's file. The formulas of those that mergekit has are its own (Goddard et al., arXiv 2403.13257), checked
+        against it in the tests.
+
+    Example:
+        >>> import jaxpatch as jp
+        >>> base, one, two = ({"w": jnp.full((2, 2), value)} for value in (1.0, 3.0, 0.0))
+        >>> jp.merge("task_arithmetic", base, [one, two], weights=0.5)["w"].tolist()
+        [[1.5, 1.5], [1.5, 1.5]]
+    """
+    numbers = {"weights": weights, "density": density, "scale": scale, "seed": seed}
+    if faults := _faults(method, base, experts, numbers, options):
+        raise ValueError("these cannot be merged:\n" + "\n".join(f"  - {fault}" for fault in faults))
+    known = METHODS[method]
+    chosen = _chosen(known, options)
+    own = [paths.leaves(expert) for expert in experts]
+    leaves = paths.leaves(base)
+    shares = [1.0] * len(own) if density is None else _each(density, len(own))
+    cutoffs = _cutoffs(leaves, own, shares) if known.looks_at_all(chosen) else [0.0] * len(own)
+    layouts = tensors.layouts({path: np.shape(leaf) for path, leaf in leaves.items()})
+    merged = {}
+    for number, (path, leaf) in enumerate(sorted(leaves.items())):
+        if not _is_floating(leaf):
+            merged[path] = leaf
+            continue
+        size = math.prod(np.shape(leaf)[layouts[path].stack :])
+        asked = Asked(
+            weights=jnp.asarray(_each(weights, len(own)), jnp.float32),
+            density=jnp.asarray(shares, jnp.float32),
+            counts=jnp.asarray([_count(share, size) for share in shares], jnp.int32),
+            cutoffs=jnp.asarray(cutoffs, jnp.float32),
+            scale=jnp.float32(scale),
+            key=jax.random.fold_in(jax.random.key(seed), number),
+        )
+        merged[path] = _leaf(
+            method, tuple(chosen.items()), layouts[path], leaf, [expert[path] for expert in own], asked
+        )
+    return paths.with_leaves(base, merged)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _leaf(
+    method: str,
+    options: tuple[tuple[str, Any], ...],
+    layout: tensors.Layout,
+    base: jax.Array,
+    experts: Sequence[jax.Array],
+    asked: Asked,
+) -> jax.Array:
+    """One leaf, merged."""
+    own, *others = (tensors.split(leaf.astype(jnp.float32), layout) for leaf in (base, *experts))
+    made = METHODS[method].merge(own, jnp.stack(others), asked, dict(options))
+    return tensors.joined(made, layout, base.shape).astype(base.dtype)
+
+
+def _cutoffs(base: Mapping[str, Any], experts: Sequence[Mapping[str, Any]], shares: Sequence[float]) -> list[float]:
+    """Of each expert, the magnitude that so large a share of its whole difference reaches."""
+    floats = [path for path, leaf in base.items() if _is_floating(leaf)]
+    size = sum(np.size(base[path]) for path in floats)
+    pairs = [[(jnp.asarray(base[path]), jnp.asarray(expert[path])) for path in floats] for expert in experts]
+    return [magnitudes.kth_of_all(each, _count(share, size)) for each, share in zip(pairs, shares, strict=True)]
+
+
+def _count(share: float, size: int) -> int:
+    """So many of so many entries: at least one, unless none is asked for.
+
+    >>> _count(0.5, 3), _count(0.01, 3), _count(0.0, 3)
+    (1, 1, 0)
+    """
+    return min(size, max(1, int(share * size))) if share > 0 else 0
+
+
+def _chosen(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All of a method's options, as they are said or by default."""
+    return {name: options.get(name, option.default) for name, option in method.options.items()}
+
+
+def _each(given: float | Sequence[float], count: int) -> list[float]:
+    return np.broadcast_to(np.asarray(given, float), count).tolist()
+
+
+def _is_floating(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _faults(
+    name: str, base: Params, experts: Sequence[Params], numbers: Mapping[str, Any], options: Mapping[str, Any]
+) -> list[str]:
+    """All that is wrong, a sentence each."""
+    faults = [] if name in METHODS else [f"there is no method {name!r}; {paths.did_you_mean(name, METHODS)}"]
+    if not isinstance(experts, Sequence) or not len(experts):
+        return [*faults, "experts: wanted a list of at least one tree of parameters; got none."]
+    faults += _number_faults(numbers, len(experts))
+    if name in METHODS:
+        misunderstood = _option_faults(name, METHODS[name], len(experts), numbers, options)
+        if not faults and not misunderstood:
+            weights, density = (
+                _each(0.0 if numbers[each] is None else numbers[each], len(experts)) for each in ("weights", "density")
+            )
+            misunderstood = METHODS[name].refuses(weights, density, _chosen(METHODS[name], options))
+        faults += misunderstood
+    for number, expert in enumerate(experts):
+        faults += [
+            f"expert {number}: {fault.replace('special', 'expert')}" for fault in compare.structure_faults(base, expert)
+        ]
+    if not faults:
+        for who, tree in (("base", base), *((f"expert {number}", each) for number, each in enumerate(experts))):
+            faults += [
+                f"{who}: {path} holds NaN or infinity"
+                for path, leaf in paths.leaves(tree).items()
+                if _is_floating(leaf) and not compare.is_finite(leaf)
+            ]
+        own = paths.leaves(base)
+        faults += [
+            f"expert {number}: {path} holds whole numbers, and others than base's; they cannot be merged"
+            for number, expert in enumerate(experts)
+            for path, leaf in paths.leaves(expert).items()
+            if not _is_floating(leaf) and not compare.is_same(own[path], leaf)
+        ]
+    return faults
+
+
+def _number_faults(numbers: Mapping[str, Any], count: int) -> list[str]:
+    faults = []
+    for name in ("weights", "density"):
+        if numbers[name] is None:
+            continue
+        try:
+            given = np.asarray(numbers[name], float)
+        except (TypeError, ValueError):
+            faults.append(f"{name}: wanted a number, or one for each expert; got {numbers[name]!r}.")
+            continue
+        if given.shape not in ((), (count,)):
+            faults.append(f"{name}: wanted one number, or {count}, one for each expert; got {given.size}.")
+        elif not np.isfinite(given).all():
+            faults.append(f"{name}: wanted finite numbers; got {numbers[name]!r}.")
+        elif name == "density" and not ((given >= 0) & (given <= 1)).all():
+            faults.append(f"density: wanted shares from 0 to 1; got {numbers[name]!r}.")
+    scale, seed = numbers["scale"], numbers["seed"]
+    if isinstance(scale, bool) or not isinstance(scale, int | float | np.number) or not np.isfinite(scale):
+        faults.append(f"scale: wanted a finite number; got {scale!r}.")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        faults.append(f"seed: wanted a whole number of at least 0; got {seed!r}.")
+    return faults
+
+
+def _option_faults(
+    name: str, method: Method, count: int, numbers: Mapping[str, Any], options: Mapping[str, Any]
+) -> list[str]:
+    """What a method is asked that it does not know, and what it must be told."""
+    faults = []
+    if method.experts is not None and count != method.experts:
+        faults.append(f"{name} takes {method.experts} expert; got {count}.")
+    if "density" in method.takes and numbers["density"] is None:
+        faults.append(f"{name} keeps a part of each difference: say how much of it (density, from 0 to 1).")
+    if "density" not in method.takes and numbers["density"] is not None:
+        faults.append(f"{name} keeps all of each difference, so density means nothing to it: leave it out.")
+    if "scale" not in method.takes and numbers["scale"] != 1:
+        faults.append(f"{name} adds no difference to base, so scale means nothing to it: leave it out.")
+    for option, given in options.items():
+        if option not in method.options:
+            faults.append(f"{name} has no option {option!r}; {paths.did_you_mean(option, method.options)}")
+            continue
+        known = method.options[option]
+        if isinstance(known, Choice):
+            if not any(given is value or (isinstance(value, str) and given == value) for value in known.values):
+                faults.append(f"{option}: wanted {' or '.join(map(repr, known.values))}; got {given!r}.")
+        elif isinstance(given, bool) or not isinstance(given, int | float) or not known.low <= given <= known.high:
+            faults.append(f"{option}: wanted a number from {known.low:g} to {known.high:g}; got {given!r}.")
+    return faults

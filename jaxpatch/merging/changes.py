@@ -1,0 +1,89 @@
+"""What experts differ from base by, and the steps that most methods share: rescaled, agreed upon, added up, added to base."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxpatch.merging.method import Asked, Choice, Experts, Tensors
+
+EMPTY = 1e-7
+"""L1 norms below are of nothing, and nothing is not rescaled."""
+NO_WEIGHT = 1e-8
+"""Sums of weights below, by magnitude, divide nothing."""
+NORMALIZE = "whether the sum is divided by the sum of the weights that went into it"
+RESCALE = (
+    "what is kept makes up for what is not: up to the tensor's own L1 norm (mergekit), or by 1 / its chance (published)"
+)
+
+Keep = Bool[Array, "experts stack rows inside"]
+
+
+def normalize(default: bool) -> Choice:
+    """The option, for a method's table."""
+    return Choice((default, not default), NORMALIZE)
+
+
+def of(base: Tensors, experts: Experts) -> Experts:
+    """The differences."""
+    return experts - base
+
+
+def per_expert(values: Float[Array, " experts"]) -> Float[Array, "experts 1 1 1"]:
+    """So that they broadcast."""
+    return values[:, None, None, None]
+
+
+def to_own_norm(kept: Experts, whole: Experts) -> Experts:
+    """Each tensor stretched to the L1 norm that it had before some of its entries were dropped.
+
+    >>> to_own_norm(jnp.array([[[[0.0, 2.0]]]]), jnp.array([[[[1.0, 2.0]]]])).tolist()
+    [[[[0.0, 3.0]]]]
+    """
+    before, after = (jnp.abs(each).sum((2, 3), keepdims=True) for each in (whole, kept))
+    is_something = (before >= EMPTY) & (after >= EMPTY)
+    return jnp.where(is_something, kept * (before / jnp.where(is_something, after, 1)), kept)
+
+
+def elected(weighted: Experts) -> Keep:
+    """Entries whose sign is that of the sum over experts; a sum of 0 counts as above it, an entry of 0 has no sign.
+
+    References: Yadav et al., TIES-Merging, arXiv 2306.01708, section 3.
+
+    >>> elected(jnp.array([[[[1.0, -1.0]]], [[[-2.0, 1.0]]]])).tolist()
+    [[[[False, False]]], [[[True, True]]]]
+    """
+    majority = jnp.where(weighted.sum(0) >= 0, 1.0, -1.0)
+    return jnp.sign(weighted) == majority
+
+
+def summed(changes: Experts, weights: Float[Array, " experts"], *, by_sign: bool, is_normalized: bool) -> Tensors:
+    """The weighted sum of changes, by_sign of those alone that agree with it; divided by the sum of their weights, or not."""
+    weighted = changes * per_expert(weights)
+    if by_sign:
+        agree = elected(weighted)
+        total, divisor = (jnp.where(agree, each, 0).sum(0) for each in (weighted, per_expert(weights)))
+        is_none = divisor == 0
+    else:
+        total, divisor = weighted.sum(0), weights.sum()
+        is_none = jnp.abs(divisor) < NO_WEIGHT
+    return total / jnp.where(is_none, 1, divisor) if is_normalized else total
+
+
+def added(base: Tensors, experts: Experts, change: Tensors) -> Tensors:
+    """Base with a change; and where that is nothing, or all of an expert's, base or the expert to the last bit.
+
+    >>> base, expert = jnp.full((1, 1, 1), 0.1), jnp.full((1, 1, 1, 1), 1e-9)
+    >>> bool((added(base, expert, expert[0] - base) == expert[0]).all())
+    True
+    """
+    merged = jnp.where(change == 0, base, base + change)
+    for expert in experts:
+        merged = jnp.where((change == expert - base) & (change != 0), expert, merged)
+    return merged
+
+
+def merged(
+    base: Tensors, experts: Experts, changes: Experts, asked: Asked, *, by_sign: bool, is_normalized: bool
+) -> Tensors:
+    """Base with `scale` times the sum of changes: what task arithmetic and all that grew out of it end in."""
+    change = summed(changes, asked.weights, by_sign=by_sign, is_normalized=is_normalized)
+    return added(base, experts, asked.scale * change)

@@ -1,0 +1,60 @@
+"""Differences of which smaller entries are dropped more often: by chance, the rank in their row deciding it."""
+
+import jax.numpy as jnp
+
+from jaxpatch.merging import changes, dare
+from jaxpatch.merging.method import Choice, Method, Range
+
+
+def merge(base, experts, asked, options):
+    """An entry's chance to be kept is `density`, and up to `epsilon` less or more, by its rank in its row."""
+    own = changes.of(base, experts)
+    kept = dare.dropped(own, chances(own, asked.density, options["epsilon"]), asked.key, options["rescale"])
+    by_sign, is_normalized = options["agree"], options["normalize"]
+    return changes.merged(base, experts, kept, asked, by_sign=by_sign, is_normalized=is_normalized)
+
+
+def chances(own, density, epsilon: float):
+    """From ``density - epsilon`` for the smallest of a row to ``density + epsilon`` for the largest, evenly by rank; a row of one has
+    `density`, and at a density of 0 or 1 all have that."""
+    ranks = jnp.argsort(jnp.argsort(jnp.abs(own), axis=-1), axis=-1).astype(jnp.float32)
+    last = max(own.shape[-1] - 1, 1)
+    between = changes.per_expert(density)
+    spread = jnp.where((between <= 0) | (between >= 1) | (own.shape[-1] == 1), 0.0, epsilon)
+    return between + spread * (2 * ranks / last - 1)
+
+
+def refuses(weights, density, options) -> list[str]:
+    """Chances below 0 or above 1."""
+    del weights
+    epsilon = options["epsilon"]
+    return [
+        f"epsilon: at a density of {share:g} it may be at most {min(share, 1 - share):g}; got {epsilon:g}."
+        for share in sorted(set(density))
+        if 0 < share < 1 and not epsilon <= min(share, 1 - share)
+    ]
+
+
+def method(agree: bool) -> Method:
+    """With or without the election of a sign."""
+    return Method(
+        merge,
+        says="differences of which small entries are dropped more often"
+        + (", where their signs agree" if agree else "")
+        + " (DELLA: Deep et al., arXiv 2406.11617)",
+        takes=("density", "scale", "seed"),
+        options={
+            "normalize": changes.normalize(agree),
+            "rescale": dare.RESCALE,
+            "agree": Choice(
+                (agree, not agree), "whether entries are left out whose sign is not that of the sum (as TIES does)"
+            ),
+            "epsilon": Range(
+                0.15, 0.0, 0.5, "how far chances are spread around the density; both ends must lie in 0 to 1"
+            ),
+        },
+        refuses=refuses,
+    )
+
+
+LINEAR, TIES = method(agree=False), method(agree=True)

@@ -1,0 +1,25 @@
+"""The largest entries of each whole difference; where several experts have one, their mean."""
+
+import jax.numpy as jnp
+
+from jaxpatch.merging import changes, ties
+from jaxpatch.merging.method import Method
+
+
+def merge(base, experts, asked, options):
+    """``base + sum_i gamma_i m_i tau_i``, with masks m_i and ``gamma_i = w_i / sum_j w_j m_j``: published with equal weights."""
+    own = changes.of(base, experts)
+    mask = ties.keep(own, asked, options["trim"])
+    weights = jnp.where(mask, changes.per_expert(asked.weights), 0)
+    divisor = weights.sum(0)
+    change = (weights * own).sum(0) / jnp.where(divisor == 0, 1, divisor)
+    return changes.added(base, experts, asked.scale * change)
+
+
+METHOD = Method(
+    merge,
+    says="the largest entries of each difference, their mean where they overlap (Localize-and-Stitch: He et al., arXiv 2408.13656)",
+    takes=("density", "scale"),
+    options={"trim": ties.TRIM._replace(values=("all", "tensor"))},
+    looks_at_all=lambda options: options["trim"] == "all",
+)

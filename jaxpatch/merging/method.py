@@ -1,0 +1,68 @@
+"""What a method of merging is: a function of one leaf's tensors, and what it must be told."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import Array, Float
+
+Tensors = Float[Array, "stack rows inside"]
+"""The tensors of base's leaf (`tensors.split`), in float32."""
+Experts = Float[Array, "experts stack rows inside"]
+"""And of the experts'."""
+
+
+class Asked(NamedTuple):
+    """What one merge is asked for.
+
+    weights, density: [N], one of each expert. counts: [N], how many entries of one of this leaf's tensors the density is.
+    cutoffs: [N], the smallest magnitude that is among that share of the whole difference, where the method looks at all of it.
+    scale: lambda. key: this leaf's, for whatever is random.
+    """
+
+    weights: jax.Array
+    density: jax.Array
+    counts: jax.Array
+    cutoffs: jax.Array
+    scale: jax.Array
+    key: jax.Array
+
+
+class Choice(NamedTuple):
+    """An option of a method that is one of some words or values, the first where nothing is said."""
+
+    values: tuple[Any, ...]
+    says: str
+
+    @property
+    def default(self) -> Any:
+        """The first."""
+        return self.values[0]
+
+
+class Range(NamedTuple):
+    """An option that is a number. low, high: it lies between them, or at them."""
+
+    default: float
+    low: float
+    high: float
+    says: str
+
+
+class Method(NamedTuple):
+    """How to merge.
+
+    merge: (base's tensors, experts' tensors, what is asked, options) -> merged tensors. A pure function of arrays; options are static.
+    takes: which of "density", "scale" and "seed" mean something to it. options: its own, by name.
+    experts: how many there must be, where not any number. looks_at_all: whether, by its options, it needs `Asked.cutoffs`.
+    refuses: (weights, densities, options) -> what of them it cannot do, a sentence each.
+    says: in a sentence, with the source.
+    """
+
+    merge: Callable[[Tensors, Experts, Asked, Mapping[str, Any]], Tensors]
+    says: str
+    takes: tuple[str, ...] = ()
+    options: Mapping[str, Choice | Range] = {}
+    experts: int | None = None
+    looks_at_all: Callable[[Mapping[str, Any]], bool] = lambda options: False
+    refuses: Callable[[Sequence[float], Sequence[float], Mapping[str, Any]], list[str]] = lambda *asked: []
