@@ -26,7 +26,7 @@ from jaxpatch.measuring.inputs import Inputs, encode
 from jaxpatch.measuring.read_outs import Anchor, Contribution, NextToken
 from jaxpatch.measuring.targets import contribution
 from jaxpatch.measuring.tree_pairs import TreePair
-from jaxpatch.merger import merge
+from jaxpatch.merger import apportion, merge
 from jaxpatch.models.checkpoints import CheckpointError, Pair, load_pair
 from jaxpatch.models.saving import save_adapter, save_checkpoint, save_orbax
 from jaxpatch.patching.blend import patch
@@ -60,6 +60,7 @@ __all__ = [
     "Rules",
     "Scores",
     "TreePair",
+    "apportion",
     "compare_sets",
     "conflicts",
     "continuation",

@@ -2,16 +2,19 @@
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpatch.merging import METHODS, Method, magnitudes, tensors
+from jaxpatch.merging import METHODS, Method, gating, magnitudes, tensors
 from jaxpatch.merging.method import Asked, Choice
-from jaxpatch.shapes import Params
+from jaxpatch.patching import blend, components
+from jaxpatch.patching.components import Partition
+from jaxpatch.scoring.scores import Scores
+from jaxpatch.shapes import Gates, Params
 from jaxpatch.trees import compare, paths
 
 
@@ -24,6 +27,9 @@ def merge(
     density: float | Sequence[float] | None = None,
     scale: float = 1.0,
     seed: int = 0,
+    gates: Sequence[Gates] | None = None,
+    rest: float = 0.0,
+    partition: Partition | None = None,
     **options: Any,
 ) -> Params:
     """Several experts of one base made one model.
@@ -40,6 +46,9 @@ def merge(
             be told how much.
         scale: lambda, by which the merged difference is multiplied.
         seed: of whatever is random.
+        gates: of each expert, how far each of its components goes into the merge: kind -> array, 0 base, 1 the expert, NaN where
+            nothing is said; such as `apportion` makes of scores. The method merges what they leave of the experts.
+        rest: the gate of all that these say nothing of. partition: who owns what; a decoder's where it is not given.
         options: the method's own; `merging.METHODS[method].options` says which, and what they mean. Where a published method and
             mergekit's differ, there is an option for both.
 
@@ -58,15 +67,24 @@ def merge(
         >>> jp.merge("task_arithmetic", base, [one, two], weights=0.5)["w"].tolist()
         [[1.5, 1.5], [1.5, 1.5]]
     """
-    numbers = {"weights": weights, "density": density, "scale": scale, "seed": seed}
-    if faults := _faults(method, base, experts, numbers, options):
+    numbers = {"weights": weights, "density": density, "scale": scale, "seed": seed, "rest": rest}
+    if faults := _faults(method, base, experts, numbers, options, gates):
         raise ValueError("these cannot be merged:\n" + "\n".join(f"  - {fault}" for fault in faults))
     known = METHODS[method]
     chosen = _chosen(known, options)
-    own = [paths.leaves(expert) for expert in experts]
     leaves = paths.leaves(base)
+    own = [paths.leaves(expert) for expert in experts]
+    how_far = [{} for _ in own] if gates is None else [_by_leaf(each, rest, partition, base) for each in gates]
+
+    def parts(path: str) -> list[jax.Array]:
+        """What the gates leave of each expert's leaf."""
+        if gates is None:
+            return [jnp.asarray(expert[path]) for expert in own]
+        each_gate = [gate.get(path, jnp.float32(rest)) for gate in how_far]
+        return [_gated(leaves[path], expert[path], gate) for expert, gate in zip(own, each_gate, strict=True)]
+
     shares = [1.0] * len(own) if density is None else _each(density, len(own))
-    cutoffs = _cutoffs(leaves, own, shares) if known.looks_at_all(chosen) else [0.0] * len(own)
+    cutoffs = _cutoffs(leaves, parts, shares) if known.looks_at_all(chosen) else [0.0] * len(own)
     layouts = tensors.layouts({path: np.shape(leaf) for path, leaf in leaves.items()})
     merged = {}
     for number, (path, leaf) in enumerate(sorted(leaves.items())):
@@ -82,10 +100,62 @@ def merge(
             scale=jnp.float32(scale),
             key=jax.random.fold_in(jax.random.key(seed), number),
         )
-        merged[path] = _leaf(
-            method, tuple(chosen.items()), layouts[path], leaf, [expert[path] for expert in own], asked
-        )
+        merged[path] = _leaf(method, tuple(chosen.items()), layouts[path], leaf, parts(path), asked)
     return paths.with_leaves(base, merged)
+
+
+def apportion(
+    rule: str,
+    scores: Sequence[Scores],
+    base: Params,
+    *,
+    budget: float = 1.0,
+    conflict: str = "all",
+    kinds: Mapping[str, float] | None = None,
+) -> list[Gates]:
+    """Which components go into a merged model, from which expert, by what each expert's scores on its own task say: gates for `merge`.
+
+    Args:
+        rule: "hard": each component from the expert that scores it highest; "soft": from all, by their shares of its scores above 0;
+            "mask": each expert's own best, whoever else takes them, for a method of merging to go on with.
+        scores: of each expert, of the same kinds of component. Only components that score above 0 are taken.
+        base: the parameters that the scores are of.
+        budget: share of the parameters of all scored components that may be taken, 0 to 1; of each expert by "mask", together else.
+            The highest scores go first, and the first that does not fit ends it.
+        conflict: what "mask" does where several take a component: "all" of each, or "share", equal parts.
+        kinds: kind -> what its scores are multiplied by, before they are compared with other kinds'; 1 where nothing is said.
+
+    Returns: gates of each expert, kind -> array; NaN for components that its anchor does not see.
+
+    Raises: ValueError for all that is wrong at once.
+
+    References: mechanism-aware merging of Sun et al., arXiv 2604.13694, of which the rule is not public; these three are ours.
+
+    Example:
+        >>> import jaxpatch as jp
+        >>> from jaxpatch import testing
+        >>> pair, prompts = testing.tiny_pair(), testing.tiny_inputs()
+        >>> anchors = [jp.Anchor(layer=1, direction=np.eye(16)[number]) for number in (0, 1)]
+        >>> scores = [jp.score(pair, prompts, anchor) for anchor in anchors]
+        >>> gates = jp.apportion("hard", scores, pair.base, budget=0.1)
+        >>> both = gates[0]["neuron"] * gates[1]["neuron"]
+        >>> float(np.nansum(both)), jp.merge("task_arithmetic", pair.base, [pair.special] * 2, gates=gates).keys() == pair.base.keys()
+        (0.0, True)
+    """
+    if faults := _apportion_faults(rule, scores, budget, conflict, kinds):
+        raise ValueError("nothing can be apportioned:\n" + "\n".join(f"  - {fault}" for fault in faults))
+    by_kind = {} if kinds is None else kinds
+    values = [
+        {
+            kind: np.where(each.reach[kind], np.asarray(own, float) * by_kind.get(kind, 1.0), np.nan)
+            for kind, own in each.values.items()
+        }
+        for each in scores
+    ]
+    shapes = {path: np.shape(leaf) for path, leaf in paths.leaves(base).items()}
+    sizes = {kind: components.sizes(scores[0].partition[kind], shapes) for kind in values[0]}
+    gates = gating.RULES[rule](values, sizes, budget)
+    return gating.shared(gates) if conflict == "share" else gates
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -103,12 +173,27 @@ def _leaf(
     return tensors.joined(made, layout, base.shape).astype(base.dtype)
 
 
-def _cutoffs(base: Mapping[str, Any], experts: Sequence[Mapping[str, Any]], shares: Sequence[float]) -> list[float]:
+def _cutoffs(
+    base: Mapping[str, Any], parts: Callable[[str], Sequence[jax.Array]], shares: Sequence[float]
+) -> list[float]:
     """Of each expert, the magnitude that so large a share of its whole difference reaches."""
     floats = [path for path, leaf in base.items() if _is_floating(leaf)]
     size = sum(np.size(base[path]) for path in floats)
-    pairs = [[(jnp.asarray(base[path]), jnp.asarray(expert[path])) for path in floats] for expert in experts]
-    return [magnitudes.kth_of_all(each, _count(share, size)) for each, share in zip(pairs, shares, strict=True)]
+
+    def pairs_of(number: int) -> Callable[[], Iterator[tuple[jax.Array, jax.Array]]]:
+        return lambda: ((jnp.asarray(base[path]), parts(path)[number]) for path in floats)
+
+    return [magnitudes.kth_of_all(pairs_of(number), _count(share, size)) for number, share in enumerate(shares)]
+
+
+def _by_leaf(gates: Gates, rest: float, partition: Partition | None, base: Params) -> dict[str, jax.Array]:
+    """Leaf -> gate, of the leaves that some component owns."""
+    said = {kind: np.where(np.isnan(gate), rest, gate).astype(np.float32) for kind, gate in gates.items()}
+    ndims = {path: np.ndim(leaf) for path, leaf in paths.leaves(base).items()}
+    return blend.leaf_gates(said, components.of_decoder(base) if partition is None else partition, ndims)
+
+
+_gated = jax.jit(blend.blend)
 
 
 def _count(share: float, size: int) -> int:
@@ -134,13 +219,20 @@ def _is_floating(leaf: Any) -> bool:
 
 
 def _faults(
-    name: str, base: Params, experts: Sequence[Params], numbers: Mapping[str, Any], options: Mapping[str, Any]
+    name: str,
+    base: Params,
+    experts: Sequence[Params],
+    numbers: Mapping[str, Any],
+    options: Mapping[str, Any],
+    gates: Sequence[Gates] | None,
 ) -> list[str]:
     """All that is wrong, a sentence each."""
     faults = [] if name in METHODS else [f"there is no method {name!r}; {paths.did_you_mean(name, METHODS)}"]
     if not isinstance(experts, Sequence) or not len(experts):
         return [*faults, "experts: wanted a list of at least one tree of parameters; got none."]
     faults += _number_faults(numbers, len(experts))
+    if gates is not None and len(gates) != len(experts):
+        faults.append(f"gates: wanted those of each of {len(experts)} experts; got {len(gates)}.")
     if name in METHODS:
         misunderstood = _option_faults(name, METHODS[name], len(experts), numbers, options)
         if not faults and not misunderstood:
@@ -170,6 +262,37 @@ def _faults(
     return faults
 
 
+def _apportion_faults(
+    rule: str, scores: Sequence[Scores], budget: float, conflict: str, kinds: Mapping[str, float] | None
+) -> list[str]:
+    """All that is wrong, a sentence each."""
+    faults = [] if rule in gating.RULES else [f"there is no rule {rule!r}; {paths.did_you_mean(rule, gating.RULES)}"]
+    if isinstance(budget, bool) or not isinstance(budget, int | float | np.number) or not 0 <= budget <= 1:
+        faults.append(f"budget: wanted a share from 0 to 1; got {budget!r}.")
+    if conflict not in ("all", "share"):
+        faults.append(f"conflict: wanted 'all' or 'share'; got {conflict!r}.")
+    elif conflict == "share" and rule != "mask":
+        faults.append(f"conflict='share' is for mask; by {rule} no two experts take a component whole.")
+    if not len(scores):
+        return [*faults, "scores: wanted those of at least one expert; got none."]
+    shapes = [{kind: np.shape(own) for kind, own in each.values.items()} for each in scores]
+    faults += [
+        f"scores of expert {number}: wanted {shapes[0]}, as expert 0 has; got {own}"
+        for number, own in enumerate(shapes)
+        if own != shapes[0]
+    ]
+    if finer := [kind for kind in shapes[0] if kind not in components.disjoint(scores[0].partition, tuple(shapes[0]))]:
+        faults.append(
+            f"kinds that own the same parameters cannot be apportioned together: leave out {', '.join(finer)}."
+        )
+    faults += [
+        f"kinds: no expert has scores of {kind!r}; {paths.did_you_mean(kind, shapes[0])}"
+        for kind in kinds or {}
+        if kind not in shapes[0]
+    ]
+    return faults
+
+
 def _number_faults(numbers: Mapping[str, Any], count: int) -> list[str]:
     faults = []
     for name in ("weights", "density"):
@@ -186,9 +309,11 @@ def _number_faults(numbers: Mapping[str, Any], count: int) -> list[str]:
             faults.append(f"{name}: wanted finite numbers; got {numbers[name]!r}.")
         elif name == "density" and not ((given >= 0) & (given <= 1)).all():
             faults.append(f"density: wanted shares from 0 to 1; got {numbers[name]!r}.")
-    scale, seed = numbers["scale"], numbers["seed"]
-    if isinstance(scale, bool) or not isinstance(scale, int | float | np.number) or not np.isfinite(scale):
-        faults.append(f"scale: wanted a finite number; got {scale!r}.")
+    for name in ("scale", "rest"):
+        given = numbers[name]
+        if isinstance(given, bool) or not isinstance(given, int | float | np.number) or not np.isfinite(given):
+            faults.append(f"{name}: wanted a finite number; got {given!r}.")
+    seed = numbers["seed"]
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         faults.append(f"seed: wanted a whole number of at least 0; got {seed!r}.")
     return faults

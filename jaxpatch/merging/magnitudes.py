@@ -4,8 +4,7 @@ Floats that are not negative are ordered as their bits are, read as integers; so
 how many entries are not below, and 31 such passes over the entries, which run at the speed of memory, find it exactly.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -56,18 +55,20 @@ def largest(values: Float[Array, "stack ..."], count: Int[Array, " stack"]) -> B
     return above | (equal & (place <= room))
 
 
-def kth_of_all(pairs: Iterable[tuple[Any, Any]], count: int) -> float:
+def kth_of_all(pairs: Callable[[], Iterable[tuple[jax.Array, jax.Array]]], count: int) -> float:
     """The count-th largest magnitude of what the second of each pair differs from the first by; infinity where count is 0.
 
-    >>> kth_of_all([(jnp.zeros(2), jnp.array([3.0, 1.0])), (jnp.ones(1), jnp.array([-1.0]))], 2)
+    Args: pairs: gives them, one after the other, as often as it is asked to; so they need not all be there at once.
+
+    >>> kth_of_all(lambda: [(jnp.zeros(2), jnp.array([3.0, 1.0])), (jnp.ones(1), jnp.array([-1.0]))], 2)
     2.0
     """
-    pairs, found = list(pairs), 0
     if count == 0:
         return float("inf")
+    found = 0
     for number in range(BITS):
         tried = found | (1 << (BITS - 1 - number))
-        if sum(int(_not_below(base, expert, tried)) for base, expert in pairs) >= count:
+        if sum(int(_not_below(base, expert, tried)) for base, expert in pairs()) >= count:
             found = tried
     return float(jax.lax.bitcast_convert_type(jnp.int32(found), jnp.float32))
 

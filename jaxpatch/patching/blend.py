@@ -1,5 +1,6 @@
 """THE definition of a patch: ``theta(g) = (1 - g) * base + g * special``, broadcast over each component's slices."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -74,13 +75,21 @@ def patch(base: Params, special: Params, gates: Gates, partition: Partition | No
             "patch(base, special, gates, partition), with that of your TreePair or what jp.partition made."
         )
     partition = components.of_decoder(base) if partition is None else partition
-    owners = _owners(gates, partition)
-    if unknown := [leaf for leaf in owners if leaf not in a]:
-        raise KeyError(f"the partition names leaves that the tree lacks: {', '.join(sorted(unknown))}.")
-    for leaf, slots in owners.items():
+    for leaf, gate in leaf_gates(gates, partition, {path: each.ndim for path, each in a.items()}).items():
         if a[leaf] is not b[leaf]:
-            a[leaf] = blend(a[leaf], b[leaf], _leaf_gate(slots, a[leaf].ndim))
+            a[leaf] = blend(a[leaf], b[leaf], gate)
     return paths.with_leaves(base, a)
+
+
+def leaf_gates(gates: Gates, partition: Partition, ndims: Mapping[str, int]) -> dict[str, jax.Array]:
+    """Leaf -> one gate for every entry, in a shape that broadcasts against it; leaves that no gate touches are absent.
+
+    Args: ndims: of all leaves, by path. Raises: as `patch` does.
+    """
+    owners = _owners(gates, partition)
+    if unknown := [leaf for leaf in owners if leaf not in ndims]:
+        raise KeyError(f"the partition names leaves that the tree lacks: {', '.join(sorted(unknown))}.")
+    return {leaf: _leaf_gate(slots, ndims[leaf]) for leaf, slots in owners.items()}
 
 
 def refuse_misfits(gates: Gates, partition: Partition) -> None:

@@ -307,5 +307,18 @@ def sums(kind: Kind, of: Callable[[str], jax.Array]) -> jax.Array:
     return total
 
 
+def sizes(kind: Kind, shapes: Mapping[str, tuple[int, ...]]) -> np.ndarray:
+    """How many parameters each component has. shapes: of leaves, by path. Returns the kind's shape.
+
+    >>> sizes(Kind((2,), ("column",), (Slot("w", (1,)),)), {"w": (3, 2)}).tolist()
+    [3, 3]
+    """
+    total = np.zeros(kind.shape, np.int64)
+    for slot in kind.slots:
+        shape = shapes[slot.leaf]
+        total[slot.select] += math.prod(length for axis, length in enumerate(shape) if axis not in slot.axes)
+    return total
+
+
 def _norms(kind: Kind, of: Callable[[str], jax.Array]) -> jax.Array:
     return jnp.sqrt(sums(kind, lambda leaf: of(leaf) ** 2))
