@@ -8,7 +8,7 @@ import jax
 import tyro
 from rich.console import Console
 
-from jaxpatch import check, expert_runs, plan, recipe, run, validation
+from jaxpatch import check, expert_runs, merge_run, plan, recipe, run, validation
 
 COMPILING = "--xla_gpu_enable_triton_gemm=false"
 """To XLA, for every command, unless XLA_FLAGS says otherwise. Where it tries Triton's kernels too, programs for a GPU compile for a
@@ -20,6 +20,7 @@ COMMANDS = {
     "trace": run.Trace,
     "experts": expert_runs.Experts,
     "validate": validation.Validate,
+    "merge": merge_run.Merge,
     "plan": plan.Plan,
     "check": check.Check,
 }
@@ -27,7 +28,7 @@ FLAT = (tyro.conf.OmitArgPrefixes,)
 
 
 def main() -> None:
-    """``jaxpatch run``, ``trace``, ``experts``, ``validate``, ``plan`` or ``check``; exit status 0 done, 1 refused or failed,
+    """``jaxpatch run``, ``trace``, ``experts``, ``validate``, ``merge``, ``plan``, ``check``; exit status 0 done, 1 refused or failed,
     2 bad usage, 130 interrupted."""
     flags = os.environ.get("XLA_FLAGS", "")
     if COMPILING.split("=")[0] not in flags:
@@ -44,6 +45,10 @@ def main() -> None:
             sys.exit(0 if check.check(options) else 1)
         else:
             command = ["jaxpatch", *sys.argv[1:]]
+            if isinstance(options, merge_run.Merge):
+                made = merge_run.merge(options, command=command)
+                Console().print(f"merged model: {made.resolve()}", markup=False, soft_wrap=True)
+                return
             if isinstance(options, expert_runs.Experts):
                 page = expert_runs.run_experts(options, command=command)
             elif isinstance(options, run.Run):

@@ -108,6 +108,7 @@ OURS = (
     *MARKS,
     *sources.BESIDE,
     *sources.TOKENIZER_FILES,
+    *("README.md", "merge.json"),
     *("model*.safetensors", "model.safetensors.index.json", "adapter_model.safetensors", orbax_dir.PARAMS),
 )
 """Patterns of what such a directory holds. One that holds anything else is not ours to replace."""

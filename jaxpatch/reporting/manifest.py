@@ -57,7 +57,7 @@ def build(
         "seed": seed,
         "dtype": dtype,
         "matmul_precision": precision,
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": versions(),
         "source": source(Path(__file__).resolve().parents[2]),
         "machine": {
             "platform": platform.platform(),
@@ -108,6 +108,11 @@ def write(manifest: Mapping[str, Any], path: str | Path) -> Path:
     text = json.dumps(plain(manifest), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     Path(path).write_text(text + "\n", encoding="utf-8")
     return Path(path)
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python, and of the packages that numbers depend on; None for one that is not installed."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 
 def source(folder: Path) -> dict[str, Any] | None:

@@ -1,0 +1,184 @@
+"""`jaxpatch merge`, from checkpoints to a checkpoint that transformers loads."""
+
+import json
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+import jaxpatch as jp
+from jaxpatch import merge_run, testing
+from jaxpatch.merge_run import Merge
+from jaxpatch.reporting import manifest
+from jaxpatch.trees import paths
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """base, special, two: checkpoints. runs/one, runs/two: what runs left that scored them."""
+    home = tmp_path_factory.mktemp("merging")
+    base, special = testing.tiny_checkpoints(home)
+    pair = jp.load_pair(base, special)
+    jp.save_checkpoint(
+        pair, jax.tree.map(lambda one, two: one + 0.5 * (one - two), pair.base, pair.special), home / "two"
+    )
+    for axis, name in enumerate(("special", "two")):
+        own, folder = jp.load_pair(base, home / name), home / "runs" / name
+        folder.mkdir(parents=True)
+        anchor = jp.Anchor(layer=1, direction=jnp.eye(16)[axis])
+        jp.save_scores(jp.score(own, testing.tiny_inputs(), anchor), folder / "scores.safetensors")
+        jp.save_anchor(anchor, folder / "anchor.safetensors")
+        said = manifest.build(
+            command="jaxpatch run",
+            seed=0,
+            dtype="float32",
+            precision="highest",
+            files=own.files,
+            times={},
+            options={},
+            pair={},
+        )
+        (folder / "manifest.json").write_text(json.dumps(said), encoding="utf-8")
+    return home
+
+
+def asked(home, out, **options):
+    """Two experts of one base."""
+    return Merge(
+        **{"base": str(home / "base"), "experts": (str(home / "special"), str(home / "two")), "out": out} | options
+    )
+
+
+def loaded(folder, home):
+    """What was written, as parameters."""
+    return jp.load_pair(home / "base", folder).special
+
+
+def assert_same(one, two):
+    for path, leaf in paths.leaves(one).items():
+        np.testing.assert_array_equal(np.asarray(leaf), np.asarray(paths.leaves(two)[path]), err_msg=path)
+
+
+def experts(home):
+    pairs = [jp.load_pair(home / "base", home / name) for name in ("special", "two")]
+    return pairs[0].base, [pair.special for pair in pairs]
+
+
+def test_flags(home, tmp_path):
+    out = merge_run.merge(
+        asked(home, tmp_path / "out", method="ties", density=(0.5, 0.2), weights=(0.7,), set=("trim=all",)),
+        console=QUIET,
+    )
+    base, trees = experts(home)
+    assert_same(loaded(out, home), jp.merge("ties", base, trees, density=[0.5, 0.2], weights=0.7, trim="all"))
+    card, said = (
+        (out / "README.md").read_text(encoding="utf-8"),
+        json.loads((out / "merge.json").read_text(encoding="utf-8")),
+    )
+    assert f"| `{home / 'two'}` | 0.7 | 0.2 |" in card and "Method: **ties**" in card
+    assert said["recipe"]["experts"][1]["density"] == 0.2 and said["files"]["expert 1"][0]["sha256"] in card
+
+
+def test_transformers_loads_it(home, tmp_path):
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    out = merge_run.merge(asked(home, tmp_path / "out", method="linear"), console=QUIET)
+    pair = jp.load_pair(home / "base", out)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(out)(torch.tensor([[1, 2, 3]])).logits
+    np.testing.assert_allclose(theirs.detach().numpy(), pair.apply(pair.special, [[1, 2, 3]]), atol=1e-5)
+
+
+def test_recipes_say_the_same_as_flags(home, tmp_path):
+    own = f"""
+        method = "dare_linear"
+        base = "{home / "base"}"
+        density = 0.4
+        scale = 0.5
+        experts = [{{model = "{home / "special"}"}}, {{model = "{home / "two"}", weight = 0.25}}]
+    """
+    mergekits = f"""
+        merge_method: dare_linear
+        base_model: {home / "base"}
+        models:
+          - model: {home / "special"}
+            parameters: {{weight: 1.0}}
+          - model: {home / "two"}
+            parameters: {{weight: 0.25}}
+        parameters: {{density: 0.4, lambda: 0.5}}
+    """
+    base, trees = experts(home)
+    wanted = jp.merge("dare_linear", base, trees, density=0.4, scale=0.5, weights=[1.0, 0.25])
+    for name, text in (("own.toml", own), ("theirs.yaml", mergekits)):
+        (tmp_path / name).write_text(textwrap.dedent(text), encoding="utf-8")
+        out = merge_run.merge(Merge(recipe=tmp_path / name, out=tmp_path / f"of {name}"), console=QUIET)
+        assert_same(loaded(out, home), wanted)
+
+
+def test_scores_decide(home, tmp_path):
+    runs = tuple(home / "runs" / name for name in ("special", "two"))
+    options = asked(home, tmp_path / "out", method="task_arithmetic", scores=runs, rule="hard", budget=0.2)
+    out = merge_run.merge(options, console=QUIET)
+    base, trees = experts(home)
+    scores = [jp.load_scores(run / "scores.safetensors") for run in runs]
+    gates = jp.apportion("hard", scores, base, budget=0.2)
+    assert_same(loaded(out, home), jp.merge("task_arithmetic", base, trees, gates=gates))
+    assert "rule hard, budget 0.2" in (out / "README.md").read_text(encoding="utf-8")
+
+
+def test_scores_of_other_models_are_refused(home, tmp_path):
+    runs = tuple(home / "runs" / name for name in ("two", "special"))
+    options = asked(home, tmp_path / "out", method="task_arithmetic", scores=runs, rule="hard")
+    with pytest.raises(ValueError, match="these are not the models that were scored"):
+        merge_run.merge(options, console=QUIET)
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_that_is_wrong_at_once(home, tmp_path):
+    options = asked(
+        home,
+        home / "two",
+        experts=(str(home / "special"), "nowhere"),
+        method="tie",
+        density=(0.1, 0.2, 0.3),
+        set=("trim",),
+        rule="mask",
+        scores=(home / "runs" / "special",),
+    )
+    with pytest.raises(ValueError) as caught:
+        merge_run.merge(options, console=QUIET)
+    for fault in (
+        "--density: wanted 1 or 2, one for each expert; got 3",
+        "--scores: wanted 2, one for each expert; got 1",
+        "--set trim: wanted NAME=VALUE",
+        "method 'tie' is unknown; did you mean 'ties'?",
+        "expert 1 nowhere: no such directory or file",
+        "it exists and is not overwritten",
+    ):
+        assert fault in str(caught.value), fault
+    with pytest.raises(ValueError) as caught:
+        merge_run.merge(Merge(out=tmp_path / "out"), console=QUIET)
+    for fault in ("--base: wanted, or a --recipe", "--method: wanted", "--experts: wanted at least one model"):
+        assert fault in str(caught.value), fault
+    (tmp_path / "recipe.toml").write_text('method = "linear"\nbase = "b"\nexperts = [{model = "m"}]', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"--density: --recipe .* says this; leave one of them out"):
+        merge_run.merge(Merge(out=tmp_path / "out", recipe=tmp_path / "recipe.toml", density=(0.5,)), console=QUIET)
+
+
+def test_experts_of_another_architecture_are_refused(home, tmp_path):
+    other = testing.tiny_checkpoints(tmp_path / "other", seed=1)[0]
+    config = json.loads((other / "config.json").read_text(encoding="utf-8"))
+    (other / "config.json").write_text(json.dumps(config | {"num_attention_heads": 2}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"num_attention_heads|q_proj"):
+        merge_run.merge(asked(home, tmp_path / "out", experts=(str(other),), method="linear"), console=QUIET)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_earlier_merge_is_replaced_where_it_may_be(home, tmp_path):
+    merge_run.merge(asked(home, tmp_path / "out", method="linear"), console=QUIET)
+    out = merge_run.merge(asked(home, tmp_path / "out", method="task_arithmetic", overwrite=True), console=QUIET)
+    base, trees = experts(home)
+    assert_same(loaded(out, home), jp.merge("task_arithmetic", base, trees))
