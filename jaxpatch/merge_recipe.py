@@ -99,7 +99,9 @@ def _own(said: Mapping[str, Any], faults: list[str]) -> Recipe | None:
         where = f"experts[{number}]."
         _refuse_unknown(where, each, OF_EXPERT, faults)
         model, scores = (_text(each, name, where, faults, needed=name == "model") for name in ("model", "scores"))
-        own: dict[str, Any] = {name: _number(each, name, where, faults) for name in ("weight", "density") if name in each}
+        own: dict[str, Any] = {
+            name: _number(each, name, where, faults) for name in ("weight", "density") if name in each
+        }
         experts.append(Expert(model=model or "", scores=scores, **shared | own))
     method, base = (_text(said, name, "", faults, needed=True) for name in ("method", "base"))
     numbers = {name: _number(said, name, "", faults) for name in ("scale", "seed") if name in said}

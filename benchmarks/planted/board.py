@@ -7,7 +7,7 @@ contestant's predictions in OUT/predictions/METHOD/FAMILY-SEED.json, which is al
 the library promises beside a ranking, in OUT/promises/FAMILY-SEED.json. What is there already is not made again. With --docs, what was
 measured goes to DOCS/planted.jsonl, a line a pair, whenever a seed is done, and the page is made of these: a pair that has its line
 there and is not in OUT is not made again, either, so that a run can be gone on with elsewhere. To measure all anew, name folders that
-are empty.
+are empty. Programs that were compiled are in OUT/compiled, and are not compiled again.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 
 from benchmarks.planted import door, page, pairs, promises, records, shelf
@@ -145,27 +146,38 @@ def _in_turn(out: Path, left: Mapping[int, Sequence[str]], methods: Sequence[str
             yield seed
         return
     context = multiprocessing.get_context("spawn")
-    cores = context.Queue()
-    for number in range(processes):
-        cores.put(number)
-    with futures.ProcessPoolExecutor(processes, context, _on_its_core, (cores,)) as pool:
-        waited = {pool.submit(_of_seed, out, names, seed, methods): seed for seed, names in left.items()}
+    with context.Manager() as manager, futures.ProcessPoolExecutor(processes, context, max_tasks_per_child=1) as pool:
+        cores = manager.Queue()
+        for number in range(processes):
+            cores.put(number)
+        waited = {pool.submit(_aside, cores, out, names, seed, methods): seed for seed, names in left.items()}
         for done in futures.as_completed(waited):
             done.result()
             yield waited[done]
 
 
-def _of_seed(out: Path, names: Sequence[str], seed: int, methods: Sequence[str]) -> None:
-    for name in names:
-        made(out, name, seed, methods)
-
-
-def _on_its_core(cores: Queue) -> None:
-    """Has this process keep to one of the cores that there are, before JAX starts its threads."""
+def _aside(cores: Queue, out: Path, names: Sequence[str], seed: int, methods: Sequence[str]) -> None:
+    """In a process that does nothing else, on one of the cores that there are, with programs that others compiled."""
     number = cores.get()
     if hasattr(os, "sched_setaffinity"):
         there = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {there[number % len(there)]})
+        os.sched_setaffinity(0, {there[number % len(there)]})  # before JAX starts its threads
+    jax.config.update("jax_compilation_cache_dir", str((out / "compiled").resolve()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    try:
+        _of_seed(out, names, seed, methods)
+    finally:
+        cores.put(number)
+
+
+def _of_seed(out: Path, names: Sequence[str], seed: int, methods: Sequence[str]) -> None:
+    """All families. Programs for one shape of model are let go of before the next: a process cannot hold those of all."""
+    shape = None
+    for name in names:
+        if shape not in (None, FAMILIES[name].model):
+            jax.clear_caches()
+        shape = FAMILIES[name].model
+        made(out, name, seed, methods)
 
 
 def _write(file: Path, said: Mapping[str, Any]) -> None:
