@@ -24,6 +24,7 @@ from jaxpatch.measuring.anchors import AnchorInfo, fit_anchor
 from jaxpatch.measuring.continuations import Continuation, Divergence, continuation, divergence
 from jaxpatch.measuring.inputs import Inputs, encode
 from jaxpatch.measuring.read_outs import Anchor, Contribution, NextToken
+from jaxpatch.measuring.statistics import fisher, moments
 from jaxpatch.measuring.targets import contribution
 from jaxpatch.measuring.tree_pairs import TreePair
 from jaxpatch.merger import apportion, merge
@@ -68,6 +69,7 @@ __all__ = [
     "divergence",
     "encode",
     "executors",
+    "fisher",
     "fit_anchor",
     "gates",
     "generate",
@@ -79,6 +81,7 @@ __all__ = [
     "load_pair",
     "load_scores",
     "merge",
+    "moments",
     "overlap",
     "partition",
     "patch",

@@ -58,7 +58,7 @@ class Merge:
         base: the model that experts were made from, as for run.
         experts: models, or adapters, which are merged into base.
         method: linear, slerp, task_arithmetic, ties, dare_linear, dare_ties, della, della_linear, breadcrumbs, breadcrumbs_ties,
-            localize_and_stitch or consensus.
+            localize_and_stitch or consensus (those that look at data: jp.merge).
         weights: one number, or one for each expert.
         density: share of its difference that an expert keeps, 0 to 1; one number, or one each; of methods that keep a part.
         scale: by which the merged difference is multiplied.
@@ -143,6 +143,10 @@ def asked(options: Merge) -> Recipe:
         made = _of_flags(options, faults)
     if made.method and made.method not in METHODS:
         faults.append(f"method {made.method!r} is unknown; {paths.did_you_mean(made.method, METHODS)}")
+    elif made.method and METHODS[made.method].needs is not None:
+        faults.append(
+            f"method {made.method} must know the experts' data: merge by jp.merge(..., statistics=), from a notebook"
+        )
     faults += checkpoints.location_faults(**({"base": made.base} if made.base else {}))
     for number, expert in enumerate(made.experts):
         faults += checkpoints.location_faults(**{f"expert {number}": expert.model})

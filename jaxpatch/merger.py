@@ -30,6 +30,7 @@ def merge(
     gates: Sequence[Gates] | None = None,
     rest: float = 0.0,
     partition: Partition | None = None,
+    statistics: Sequence[Params] | None = None,
     **options: Any,
 ) -> Params:
     """Several experts of one base made one model.
@@ -39,7 +40,7 @@ def merge(
 
     Args:
         method: linear, slerp, task_arithmetic, ties, dare_linear, dare_ties, della, della_linear, breadcrumbs, breadcrumbs_ties,
-            localize_and_stitch or consensus.
+            localize_and_stitch, consensus, fisher or regmean.
         base: parameters, a nested dict of arrays or any other pytree. experts: a list of such trees, of the same structure.
         weights: one number, or one for each expert. For slerp, which takes one expert, the part of the way to it.
         density: share of its difference that an expert keeps, 0 to 1: one number, or one each; of methods that keep a part, which must
@@ -49,6 +50,8 @@ def merge(
         gates: of each expert, how far each of its components goes into the merge: kind -> array, 0 base, 1 the expert, NaN where
             nothing is said; such as `apportion` makes of scores. The method merges what they leave of the experts.
         rest: the gate of all that these say nothing of. partition: who owns what; a decoder's where it is not given.
+        statistics: of each expert, what fisher (`fisher`) and regmean (`moments`) must know of it: trees; leaves that these lack are
+            averaged.
         options: the method's own; `merging.METHODS[method].options` says which, and what they mean. Where a published method and
             mergekit's differ, there is an option for both.
 
@@ -68,7 +71,7 @@ def merge(
         [[1.5, 1.5], [1.5, 1.5]]
     """
     numbers = {"weights": weights, "density": density, "scale": scale, "seed": seed, "rest": rest}
-    if faults := _faults(method, base, experts, numbers, options, gates):
+    if faults := _faults(method, base, experts, numbers, options, gates, statistics):
         raise ValueError("these cannot be merged:\n" + "\n".join(f"  - {fault}" for fault in faults))
     known = METHODS[method]
     chosen = _chosen(known, options)
@@ -84,6 +87,7 @@ def merge(
         return [_gated(leaves[path], expert[path], gate) for expert, gate in zip(own, each_gate, strict=True)]
 
     shares = [1.0] * len(own) if density is None else _each(density, len(own))
+    known_of = None if statistics is None else [paths.leaves(each) for each in statistics]
     cutoffs = _cutoffs(leaves, parts, shares) if known.looks_at_all(chosen) else [0.0] * len(own)
     layouts = tensors.layouts({path: np.shape(leaf) for path, leaf in leaves.items()})
     merged = {}
@@ -99,6 +103,7 @@ def merge(
             cutoffs=jnp.asarray(cutoffs, jnp.float32),
             scale=jnp.float32(scale),
             key=jax.random.fold_in(jax.random.key(seed), number),
+            statistics=None if known_of is None else _known(known_of, path, np.shape(leaf), layouts[path]),
         )
         merged[path] = _leaf(method, tuple(chosen.items()), layouts[path], leaf, parts(path), asked)
     return paths.with_leaves(base, merged)
@@ -205,6 +210,18 @@ def _count(share: float, size: int) -> int:
     return min(size, max(1, int(share * size))) if share > 0 else 0
 
 
+def _known(
+    statistics: Sequence[Mapping[str, Any]], path: str, shape: tuple[int, ...], layout: tensors.Layout
+) -> jax.Array | None:
+    """What is known of one leaf of each expert, tensor by tensor; None where nothing is."""
+    if not all(path in each for each in statistics):
+        return None
+    own = [jnp.asarray(each[path], jnp.float32) for each in statistics]
+    if own[0].shape == shape:
+        return jnp.stack([tensors.split(each, layout) for each in own])
+    return jnp.stack([each.reshape(-1, *each.shape[-2:]) for each in own])
+
+
 def _chosen(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
     """All of a method's options, as they are said or by default."""
     return {name: options.get(name, option.default) for name, option in method.options.items()}
@@ -225,12 +242,21 @@ def _faults(
     numbers: Mapping[str, Any],
     options: Mapping[str, Any],
     gates: Sequence[Gates] | None,
+    statistics: Sequence[Params] | None,
 ) -> list[str]:
     """All that is wrong, a sentence each."""
     faults = [] if name in METHODS else [f"there is no method {name!r}; {paths.did_you_mean(name, METHODS)}"]
     if not isinstance(experts, Sequence) or not len(experts):
         return [*faults, "experts: wanted a list of at least one tree of parameters; got none."]
     faults += _number_faults(numbers, len(experts))
+    needs = METHODS[name].needs if name in METHODS else None
+    if needs is not None and (statistics is None or len(statistics) != len(experts)):
+        got = "none" if statistics is None else len(statistics)
+        faults.append(
+            f"statistics: {name} wants those of each of {len(experts)} experts, as jp.{needs} makes them; got {got}."
+        )
+    elif needs is None and name in METHODS and statistics is not None:
+        faults.append(f"statistics: {name} looks at no data; leave them out.")
     if gates is not None and len(gates) != len(experts):
         faults.append(f"gates: wanted those of each of {len(experts)} experts; got {len(gates)}.")
     if name in METHODS:

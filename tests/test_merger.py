@@ -62,3 +62,11 @@ def test_trees_that_do_not_go_together():
     assert "base: w holds NaN or infinity" in refused("linear", broken, [EXPERT])
     whole = [{"n": jnp.array([number])} for number in (1, 2)]
     assert "expert 0: n holds whole numbers, and others than base's" in refused("linear", whole[0], whole[1:])
+
+
+def test_what_must_be_known_of_the_data():
+    assert "statistics: fisher wants those of each of 1 experts, as jp.fisher makes them; got none." in refused(
+        "fisher", BASE, [EXPERT]
+    )
+    assert "as jp.moments makes them; got 1." in refused("regmean", BASE, [EXPERT, EXPERT], statistics=[{}])
+    assert "statistics: linear looks at no data; leave them out." in refused("linear", BASE, [EXPERT], statistics=[{}])

@@ -5,8 +5,10 @@ from jaxpatch.merging import (
     consensus,
     dare,
     della,
+    fisher,
     linear,
     localize_and_stitch,
+    regmean,
     slerp,
     task_arithmetic,
     ties,
@@ -26,6 +28,8 @@ METHODS: dict[str, Method] = {
     "breadcrumbs_ties": breadcrumbs.TIES,
     "localize_and_stitch": localize_and_stitch.METHOD,
     "consensus": consensus.METHOD,
+    "fisher": fisher.METHOD,
+    "regmean": regmean.METHOD,
 }
 """Name -> method. Those that mergekit has bear its names, and its defaults."""
 

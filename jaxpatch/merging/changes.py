@@ -81,6 +81,18 @@ def added(base: Tensors, experts: Experts, change: Tensors) -> Tensors:
     return merged
 
 
+def settled(average: Tensors, experts: Experts, weights: Float[Array, " experts"]) -> Tensors:
+    """An average of experts entry by entry: to the last bit what they agree on, or the one expert that has all the weight."""
+    return alone(jnp.where((experts == experts[0]).all(0), experts[0], average), experts, weights)
+
+
+def alone(average: Tensors, experts: Experts, weights: Float[Array, " experts"]) -> Tensors:
+    """An average, and where one expert has all the weight, that expert to the last bit."""
+    for number, expert in enumerate(experts):
+        average = jnp.where(jnp.delete(weights == 0, number).all(), expert, average)
+    return average
+
+
 def merged(
     base: Tensors, experts: Experts, changes: Experts, asked: Asked, *, by_sign: bool, is_normalized: bool
 ) -> Tensors:

@@ -1,7 +1,5 @@
 """The weighted average of the experts' weights. Base is not looked at."""
 
-import jax.numpy as jnp
-
 from jaxpatch.merging import changes
 from jaxpatch.merging.method import Method
 
@@ -11,23 +9,15 @@ def merge(base, experts, asked, options):
     del base
     weights = asked.weights
     total = (experts * changes.per_expert(weights)).sum(0)
-    if options["normalize"]:
-        total = jnp.where((experts == experts[0]).all(0), experts[0], total / weights.sum())
-    for number, expert in enumerate(experts):
-        is_alone = jnp.delete(weights == 0, number).all() & (options["normalize"] | (weights[number] == 1))
-        total = jnp.where(is_alone, expert, total)
-    return total
+    return changes.settled(total / weights.sum(), experts, weights) if options["normalize"] else total
 
 
 def refuses(weights, density, options) -> list[str]:
     """A sum of nothing, by which nothing can be divided."""
     del density
-    is_none = options["normalize"] and abs(sum(weights)) < changes.NO_WEIGHT
-    return (
-        ["weights: they add up to 0, by which nothing can be divided; change them, or normalize=False."]
-        if is_none
-        else []
-    )
+    way_out = ", or normalize=False" if "normalize" in options else ""
+    is_none = options.get("normalize", True) and abs(sum(weights)) < changes.NO_WEIGHT
+    return [f"weights: they add up to 0, by which nothing can be divided; change them{way_out}."] if is_none else []
 
 
 METHOD = Method(

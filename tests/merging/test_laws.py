@@ -15,6 +15,7 @@ from jaxpatch.trees import compare, paths
 
 KEEPING = [name for name, method in METHODS.items() if "density" in method.takes]
 RANDOM = [name for name, method in METHODS.items() if "seed" in method.takes]
+AVERAGES = ("linear", "fisher", "regmean")
 MANY = [name for name, method in METHODS.items() if method.experts is None]
 
 
@@ -25,11 +26,31 @@ def models():
     return one.base, one.special, jax.tree.map(lambda base, other: 2 * base - other, one.base, two.special)
 
 
+def statistics(needs, experts):
+    """Of fictitious data: other numbers for each expert."""
+    rng, made = np.random.default_rng(0), []
+    for expert in experts:
+        leaves = {path: jnp.asarray(rng.random(leaf.shape), jnp.float32) for path, leaf in paths.leaves(expert).items()}
+        if needs == "moments":
+            layouts = tensors.layouts({path: leaf.shape for path, leaf in leaves.items()})
+            rows = {
+                path: rng.normal(
+                    size=(len(tensors.split(leaf, layouts[path])), 40, tensors.split(leaf, layouts[path]).shape[-1])
+                )
+                for path, leaf in leaves.items()
+                if "mlp/up" in path or "attn/o" in path
+            }
+            leaves = {path: jnp.asarray(each.swapaxes(1, 2) @ each, jnp.float32) for path, each in rows.items()}
+        made.append(leaves)
+    return made
+
+
 def merged(method, base, experts, **asked):
     """With a half kept, where nothing else is said."""
     extra = {"density": 0.5} if method in KEEPING else {}
     extra |= {"needed": 1} if method == "consensus" and len(experts) == 1 else {}
     extra |= {"epsilon": 0.1} if method.startswith("della") else {}
+    extra |= {"statistics": statistics(METHODS[method].needs, experts)} if METHODS[method].needs else {}
     return jp.merge(method, base, experts, **extra | asked)
 
 
@@ -56,7 +77,7 @@ def test_all_of_one_expert_is_that_expert(method):
         assert is_same(merged(method, base, [one, two], weights=[0.0, 1.0], **asked), two)
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "linear"])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in AVERAGES])
 def test_nothing_of_an_expert_is_base(method):
     base, one, two = models()
     experts = [one] if method == "slerp" else [one, two]
@@ -71,6 +92,9 @@ def test_nothing_of_an_expert_is_base(method):
 def test_the_order_of_experts_is_nothing(method):
     base, one, two = models()
     asked = [{"weights": [0.7, 0.4]}, {"weights": [0.4, 0.7]}]
+    if METHODS[method].needs:
+        known = statistics(METHODS[method].needs, [one, two])
+        asked = [each | {"statistics": some} for each, some in zip(asked, (known, known[::-1]), strict=True)]
     if method in KEEPING:
         asked = [each | {"density": density} for each, density in zip(asked, ([0.3, 0.6], [0.6, 0.3]), strict=True)]
     assert is_same(merged(method, base, [one, two], **asked[0]), merged(method, base, [two, one], **asked[1]))
@@ -142,6 +166,25 @@ def test_what_several_need_is_kept():
     assert merged("consensus", base, [one, two])["w"].tolist() == [3.0, 0.0, 0.0]
     assert merged("consensus", base, [one, two], needed=1)["w"].tolist() == [3.0, 1.0, 0.0]
     assert merged("consensus", base, [one, two], threshold=0.6)["w"].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_averages_by_what_is_known_of_the_data():
+    """Against numpy, of one matrix, [inputs, outputs]: Fisher's entry by entry; RegMean's answers the least squares of both."""
+    rng = np.random.default_rng(1)
+    weights, data = rng.normal(size=(2, 5, 3)).astype(np.float32), rng.normal(size=(2, 50, 5)).astype(np.float32)
+    base, experts = {"a": {"kernel": jnp.zeros((5, 3))}}, [{"a": {"kernel": jnp.asarray(each)}} for each in weights]
+    information = rng.random((2, 5, 3)).astype(np.float32)
+    made = jp.merge("fisher", base, experts, statistics=[{"a": {"kernel": jnp.asarray(each)}} for each in information])
+    wanted = (information * weights).sum(0) / information.sum(0)
+    np.testing.assert_allclose(made["a"]["kernel"], wanted, rtol=1e-5)
+    moments = [{"a": {"kernel": jnp.asarray(each.T @ each)}} for each in data]
+    made = jp.merge("regmean", base, experts, statistics=moments, shrink=1.0)
+    answers = np.concatenate([rows @ own for rows, own in zip(data, weights, strict=True)])
+    np.testing.assert_allclose(made["a"]["kernel"], np.linalg.lstsq(np.concatenate(data), answers)[0], atol=1e-4)
+    shrunk = [0.4 * each.T @ each + 0.6 * np.diag(np.diag(each.T @ each)) for each in data]
+    made = jp.merge("regmean", base, experts, statistics=moments, shrink=0.4)
+    wanted = np.linalg.solve(sum(shrunk), sum(each @ own for each, own in zip(shrunk, weights, strict=True)))
+    np.testing.assert_allclose(made["a"]["kernel"], wanted, atol=1e-4)
 
 
 def test_signs_that_cancel_count_as_above_nothing():

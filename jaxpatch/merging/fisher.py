@@ -1,0 +1,27 @@
+"""The average of the experts' weights, each entry weighted by how much its expert's answers depend on it."""
+
+import jax.numpy as jnp
+
+from jaxpatch.merging import changes, linear
+from jaxpatch.merging.method import Method, Range
+
+
+def merge(base, experts, asked, options):
+    """``sum_i w_i F_i theta_i / sum_i w_i F_i``, F_i no smaller than `floor`; leaves whose F is not known are averaged."""
+    if asked.statistics is None:
+        return linear.merge(base, experts, asked, {"normalize": True})
+    weights = changes.per_expert(asked.weights) * jnp.maximum(asked.statistics, options["floor"])
+    return changes.settled((weights * experts).sum(0) / weights.sum(0), experts, asked.weights)
+
+
+METHOD = Method(
+    merge,
+    says="average of the experts, weighted by their diagonal Fisher information (Matena and Raffel, arXiv 2111.09832)",
+    options={
+        "floor": Range(
+            1e-6, 0.0, float("inf"), "the smallest Fisher information that counts, so that nothing is divided by 0"
+        )
+    },
+    needs="fisher",
+    refuses=linear.refuses,
+)
