@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -106,20 +105,12 @@ def _moments(config: DecoderConfig, params: Params, inputs: Inputs) -> dict[str,
         return jnp.matmul(rows.T, rows, precision=layers.precision()) / is_token.sum(dtype=rows.dtype)
 
     def step(x: jax.Array, number: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        weights, here = {"params": model.block(number)}, context.at(number)
-
-        def ask(method: Callable, *asked):
-            return decoder.Block(config).apply(weights, *asked, method=method)
-
-        mid = ask(decoder.Block.halves, x, here)[0]
-        reads = x if config.parallel else mid
-        own = {
-            "attention": ask(decoder.Block.attention_input, x),
-            "heads": ask(lambda block, x: block.attn.attend(block.heads(x), here), x),
-        }
+        block, here = decoder.block(config, model.block(number)), context.at(number)
+        reads = x if config.parallel else block.halves(x, here)[0]
+        own = {"attention": block.attention_input(x), "heads": block.attn.attend(block.heads(x), here)}
         if not config.experts:
-            inside = ask(decoder.Block.neuron_inputs, reads)
-            own |= {"mlp": ask(decoder.Block.mlp_input, reads), "neurons": layers.neurons(inside, config.activation)}
-        return ask(decoder.Block.__call__, x, here)[0], {name: moment(each) for name, each in own.items()}
+            neurons = layers.neurons(block.neuron_inputs(reads), config.activation)
+            own |= {"mlp": block.mlp_input(reads), "neurons": neurons}
+        return block(x, here)[0], {name: moment(each) for name, each in own.items()}
 
     return jax.lax.scan(step, entering, jnp.arange(config.layers, dtype=jnp.int32))[1]
