@@ -17,7 +17,7 @@ from benchmarks.timing import Figure, Spread, Timed
 from jaxpatch.reporting import manifest
 
 FOLDER = Path(__file__).parent
-PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "transformers", "transformer-lens")
+PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "transformers", "transformer-lens", "mergekit")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ CPU = (
     "plan",
     "growth",
     "tracing",
+    "merging",
     "against_transformer_lens",
 )
 ACCELERATOR = (
