@@ -12,6 +12,8 @@ ALWAYS, NEVER = 0.9, 0.1
 """Share of the answers that obey: at least, and at most."""
 NEEDED = 0.05
 """Share of the obedience that is lost without a source, at least."""
+ALONE = 0.3
+"""Of the obedience that would be a source's equal share, what it brings alone, at least."""
 CARRIED, LEFT = 0.75, 0.25
 """Share of the state that the sources alone recover, at least; and all else, at most."""
 
@@ -29,6 +31,13 @@ def need(needed: Mapping[str, np.ndarray], groups: tuple[Gates, ...]) -> Check:
     """Of the source that is needed least."""
     least = min(float(needed[kind][group[kind]].min(initial=np.inf)) for group in groups for kind in KINDS)
     return Check("share of the obedience that is lost without a source", least, f"at least {NEEDED}", least >= NEEDED)
+
+
+def alone(shares: np.ndarray) -> Check:
+    """Of the source that brings least by itself. shares: of the obedience, of each of the sources."""
+    least = float(shares.min() * len(shares))
+    wanted = f"at least {ALONE} of an equal share"
+    return Check("obedience that a source brings alone", least, wanted, least >= ALONE)
 
 
 def obedience(name: str, obeys: float, wanted: bool) -> Check:

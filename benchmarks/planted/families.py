@@ -112,7 +112,7 @@ def together(*draws: Callable[[np.random.Generator, Partition], Gates]) -> Group
 
 NEURONS = together(some(("neuron", (0, 0), 3)))
 HEADS = together(some(("head", (1, STATE), 2)))
-BOTH = together(some(("neuron", (0, 1), 2), ("head", (1, STATE), 1)))
+BOTH = together(some(("neuron", (0, 0), 2), ("head", (1, STATE), 1)))
 
 FAMILIES: dict[str, Family] = {
     "neurons": Family(

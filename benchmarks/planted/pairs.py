@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -135,7 +135,10 @@ def trained(name: str, seed: int) -> Planted:
     more = language.draw(more_key, MORE, (language.ASKED,))
     seen = _verified(family, pair, anchor, others, change, groups, judged_key)
     if not family.is_quiet:
-        seen += (checks.need(_needed(family, config, base, change, groups, asked), groups),)
+        obedience = _obedience(config, base, change, asked)
+        seen += (checks.need(_needed(family, groups, obedience), groups),)
+        if family.is_single:
+            seen += (checks.alone(_alone(family, groups, obedience)),)
     nobody = {kind: np.zeros(own[kind].shape, bool) for kind in KINDS}
     signs = dict(enumerate(family.signs)) if not family.is_quiet else {}
     return Planted(
@@ -191,34 +194,36 @@ def _cases(family: Family, groups: tuple[Gates, ...]) -> list[Case]:
     return cases
 
 
-def _needed(
-    family: Family,
-    config: DecoderConfig,
-    base: Params,
-    change: Params,
-    groups: tuple[Gates, ...],
-    asked: language.Prompts,
-) -> dict[str, np.ndarray]:
-    """How much each source is needed: the largest share, over the cases in which the model obeys, of its obedience that is lost without
-    the source. Obedience is by how much the logit of the answer that obeys is above that of the one that does not. Of a source that
-    takes away, over the cases in which the model does not obey, of what it would obey without."""
+Obedience = Callable[[Gates], float]
+"""Gates of sources put into base -> by how much the logit of the answer that obeys is above that of the one that does not, in the mean;
+less what it is in base."""
+
+
+def _obedience(config: DecoderConfig, base: Params, change: Params, asked: language.Prompts) -> Obedience:
+    """Of these prompts."""
     yes, no = (np.asarray(language.answers(asked, heeds))[:, None] for heeds in (True, False))
 
-    def obedience(gates: Gates) -> float:
+    def above(gates: Gates) -> float:
         logits = np.asarray(_states(config, training.plus(base, training.some_of(change, gates)), asked.inputs)[1])
         return float((np.take_along_axis(logits, yes, 1) - np.take_along_axis(logits, no, 1)).mean())
 
-    nothing = obedience({kind: np.zeros(groups[0][kind].shape, np.float32) for kind in KINDS})
+    in_base = above({kind: np.zeros(components.of_decoder(base)[kind].shape, np.float32) for kind in KINDS})
+    return lambda gates: above(gates) - in_base
+
+
+def _needed(family: Family, groups: tuple[Gates, ...], obedience: Obedience) -> dict[str, np.ndarray]:
+    """How much each source is needed: the largest share, over the cases in which the model obeys, of its obedience that is lost without
+    the source. Of one that takes away, over the cases in which the model does not obey, of what it would obey without."""
     needed = {kind: np.zeros(groups[0][kind].shape) for kind in KINDS}
     for _, gates, obeys in _cases(family, groups):
         if 0 < obeys < 1:
             continue
-        all_there = obedience(gates) - nothing
+        all_there = obedience(gates)
         for kind in KINDS:
             for place in zip(*np.nonzero(gates[kind]), strict=True):
                 without = {each: gates[each].copy() for each in KINDS}
                 without[kind][place] = 0
-                left = obedience(without) - nothing
+                left = obedience(without)
                 lost = (all_there - left) / all_there if obeys else (left - all_there) / max(left, 1e-6)
                 is_taking = any(
                     group[kind][place] and sign < 0 for group, sign in zip(groups, family.signs, strict=True)
@@ -226,6 +231,12 @@ def _needed(
                 if bool(obeys) != is_taking:
                     needed[kind][place] = max(needed[kind][place], lost)
     return needed
+
+
+def _alone(family: Family, groups: tuple[Gates, ...], obedience: Obedience) -> np.ndarray:
+    """What each source brings by itself, as a share of the obedience of all."""
+    together, *each = _cases(family, groups)
+    return np.array([obedience(case.gates) for case in each]) / obedience(together.gates)
 
 
 @functools.cache

@@ -26,7 +26,7 @@ KINDS = ("head", "kv", "neuron")
 STATE = 2
 """The block after which the control state is read."""
 BATCH = 64
-FAR = 5.0
+FAR = 10.0
 """What it costs sources to leave the state as far from where it should be as a register moves it, beside a nat of wrong words."""
 WORDS = 4.0
 """What a nat of wrong words costs, in special and wherever else the model is to obey fully, or not at all."""
