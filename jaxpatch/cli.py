@@ -8,7 +8,7 @@ import jax
 import tyro
 from rich.console import Console
 
-from jaxpatch import check, expert_runs, merge_run, plan, recipe, run, validation
+from jaxpatch import check, diff, expert_runs, merge_run, plan, recipe, run, validation
 
 COMPILING = "--xla_gpu_enable_triton_gemm=false"
 """To XLA, for every command, unless XLA_FLAGS says otherwise. Where it tries Triton's kernels too, programs for a GPU compile for a
@@ -22,14 +22,14 @@ COMMANDS = {
     "validate": validation.Validate,
     "merge": merge_run.Merge,
     "plan": plan.Plan,
+    "diff": diff.Diff,
     "check": check.Check,
 }
 FLAT = (tyro.conf.OmitArgPrefixes,)
 
 
 def main() -> None:
-    """``jaxpatch run``, ``trace``, ``experts``, ``validate``, ``merge``, ``plan``, ``check``; exit status 0 done, 1 refused or failed,
-    2 bad usage, 130 interrupted."""
+    """``jaxpatch`` and one of `COMMANDS`; exit status 0 done, 1 refused or failed, 2 bad usage, 130 interrupted."""
     flags = os.environ.get("XLA_FLAGS", "")
     if COMPILING.split("=")[0] not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {COMPILING}".strip()
@@ -41,6 +41,8 @@ def main() -> None:
             jax.config.update("jax_enable_x64", True)
         if isinstance(options, plan.Plan):
             plan.plan(options)
+        elif isinstance(options, diff.Diff):
+            diff.diff(options)
         elif isinstance(options, check.Check):
             sys.exit(0 if check.check(options) else 1)
         else:

@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "plan": ("measuring", "models", "patching", "planning", "trees"),
     "reference": ("models", "shapes"),
     "check": ("atomic", "models", "patching", "reference", "reporting", "scoring", "shapes"),
+    "diff": ("atomic", "models", "patching", "reporting", "scoring"),
     "expert_runs": ("atomic", "experts", "measuring", "models", "reporting", "results", "run", "scoring", "validation"),
     "merge_recipe": ("merging", "trees"),
     "merge_run": (
@@ -55,7 +56,7 @@ MAY_IMPORT = {
         "validation",
     ),
     "recipe": ("expert_runs", "models", "plan", "run", "trees"),
-    "cli": ("check", "expert_runs", "merge_run", "plan", "recipe", "run", "validation"),
+    "cli": ("check", "diff", "expert_runs", "merge_run", "plan", "recipe", "run", "validation"),
     "__init__": (
         "experts",
         "hierarchy",
@@ -117,8 +118,11 @@ def test_no_floor_is_above_itself():
         ("torch", ("reference",)),
         ("peft", ("reference",)),
         ("matplotlib", ("reporting",)),
-        ("rich", ("reporting", "clock", "run", "expert_runs", "merge_run", "validation", "plan", "check", "cli")),
-        ("tyro", ("check", "expert_runs", "merge_run", "validation", "recipe", "cli")),
+        (
+            "rich",
+            ("reporting", "clock", "run", "expert_runs", "merge_run", "validation", "plan", "check", "diff", "cli"),
+        ),
+        ("tyro", ("check", "diff", "expert_runs", "merge_run", "validation", "recipe", "cli")),
         ("yaml", ("merge_recipe",)),
         ("pandas", ("scoring", "tracing", "sets", "reporting", "expert_runs")),
         ("optax", ("learned_merge", "sets")),
