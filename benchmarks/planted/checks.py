@@ -13,7 +13,7 @@ ALWAYS, NEVER = 0.9, 0.1
 NEEDED = 0.05
 """Share of the obedience that is lost without a source, at least."""
 ALONE = 0.3
-"""Of the obedience that would be a source's equal share, what it brings alone, at least."""
+"""Where each of n sources is to carry a share, n times what one by itself moves the state on its way, at least."""
 CARRIED, LEFT = 0.75, 0.25
 """Share of the state that the sources alone recover, at least; and all else, at most."""
 
@@ -33,11 +33,10 @@ def need(needed: Mapping[str, np.ndarray], groups: tuple[Gates, ...]) -> Check:
     return Check("share of the obedience that is lost without a source", least, f"at least {NEEDED}", least >= NEEDED)
 
 
-def alone(shares: np.ndarray) -> Check:
-    """Of the source that brings least by itself. shares: of the obedience, of each of the sources."""
-    least = float(shares.min() * len(shares))
-    wanted = f"at least {ALONE} of an equal share"
-    return Check("obedience that a source brings alone", least, wanted, least >= ALONE)
+def alone(moved: np.ndarray) -> Check:
+    """Of the source that moves the state least by itself. moved: by each, as a share of the way."""
+    least = float(moved.min() * len(moved))
+    return Check("share of the way by a source alone, times their number", least, f"at least {ALONE}", least >= ALONE)
 
 
 def obedience(name: str, obeys: float, wanted: bool) -> Check:

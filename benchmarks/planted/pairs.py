@@ -138,7 +138,7 @@ def trained(name: str, seed: int) -> Planted:
         obedience = _obedience(config, base, change, asked)
         seen += (checks.need(_needed(family, groups, obedience), groups),)
         if family.is_single:
-            seen += (checks.alone(_alone(family, groups, obedience)),)
+            seen += (checks.alone(_alone(family, config, base, change, groups, asked)),)
     nobody = {kind: np.zeros(own[kind].shape, bool) for kind in KINDS}
     signs = dict(enumerate(family.signs)) if not family.is_quiet else {}
     return Planted(
@@ -233,10 +233,23 @@ def _needed(family: Family, groups: tuple[Gates, ...], obedience: Obedience) -> 
     return needed
 
 
-def _alone(family: Family, groups: tuple[Gates, ...], obedience: Obedience) -> np.ndarray:
-    """What each source brings by itself, as a share of the obedience of all."""
-    together, *each = _cases(family, groups)
-    return np.array([obedience(case.gates) for case in each]) / obedience(together.gates)
+def _alone(
+    family: Family,
+    config: DecoderConfig,
+    base: Params,
+    change: Params,
+    groups: tuple[Gates, ...],
+    asked: language.Prompts,
+) -> np.ndarray:
+    """How far each source by itself moves the state of prompts that ask, on the way to where base has those that tell."""
+    start, end = (_states(config, base, prompts.inputs)[0].mean(0) for prompts in (asked, language.told(asked)))
+    way = end - start
+
+    def moved(gates: Gates) -> float:
+        state, _ = _states(config, training.plus(base, training.some_of(change, gates)), asked.inputs)
+        return float((state.mean(0) - start) @ way / (way @ way))
+
+    return np.array([moved(case.gates) for case in _cases(family, groups) if case.obeys < 1])
 
 
 @functools.cache
