@@ -109,7 +109,9 @@ def page(frame: pd.DataFrame, command: str, records: Sequence[Record]) -> str:
     if len(some := frame[frame["family"].isin(quiet)]):
         parts += [
             "## Where there is nothing to find",
-            "AUROC against components drawn as sources would have been: one half is to say nothing.",
+            _refused([record.held for record in records if record.held and record.family in quiet]),
+            "Asked for a ranking all the same, methods are scored against components drawn as sources would have been: an AUROC of one "
+            "half is to say nothing.",
             _chance(some),
         ]
     parts += promised([record.held for record in records if record.held])
@@ -208,6 +210,15 @@ def _by_family(frame: pd.DataFrame) -> str:
         for method, own in frame.groupby("method", sort=False)
     ]
     return "Average precision in each:\n\n" + table(["method", *names], rows)
+
+
+def _refused(held: Sequence[Mapping]) -> str:
+    """What the library finds in pairs without a source, by its own rules."""
+    trusted = sum(each["anchor"]["is_trusted"] for each in held)
+    return (
+        f"`fit_anchor` trusts an anchor in {trusted} of {len(held)} such pairs; where it trusts none, `jaxpatch run` scores nothing and says "
+        "why, so nothing is found."
+    )
 
 
 def _chance(frame: pd.DataFrame) -> str:

@@ -38,11 +38,12 @@ def figure(relative: Mapping[str, np.ndarray]) -> Figure:
     made = drawing.sheet(sum(heights) + 0.6)
     panels = made.subplots(len(shown), 1, height_ratios=heights, squeeze=False)[:, 0]
     high = max(values.max() for values, _ in shown.values())
-    scale = LogNorm(high / 10**DECADES, high)
+    low = high / 10**DECADES
+    scale = LogNorm(low, high)
     mesh = None
     for axes, (kind, (values, is_sorted)) in zip(panels, shown.items(), strict=True):
         edges = (np.arange(size + 1) - 0.5 for size in values.shape)
-        mesh = axes.pcolormesh(*edges, np.maximum(values, scale.vmin).T, cmap="Blues", norm=scale, rasterized=True)
+        mesh = axes.pcolormesh(*edges, np.maximum(values, low).T, cmap="Blues", norm=scale, rasterized=True)
         axes.set_ylim(values.shape[1] - 0.5, -0.5)
         axes.set_title(f"{kind}, in each layer by falling change" if is_sorted else kind)
         axes.set_yticks([0, values.shape[1] - 1], ["most", "least"] if is_sorted else [0, values.shape[1] - 1])
