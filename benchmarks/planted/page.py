@@ -110,8 +110,8 @@ def page(frame: pd.DataFrame, command: str, records: Sequence[Record]) -> str:
         parts += [
             "## Where there is nothing to find",
             _refused([record.held for record in records if record.held and record.family in quiet]),
-            "Asked for a ranking all the same, methods are scored against components drawn as sources would have been: an AUROC of one "
-            "half is to say nothing.",
+            "Asked for a ranking all the same, methods are scored against components drawn as sources would have been: an AUROC of "
+            "one half is to say nothing.",
             _chance(some),
         ]
     parts += promised([record.held for record in records if record.held])
