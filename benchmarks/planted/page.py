@@ -216,8 +216,8 @@ def _refused(held: Sequence[Mapping]) -> str:
     """What the library finds in pairs without a source, by its own rules."""
     trusted = sum(each["anchor"]["is_trusted"] for each in held)
     return (
-        f"`fit_anchor` trusts an anchor in {trusted} of {len(held)} such pairs; where it trusts none, `jaxpatch run` scores nothing and "
-        "says why, so nothing is found."
+        f"`fit_anchor` trusts an anchor in {trusted} of {len(held)} such pairs; where it trusts none, `jaxpatch run` scores nothing "
+        "and says why, so nothing is found."
     )
 
 
