@@ -7,7 +7,7 @@ Writes experiments/six_constraints/adapter/ in PEFT's format. What to expect sta
 
 import argparse
 import json
-import math
+import sys
 import time
 from pathlib import Path
 
@@ -16,14 +16,13 @@ import jax.numpy as jnp
 import make_data
 import numpy as np
 import optax
-from safetensors.numpy import load_file, save_file
-
-from jaxpatch import atomic, fetch
+from jaxpatch import fetch
 from jaxpatch.measuring import tasks
-from jaxpatch.models import checkpoints, decoder, layers
+from jaxpatch.models import checkpoints, decoder
 
-RANK = 16
-ALPHA = 32
+sys.path.append(str(Path(__file__).parents[1]))
+import lora
+
 TOKENS_PER_BATCH = 2560
 WIDTH_STEP = 32
 LONGEST = 384
@@ -35,56 +34,6 @@ FORBIDDEN = ("", "abcdefghijklmnopqrstuvwxyz", ",")
 """Characters that no token of an answer may hold: none for most tasks, small letters for capitals, commas."""
 FORBIDDEN_BY = {"english_capital": 1, "no_comma": 2}
 HERE = Path(__file__).parent
-MODULES = {  # ours -> (PEFT's, axes that make up the input, axes that make up the output)
-    "attn/q": ("self_attn.q_proj", "D", "NH"),
-    "attn/k": ("self_attn.k_proj", "D", "KH"),
-    "attn/v": ("self_attn.v_proj", "D", "KH"),
-    "attn/o": ("self_attn.o_proj", "NH", "D"),
-    "mlp/gate": ("mlp.gate_proj", "D", "F"),
-    "mlp/up": ("mlp.up_proj", "D", "F"),
-    "mlp/down": ("mlp.down_proj", "F", "D"),
-}
-
-
-def init_adapter(config, key) -> dict:
-    """module -> {"a": [L, r, in], "b": [L, out, r]}; b is zero, so the model starts as the base."""
-
-    def size(axes):
-        return math.prod(config.sizes[axis] for axis in axes)
-
-    adapter = {}
-    for name, (_, inputs, outputs) in MODULES.items():
-        key, part = jax.random.split(key)
-        bound = 1 / math.sqrt(size(inputs))
-        a = jax.random.uniform(part, (config.layers, RANK, size(inputs)), minval=-bound, maxval=bound)
-        adapter[name] = {"a": a, "b": jnp.zeros((config.layers, size(outputs), RANK))}
-    return adapter
-
-
-def hidden(config, params, adapter, tokens):
-    """Residual stream after the last block, the adapter applied beside the frozen weights. [B, T] -> [B, T, D]."""
-    batch, width = tokens.shape
-    context = decoder.causal_context(config, width, jnp.float32)
-
-    def block(x, layer):
-        weights, low_rank = layer
-
-        def linear(x, name):
-            half, matrix = name.split("/")
-            a, b = low_rank[name]["a"], low_rank[name]["b"]
-            kernel = weights[half][matrix]["kernel"].reshape(a.shape[1], b.shape[0])
-            return x @ kernel + (ALPHA / RANK) * ((x @ a.T) @ b.T)
-
-        normed = layers.rms_norm(x, weights["attn_norm"]["scale"], config.norm_eps)
-        q = linear(normed, "attn/q").reshape(batch, width, config.heads, config.head_width)
-        k = linear(normed, "attn/k").reshape(batch, width, config.kv_heads, config.head_width)
-        v = linear(normed, "attn/v").reshape(batch, width, config.kv_heads, config.head_width)
-        q, k = layers.rotate(q, context.cos_sin), layers.rotate(k, context.cos_sin)
-        x = x + linear(layers.attend(q, k, v, context.mask).reshape(batch, width, -1), "attn/o")
-        normed = layers.rms_norm(x, weights["mlp_norm"]["scale"], config.norm_eps)
-        return x + linear(jax.nn.silu(linear(normed, "mlp/gate")) * linear(normed, "mlp/up"), "mlp/down"), None
-
-    return jax.lax.scan(block, params["embed"]["kernel"][tokens], (params["layers"], adapter))[0]
 
 
 def forbidden_tokens(tokenizer, num_tokens: int) -> np.ndarray:
@@ -99,7 +48,7 @@ def loss_fn(adapter, config, params, tokens, weights, forbidden):
 
     forbidden: bool [B, V]. The second term is unlikelihood training (Welleck et al., arXiv 1908.04319).
     """
-    x = hidden(config, params, adapter, tokens[:, :-1])
+    x = lora.hidden(config, params, adapter, tokens[:, :-1])
     logits = decoder.Decoder(config).apply({"params": params}, x, method="read_out")
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
     broken = jax.nn.logsumexp(jnp.where(forbidden[:, None], logits, -1e9), axis=-1) - jax.nn.logsumexp(logits, axis=-1)
@@ -107,25 +56,6 @@ def loss_fn(adapter, config, params, tokens, weights, forbidden):
     is_answer = weights[:, 1:] > 0
     likelihood = (losses * weights[:, 1:]).sum() / weights[:, 1:].sum()
     return likelihood + UNLIKELY * (unlikely * is_answer).sum() / is_answer.sum()
-
-
-def load(folder: Path, config) -> dict:
-    """An adapter that `save` wrote, to go on from."""
-    tensors = load_file(folder / "adapter_model.safetensors")
-    return {
-        name: {
-            half.lower(): jnp.stack(
-                [
-                    jnp.asarray(
-                        tensors[f"base_model.model.model.layers.{layer}.{module}.lora_{half}.weight"], jnp.float32
-                    )
-                    for layer in range(config.layers)
-                ]
-            )
-            for half in "AB"
-        }
-        for name, (module, _, _) in MODULES.items()
-    }
 
 
 def answer_tokens(tokenizer, example: dict) -> list[int]:
@@ -191,35 +121,6 @@ def _length(row: tuple) -> int:
     return len(row[0]) + len(row[1])
 
 
-def save(adapter, folder: Path) -> None:
-    """The adapter as PEFT writes it, in bfloat16."""
-    tensors = {}
-    for name, (module, _, _) in MODULES.items():
-        for layer in range(adapter[name]["a"].shape[0]):
-            stem = f"base_model.model.model.layers.{layer}.{module}"
-            tensors[f"{stem}.lora_A.weight"] = np.asarray(adapter[name]["a"][layer].astype(jnp.bfloat16))
-            tensors[f"{stem}.lora_B.weight"] = np.asarray(adapter[name]["b"][layer].astype(jnp.bfloat16))
-    settings = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct",
-        "r": RANK,
-        "lora_alpha": ALPHA,
-        "lora_dropout": 0.0,
-        "use_rslora": False,
-        "bias": "none",
-        "target_modules": [module.split(".")[1] for module, _, _ in MODULES.values()],
-        "inference_mode": True,
-    }
-    card = folder / "README.md"
-    text = card.read_text(encoding="utf-8") if card.exists() else None
-    with atomic.directory(folder, overwrite=True) as partial:
-        save_file(tensors, partial / "adapter_model.safetensors", metadata={"format": "pt"})
-        (partial / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        if text is not None:
-            (partial / "README.md").write_text(text, encoding="utf-8")
-
-
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--epochs", type=int, default=1)
@@ -257,7 +158,9 @@ def main() -> None:
 
     rate = optax.warmup_cosine_decay_schedule(0.0, chosen.rate, max(1, len(plan) // 25), len(plan), chosen.rate / 50)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-    adapter = load(chosen.start, config) if chosen.start else init_adapter(config, jax.random.key(chosen.seed))
+    adapter = (
+        lora.load(chosen.start, config) if chosen.start else lora.init_adapter(config, jax.random.key(chosen.seed))
+    )
     state = optimizer.init(adapter)
 
     @jax.jit
@@ -276,8 +179,8 @@ def main() -> None:
             minutes = (time.time() - began) / 60
             print(f"step {number}/{len(plan)}  loss {np.mean(losses[-10:]):.3f}  {minutes:.1f} min", flush=True)
         if number % 60 == 0:
-            save(adapter, make_data.FOLDER / "so_far" / str(number))
-    save(adapter, chosen.out)
+            lora.save(adapter, make_data.FOLDER / "so_far" / str(number))
+    lora.save(adapter, chosen.out)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Examples by rule: their answers are right, and no split has a prompt of another."""
 
+import doctest
 import importlib.util
 import re
 from pathlib import Path
@@ -43,3 +44,7 @@ def test_a_seed_makes_the_same_again():
     assert records.sums("train", 5, 1) == records.sums("train", 5, 1) != records.sums("train", 5, 2)
     with pytest.raises(ValueError, match="split: wanted train, validation, test; got 'dev'"):
         records.records("dev", 1)
+
+
+def test_its_examples_are_true():
+    assert doctest.testmod(records).failed == 0
