@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import make_data
 import numpy as np
 import optax
+
 from jaxpatch import fetch
 from jaxpatch.measuring import tasks
 from jaxpatch.models import checkpoints, decoder
