@@ -114,7 +114,7 @@ def trained(name: str, seed: int) -> Planted:
     if not family.is_quiet:
         is_source = _any(groups)
         others = training.some_of(decoys, {kind: (~each).astype(np.float32) for kind, each in is_source.items()})
-        sizes = {kind: (is_source[kind] * family.size[kind] * own[kind]).astype(np.float32) for kind in KINDS}
+        sizes = {kind: (is_source[kind] * family.size[kind] * own[kind].mean()).astype(np.float32) for kind in KINDS}
         there = _cases(family, groups)
         start_key, learning_key = jax.random.split(jax.random.fold_in(source_key, number))
         direction, _ = training.sources(
