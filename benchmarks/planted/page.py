@@ -60,10 +60,10 @@ EXAMPLES = (
     Example(
         "both needed",
         "weight patching",
-        "Put into base alone, neither makes it obey; taken out of special alone, each takes all.",
+        "Put into base alone, a source does little without the others, and what is no source comes near.",
     ),
     Example("both needed", "knockout", "What is lost without it: the right question where all are needed."),
-    Example("either", "knockout", "Without one of them the other is enough, so nothing is lost."),
+    Example("either", "knockout", "What is lost without a source is little, where the other group makes up for it."),
     Example("cancelling", "weight patching", "What only undoes others has nothing to undo in base."),
     Example("large changes", "first order", "The slope in base says little of a place as far away as this."),
     Example(
