@@ -117,6 +117,7 @@ def test_a_page_of_quiet_families_alone_has_no_figure(tmp_path):
     assert not (tmp_path / "planted.svg").exists()
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_are_those_one_after_the_other(out, tmp_path):
     arguments = ["--out", str(tmp_path), "--docs", str(tmp_path), "--seeds", "2", "--processes", "2"]
     board.main([*arguments, "--families", "written", "--methods", "weight patching"])
