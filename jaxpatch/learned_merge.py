@@ -91,6 +91,8 @@ def learn_merge(
     partition = components.of_decoder(base)
     shapes = {path: np.shape(leaf) for path, leaf in paths.leaves(base).items()}
     sizes = {kind: jnp.asarray(components.sizes(partition[kind], shapes), jnp.float32) for kind in kinds}
+    total = sum(float(size.sum()) for size in sizes.values())
+    costs = {kind: size * (sparsity / len(pairs) / total) for kind, size in sizes.items()}
     told = tuple(Answers(*(jnp.asarray(part, jnp.int32) for part in each)) for each in answers)
     models = base, tuple(pair.special for pair in pairs)
     most = max(int((each.ends - each.starts).max()) for each in answers)
@@ -103,7 +105,7 @@ def learn_merge(
         rows = [draw.choice(len(each.starts), min(batch, len(each.starts)), replace=False) for each in told]
         chosen = tuple(Answers(*(part[some] for part in each)) for each, some in zip(told, rows, strict=True))
         loss, slope = _slope(config, objective, most, models, gates, jnp.float32(rest), chosen)
-        gates, moments = _step(adam, gates, moments, slope, sizes, jnp.float32(sparsity / len(pairs)))
+        gates, moments = _step(adam, gates, moments, slope, costs)
         losses.append(float(loss))
         taken.append(_taken(gates, sizes))
         progress(number + 1, steps)
@@ -155,13 +157,11 @@ def _step(
     gates: tuple[Gates, ...],
     moments: Any,
     slope: tuple[Gates, ...],
-    sizes: Mapping[str, jax.Array],
-    penalty: jax.Array,
+    costs: Mapping[str, jax.Array],
 ) -> tuple[tuple[Gates, ...], Any]:
-    """A step of Adam's, with the penalty on what is taken, back into 0 to 1."""
-    total = sum(math.fsum(np.ravel(size).tolist()) for size in sizes.values())
+    """A step of Adam's, back into 0 to 1. costs: kind -> what it costs to take each component."""
     with jax.numpy_dtype_promotion("standard"):
-        slope = tuple({kind: each[kind] + penalty * sizes[kind] / total for kind in each} for each in slope)
+        slope = tuple({kind: each[kind] + costs[kind] for kind in each} for each in slope)
         moves, moments = adam.update(slope, moments)
         return jax.tree.map(lambda gate, move: jnp.clip(gate + move, 0, 1), gates, moves), moments
 

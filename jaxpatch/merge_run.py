@@ -160,6 +160,12 @@ def asked(options: Merge) -> Recipe:
             faults.append(
                 f"expert {number}: scores {expert.scores}: wanted the folder of a run; it has no manifest.json"
             )
+    aside = {"budget": 1.0, "conflict": "all", "rest": 0.0, "kinds": {}}
+    faults += [
+        f"{name}: it is for gates, and no rule is said by which scores become gates; say one, or leave it out"
+        for name, silence in aside.items()
+        if made.rule is None and getattr(made, name) != silence
+    ]
     faults += [f"--{fault}" for fault in checkpoints.choice_faults(options.choices)]
     if options.out.expanduser().exists() and not options.overwrite:
         faults.append(f"--out {options.out}: it exists and is not overwritten; name another, or say --overwrite")

@@ -103,7 +103,7 @@ def merge(
             cutoffs=jnp.asarray(cutoffs, jnp.float32),
             scale=jnp.float32(scale),
             key=jax.random.fold_in(jax.random.key(seed), number),
-            statistics=None if known_of is None else _known(known_of, path, np.shape(leaf), layouts[path]),
+            statistics=None if known_of is None else _known(known_of, path, known.needs, layouts[path]),
         )
         merged[path] = _leaf(method, tuple(chosen.items()), layouts[path], leaf, parts(path), asked)
     return paths.with_leaves(base, merged)
@@ -211,13 +211,13 @@ def _count(share: float, size: int) -> int:
 
 
 def _known(
-    statistics: Sequence[Mapping[str, Any]], path: str, shape: tuple[int, ...], layout: tensors.Layout
+    statistics: Sequence[Mapping[str, Any]], path: str, needs: str | None, layout: tensors.Layout
 ) -> jax.Array | None:
     """What is known of one leaf of each expert, tensor by tensor; None where nothing is."""
     if not all(path in each for each in statistics):
         return None
     own = [jnp.asarray(each[path], jnp.float32) for each in statistics]
-    if own[0].shape == shape:
+    if needs == "fisher":
         return jnp.stack([tensors.split(each, layout) for each in own])
     return jnp.stack([each.reshape(-1, *each.shape[-2:]) for each in own])
 
@@ -257,6 +257,10 @@ def _faults(
         )
     elif needs is None and name in METHODS and statistics is not None:
         faults.append(f"statistics: {name} looks at no data; leave them out.")
+    elif needs is not None and statistics is not None:
+        faults += _statistics_faults(needs, base, statistics)
+    if gates is None and numbers["rest"] != 0:
+        faults.append("rest is the gate of what gates say nothing of: say gates, or leave it out.")
     if gates is not None and len(gates) != len(experts):
         faults.append(f"gates: wanted those of each of {len(experts)} experts; got {len(gates)}.")
     if name in METHODS:
@@ -285,6 +289,25 @@ def _faults(
             for path, leaf in paths.leaves(expert).items()
             if not _is_floating(leaf) and not compare.is_same(own[path], leaf)
         ]
+    return faults
+
+
+def _statistics_faults(needs: str, base: Params, statistics: Sequence[Params]) -> list[str]:
+    """Leaves that the model lacks, and those of another shape than what is known of them must have."""
+    shapes, faults = {path: np.shape(leaf) for path, leaf in paths.leaves(base).items()}, []
+    layouts = tensors.layouts(shapes)
+    for number, each in enumerate(statistics):
+        for path, leaf in paths.leaves(each).items():
+            if path not in shapes:
+                faults.append(f"statistics {number}: {path} is no leaf of these models.")
+                continue
+            stack, inputs = layouts[path]
+            inside = math.prod(shapes[path][stack : stack + inputs] if inputs else shapes[path][-1:])
+            wanted = shapes[path] if needs == "fisher" else (*shapes[path][:stack], inside, inside)
+            if np.shape(leaf) != wanted:
+                faults.append(
+                    f"statistics {number}: {path}: wanted {wanted}, as jp.{needs} makes it; got {np.shape(leaf)}."
+                )
     return faults
 
 

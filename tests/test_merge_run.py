@@ -159,6 +159,8 @@ def test_all_that_is_wrong_at_once(home, tmp_path):
         "it exists and is not overwritten",
     ):
         assert fault in str(caught.value), fault
+    with pytest.raises(ValueError, match="budget: it is for gates, and no rule is said"):
+        merge_run.merge(asked(home, tmp_path / "out", method="linear", budget=0.5), console=QUIET)
     with pytest.raises(ValueError) as caught:
         merge_run.merge(Merge(out=tmp_path / "out"), console=QUIET)
     for fault in ("--base: wanted, or a --recipe", "--method: wanted", "--experts: wanted at least one model"):

@@ -70,3 +70,14 @@ def test_what_must_be_known_of_the_data():
     )
     assert "as jp.moments makes them; got 1." in refused("regmean", BASE, [EXPERT, EXPERT], statistics=[{}])
     assert "statistics: linear looks at no data; leave them out." in refused("linear", BASE, [EXPERT], statistics=[{}])
+    base = {"a": {"kernel": jnp.ones((2, 3))}}
+    said = refused("regmean", base, [base], statistics=[{"a": {"kernel": jnp.ones((3, 3))}, "b": jnp.ones(2)}])
+    assert "statistics 0: a/kernel: wanted (2, 2), as jp.moments makes it; got (3, 3)." in said
+    assert "statistics 0: b is no leaf of these models." in said
+    assert "statistics 0: a/kernel: wanted (2, 3), as jp.fisher makes it; got (2, 2)." in refused(
+        "fisher", base, [base], statistics=[{"a": {"kernel": jnp.ones((2, 2))}}]
+    )
+
+
+def test_what_is_said_of_gates_without_any():
+    assert "rest is the gate of what gates say nothing of" in refused("linear", BASE, [EXPERT], rest=1.0)

@@ -53,8 +53,9 @@ class Family:
         groups: draws the sources.
         cases: (groups that are there, whether the model obeys then).
         signs: of each group, where not all are 1: -1 for one that takes away.
-        size: of a source's change, by kind, in norms of base's own weights there.
-        decoy_size: of every other component's: at least that, and drawn up to twice as much. decoy_blocks: where there are any.
+        size: of a source's change, by kind, in norms of base's weights, the mean of that kind.
+        decoy_size: of every other component's, in norms of its own: at least that, and up to twice as much.
+        decoy_blocks: where there are any.
         decoy_share: of all other components, those that change.
         decoys: what they are trained to do.
         sharper: by how much queries of all heads in sources' blocks are stretched in base, which saturates their attention.

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from jaxpatch.merging import changes, magnitudes
-from jaxpatch.merging.method import Choice, Method, Range
+from jaxpatch.merging.method import Method, Range
 
 
 def merge(base, experts, asked, options):
@@ -36,10 +36,8 @@ def method(agree: bool) -> Method:
         takes=("density", "scale"),
         options={
             "normalize": changes.normalize(False),
-            "rescale": Choice(("none", "norm"), "whether what is kept is stretched to the tensor's own L1 norm"),
-            "agree": Choice(
-                (agree, not agree), "whether entries are left out whose sign is not that of the sum (as TIES does)"
-            ),
+            "rescale": changes.STRETCH,
+            "agree": changes.agree(agree),
             "gamma": Range(0.01, 0.0, 1.0, "share of a tensor's entries that are outliers"),
         },
     )

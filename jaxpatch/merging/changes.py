@@ -9,17 +9,22 @@ EMPTY = 1e-7
 """L1 norms below are of nothing, and nothing is not rescaled."""
 NO_WEIGHT = 1e-8
 """Sums of weights below, by magnitude, divide nothing."""
-NORMALIZE = "whether the sum is divided by the sum of the weights that went into it"
-RESCALE = (
-    "what is kept makes up for what is not: up to the tensor's own L1 norm (mergekit), or by 1 / its chance (published)"
-)
+STRETCH = Choice(("none", "norm"), "whether what is kept is stretched to the tensor's own L1 norm")
+"""The option of methods that trim."""
 
 Keep = Bool[Array, "experts stack rows inside"]
 
 
 def normalize(default: bool) -> Choice:
-    """The option, for a method's table."""
-    return Choice((default, not default), NORMALIZE)
+    """An option of most methods."""
+    return Choice((default, not default), "whether the sum is divided by the sum of the weights that went into it")
+
+
+def agree(default: bool) -> Choice:
+    """An option of methods that have a name with, and a name without it."""
+    return Choice(
+        (default, not default), "whether entries are left out whose sign is not that of the sum (as TIES does)"
+    )
 
 
 def of(base: Tensors, experts: Experts) -> Experts:

@@ -6,7 +6,10 @@ import jax.numpy as jnp
 from jaxpatch.merging import changes
 from jaxpatch.merging.method import Choice, Method
 
-RESCALE = Choice(("norm", "chance", "none"), changes.RESCALE)
+RESCALE = Choice(
+    ("norm", "chance", "none"),
+    "what is kept makes up for what is not: up to the tensor's own L1 norm (mergekit), or by 1 / its chance (published)",
+)
 
 
 def merge(base, experts, asked, options):
@@ -40,9 +43,7 @@ def method(agree: bool) -> Method:
         options={
             "normalize": changes.normalize(False),
             "rescale": RESCALE,
-            "agree": Choice(
-                (agree, not agree), "whether entries are left out whose sign is not that of the sum (as TIES does)"
-            ),
+            "agree": changes.agree(agree),
         },
     )
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from jaxpatch.merging import changes, dare
-from jaxpatch.merging.method import Choice, Method, Range
+from jaxpatch.merging.method import Method, Range
 
 
 def merge(base, experts, asked, options):
@@ -46,12 +46,8 @@ def method(agree: bool) -> Method:
         options={
             "normalize": changes.normalize(agree),
             "rescale": dare.RESCALE,
-            "agree": Choice(
-                (agree, not agree), "whether entries are left out whose sign is not that of the sum (as TIES does)"
-            ),
-            "epsilon": Range(
-                0.15, 0.0, 0.5, "how far chances are spread around the density; both ends must lie in 0 to 1"
-            ),
+            "agree": changes.agree(agree),
+            "epsilon": Range(0.15, 0.0, 0.5, "how far chances lie around the density, at both ends; within 0 to 1"),
         },
         refuses=refuses,
     )

@@ -35,7 +35,7 @@ METHOD = Method(
     options={
         "normalize": changes.normalize(True),
         "trim": TRIM,
-        "rescale": Choice(("none", "norm"), "whether what is kept is stretched to the tensor's own L1 norm"),
+        "rescale": changes.STRETCH,
     },
     looks_at_all=lambda options: options["trim"] == "all",
 )
