@@ -21,7 +21,7 @@ from jaxpatch.tracing import roles
 
 ALPHA = 0.05
 """The screen's level: so large a share of the best may be missed, in the mean over trials."""
-TRIALS = 4
+TRIALS = 8
 """Of the screen, on each pair, with other random samples."""
 FOR_ANCHOR = 64
 """Prompts by which an anchor is fitted anew."""
