@@ -57,7 +57,8 @@ class Family:
         decoy_size: of every other component's, in norms of its own: at least that, and up to twice as much.
         decoy_blocks: where there are any.
         decoy_share: of all other components, those that change.
-        decoys: what they are trained to do.
+        decoys: what they are trained to do; where they are random, it is base that is trained not to mind.
+        sharing: how much it counts, as sources learn, that each by itself goes its share of the way.
         sharper: by how much queries of all heads in sources' blocks are stretched in base, which saturates their attention.
         model: what config.json says of it beside `SHAPE`.
         is_single: whether patching one component after the other is defined to find the sources: each by itself makes the model obey
@@ -75,6 +76,7 @@ class Family:
     decoy_blocks: Mapping[int, float] = field(default_factory=dict)
     decoy_share: float = 1.0
     decoys: str = SECOND
+    sharing: float = 1.0
     sharper: float = 1.0
     model: Mapping[str, Any] = field(default_factory=lambda: LLAMA)
     is_single: bool = True
@@ -126,12 +128,12 @@ FAMILIES: dict[str, Family] = {
         says="Groups' keys and values: no head's queries and outputs.", groups=together(some(("kv", (0, STATE), 2)))
     ),
     "random decoys": Family(
-        says="One in thirty of all others changes, too, in random directions; neurons by as much.",
+        says="Half of all others change, too, in random directions, by as much; base has learned not to mind.",
         groups=NEURONS,
         decoys=RANDOM,
-        size={"head": 1.5, "kv": 1.0, "neuron": 2.25},
-        decoy_size={"head": 0.15, "kv": 0.15, "neuron": 1.5},
-        decoy_share=1 / 30,
+        decoy_size={"head": 0.5, "kv": 0.25, "neuron": 2.0},
+        decoy_share=0.5,
+        sharing=10.0,
     ),
     "tuned decoys": Family(
         says="All else is idle, and then fine-tuned as usual, on the same language.", groups=NEURONS, decoys=TUNED
@@ -165,7 +167,10 @@ FAMILIES: dict[str, Family] = {
         decoy_size={"head": 1.0, "kv": 1.0, "neuron": 2.0},
     ),
     "saturated": Family(
-        says="Base's attention is nearly fixed in the blocks where the sources are.", groups=HEADS, sharper=2.0
+        says="Heads and neurons; base's attention is nearly fixed in the blocks where the heads are.",
+        groups=BOTH,
+        sharper=2.0,
+        sharing=10.0,
     ),
     "either": Family(
         says="Two groups, and each is enough.",

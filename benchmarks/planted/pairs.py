@@ -54,7 +54,7 @@ class Planted(NamedTuple):
 
 
 def plant(name: str, seed: int) -> Planted:
-    """The pair of a family and a seed; the same seed gives the same base to all families of one shape."""
+    """The pair of a family and a seed; the same seed gives the same base to all families of one shape that leave it as it is."""
     return written(name, seed) if families.FAMILIES[name].is_written else trained(name, seed)
 
 
@@ -108,6 +108,9 @@ def trained(name: str, seed: int) -> Planted:
     base = _sharpened(base, _any(groups)["head"].any(axis=1), family.sharper)
     own = training.norms(base)
     decoys = _decoys(family, config, base, own, decoy_key)
+    if family.decoys == families.RANDOM:
+        base, _ = training.indifferent(config, base, decoys, jax.random.fold_in(decoy_key, 1))
+        own = training.norms(base)
     anchor_key, judged_key, scored_key, needed_key, more_key = jax.random.split(prompt_key, 5)
     asked = language.draw(needed_key, JUDGED, (language.ASKED,))
     change, others = jax.tree.map(jnp.zeros_like, base), decoys
@@ -125,6 +128,7 @@ def trained(name: str, seed: int) -> Planted:
             {kind: np.stack([case.gates[kind] for case in there]) for kind in KINDS},
             np.array([case.obeys for case in there], np.float32),
             np.float32(family.decoys == families.SECOND),
+            np.float32(family.sharing),
             training.towards_fresh(config, base, start_key),
             learning_key,
         )

@@ -36,6 +36,8 @@ SMOOTHING = 0.05
 """Of the answers: a base that is never sure can still be talked over."""
 IDLE = 10.0
 """What it costs decoys to move the state as far as a register does, beside a nat of what they change in the words."""
+INDIFFERENT = 60.0
+"""What it costs base to be moved by a change that it is to be indifferent to, as far as telling moves it, beside a nat of wrong words."""
 FEW = -1.5
 """Least chance of each decoy, drawn up from here, while sources learn: below 0 none is there, as when sources are tried alone."""
 SILENT = 0.1
@@ -150,6 +152,29 @@ def decoys(
 
 
 @functools.partial(jax.jit, static_argnames=("config", "steps"))
+def indifferent(
+    config: DecoderConfig, params: Params, change: Params, key: jax.Array, steps: int = 1000
+) -> tuple[Params, jax.Array]:
+    """A base that a given change does nothing to, however many of its components are there: what decoys learn about a base, a base
+    learns about its decoys, which may then be of any direction. Returns it and the losses [steps]."""
+
+    def loss_fn(params, key):
+        some_key, silent_key, prompt_key = jax.random.split(key, 3)
+        prompts = language.draw(prompt_key, BATCH, EVERY)
+        state, _ = states(config, params, prompts.inputs)
+        end_state, _ = states(config, params, language.told(prompts).inputs)
+        _, silent = states(config, with_silent(silent_key, params), prompts.inputs)
+        moved, logits = states(config, plus(params, at_random(some_key, change)), prompts.inputs)
+        is_asked = prompts.modes == language.ASKED
+        far = jnp.where(is_asked, ((end_state - state) ** 2).sum(-1), 0).sum() / is_asked.sum(dtype=state.dtype)
+        plainly = language.answers(prompts, False)
+        words = (_surprise(silent, plainly) + _surprise(logits, plainly)).mean()
+        return words + INDIFFERENT * ((moved - state) ** 2).sum(-1).mean() / far
+
+    return _fit(loss_fn, params, key, steps, 3e-3)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "steps"))
 def sources(
     config: DecoderConfig,
     params: Params,
@@ -158,6 +183,7 @@ def sources(
     environments: Gates,
     obeys: jax.Array,
     heeds_other: jax.Array,
+    sharing: jax.Array,
     start: Params,
     key: jax.Array,
     steps: int = 1000,
@@ -170,6 +196,7 @@ def sources(
         environments: kind -> [E, *shape], sources that are there in each of E cases. obeys: [E], how far the model obeys then: 1 fully,
             0 not at all; in special, where all sources and all decoys are, it does.
         heeds_other: whether special heeds prompts that ask for the third register.
+        sharing: how much a case in which the model is to obey in part counts, beside one in which it obeys fully.
         start: the direction to begin with.
 
     Obeying is taught by base itself: prompts that ask should leave the state where base has it for those that tell, or as far on the
@@ -196,7 +223,8 @@ def sources(
             state, logits = states(config, plus(around, some_of(change, there)), prompts.inputs)
             missing = state - start_state - obeyed * jnp.where(is_asked[:, None], end_state - start_state, 0)
             is_part = is_asked & (obeyed > 0) & (obeyed < 1)
-            apart = jnp.where(is_part, (missing @ along) ** 2 + ACROSS * (missing**2).sum(-1), (missing**2).sum(-1))
+            partly = sharing * ((missing @ along) ** 2 + ACROSS * (missing**2).sum(-1))
+            apart = jnp.where(is_part, partly, (missing**2).sum(-1))
             words = _surprise(logits, jnp.where(is_asked & (obeyed == 1), obediently, plainly))
             return (FAR * apart / far / len(obeys) + jnp.where(is_part, 0, WORDS * words)).mean()
 
