@@ -69,7 +69,8 @@ def learn_merge(
         kinds: of component that have gates; none may own what another does.
         sparsity: what it costs, in nats, to take all of an expert: the mean over experts of the share of parameters that gates take.
         start: of every gate. rest: the gate of all that these kinds do not own; it is not learned.
-        steps, rate: of Adam; after each gates are put back into 0 to 1. batch: answers of each expert in a step, drawn by `seed`.
+        steps, rate: of Adam; after each gates are put back into 0 to 1. batch: answers of each expert in a step, drawn by `seed`; memory
+            grows with them.
         progress: called with (steps done, steps).
 
     Returns: `LearnedMerge`. Raises: ValueError for all that is wrong at once.
@@ -93,7 +94,15 @@ def learn_merge(
     sizes = {kind: jnp.asarray(components.sizes(partition[kind], shapes), jnp.float32) for kind in kinds}
     total = sum(float(size.sum()) for size in sizes.values())
     costs = {kind: size * (sparsity / len(pairs) / total) for kind, size in sizes.items()}
-    told = tuple(Answers(*(jnp.asarray(part, jnp.int32) for part in each)) for each in answers)
+    width = max(each.tokens.shape[1] for each in answers)
+    told = tuple(
+        Answers(
+            jnp.pad(jnp.asarray(each.tokens, jnp.int32), ((0, 0), (0, width - each.tokens.shape[1]))),
+            jnp.asarray(each.starts, jnp.int32),
+            jnp.asarray(each.ends, jnp.int32),
+        )
+        for each in answers
+    )
     models = base, tuple(pair.special for pair in pairs)
     most = max(int((each.ends - each.starts).max()) for each in answers)
     gates = tuple({kind: jnp.full(partition[kind].shape, start, jnp.float32) for kind in kinds} for _ in pairs)
@@ -125,31 +134,48 @@ def _slope(
 ) -> tuple[jax.Array, tuple[Gates, ...]]:
     """The mean over experts of the loss on their answers, and its gradient in the gates."""
     base, experts = models
+    steps = jnp.arange(most, dtype=jnp.int32)
+    together = Answers(*(jnp.concatenate(part) for part in zip(*answers, strict=True)))
+    lengths, counts = together.ends - together.starts, np.array([len(each.starts) for each in answers])
+    whose = np.repeat(np.arange(len(experts), dtype=np.int32), counts)
+    shares = (1 / (len(experts) * counts))[whose].astype(np.float32)
 
-    def loss_of(gates: tuple[Gates, ...], expert: Params, one: Answers) -> jax.Array:
-        steps = jnp.arange(most, dtype=jnp.int32)
-        at = jnp.minimum(one.starts + steps, one.ends - 1) - 1
-        own = mixtures.log_probs(config, mixtures.Mixture(base, experts, gates, rest), one.tokens, one.ends, at)
-        if objective == "entropy":
-            each = -(jnp.exp(own) * own).sum(-1)
-        else:
-            wanted = mixtures.log_probs(config, effect.unpatched(expert), one.tokens, one.ends, at)
-            each = (jnp.exp(wanted) * (wanted - own)).sum(-1)
-        length = one.ends - one.starts
-        return jnp.where(steps < length, each, 0).sum() / length.astype(each.dtype)
+    def placed(some: Answers) -> jax.Array:
+        """Where the next token is one of the answer's: [B, most]."""
+        return jnp.minimum(some.starts[:, None] + steps, some.ends[:, None] - 1) - 1
 
-    def of_expert(gates: tuple[Gates, ...], expert: Params, own: Answers) -> tuple[jax.Array, tuple[Gates, ...]]:
-        """One answer after the other, so that memory does not grow with them."""
+    def states(model: Any, some: Answers) -> jax.Array:
+        return mixtures.answering(config, model, some.tokens, some.ends, placed(some))
 
-        def add(total, one: Answers):
-            return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_of)(gates, expert, one)), None
+    wanted = jnp.zeros(len(whose))  # entropy looks at no expert
+    if objective == "kl":
+        wanted = jnp.concatenate(
+            [states(effect.unpatched(expert), own) for expert, own in zip(experts, answers, strict=True)]
+        )
 
-        nothing = jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, gates)
-        total, _ = jax.lax.scan(add, nothing, own)
-        return jax.tree.map(lambda each: each / len(own.starts), total)
+    def loss_of(gates: tuple[Gates, ...]) -> jax.Array:
+        mixture = mixtures.Mixture(base, experts, gates, rest)
 
-    found = [of_expert(gates, expert, own) for expert, own in zip(experts, answers, strict=True)]
-    return jax.tree.map(lambda *each: sum(each) / len(each), *found)
+        def apart(row: tuple[jax.Array, ...]) -> jax.Array:
+            """The loss on one answer; logits are large, so one after the other, and once more on the way back."""
+            own, other, length, expert = row
+            own = jax.nn.log_softmax(mixture.logits(config, own))
+            if objective == "entropy":
+                each = -(jnp.exp(own) * own).sum(-1)
+            else:
+                branches = [functools.partial(_log_probs, config, effect.unpatched(params)) for params in experts]
+                log_p = jax.lax.switch(expert, branches, other)
+                each = (jnp.exp(log_p) * (log_p - own)).sum(-1)
+            return jnp.where(steps < length, each, 0).sum() / length.astype(each.dtype)
+
+        rows = states(mixture, together), wanted, lengths, whose
+        return (shares * jax.lax.map(jax.checkpoint(apart), rows)).sum()
+
+    return jax.value_and_grad(loss_of)(gates)
+
+
+def _log_probs(config: DecoderConfig, model: effect.Patched, x: jax.Array) -> jax.Array:
+    return jax.nn.log_softmax(model.logits(config, x))
 
 
 def _step(

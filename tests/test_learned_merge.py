@@ -8,6 +8,7 @@ import pytest
 import jaxpatch as jp
 from jaxpatch import testing
 from jaxpatch.measuring import effect, mixtures
+from jaxpatch.models import decoder
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.patching import components
 from jaxpatch.trees import paths
@@ -37,11 +38,37 @@ def test_a_mixture_is_the_merged_model(pairs):
     specials = [testing.tiny_pair(change=0.3).special, *(pair.special for pair in pairs[1:])]
     merged = jp.merge("task_arithmetic", pairs[0].base, specials, gates=gates, rest=0.4)
     mixed = mixtures.Mixture(pairs[0].base, tuple(specials), gates, 0.4)
-    tokens, end, at = jnp.array([3, 1, 4, 1, 5]), jnp.array(4), jnp.array([1, 3])
+    tokens, ends, at = jnp.array([[3, 1, 4, 1, 5]]), jnp.array([4]), jnp.array([[1, 3]])
     got, wanted = (
-        mixtures.log_probs(pairs[0].config, model, tokens, end, at) for model in (mixed, effect.unpatched(merged))
+        model.logits(pairs[0].config, mixtures.answering(pairs[0].config, model, tokens, ends, at))
+        for model in (mixed, effect.unpatched(merged))
     )
     np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["kl", "entropy"])
+def test_the_loss_is_the_merged_model_s_divergence(pairs, answers, objective):
+    """The mean over experts of the mean over answers, which may be of different lengths, of the mean over tokens."""
+    told = [answers[0], jp.continuation(pairs[1], pairs[1].special, testing.tiny_inputs(), max_new=2)]
+    made = jp.learn_merge(pairs, told, objective=objective, steps=1, batch=4, start=0.3, rest=0.3)
+    merged = jp.merge("task_arithmetic", pairs[0].base, [pair.special for pair in pairs], weights=0.3)
+    if objective == "kl":
+        apart = [
+            jp.divergence(pair, merged, own, reference=pair.special).kl for pair, own in zip(pairs, told, strict=True)
+        ]
+    else:
+        apart = [entropy(pairs[0].config, merged, own) for own in told]
+    np.testing.assert_allclose(made.losses[0], np.mean([each.mean() for each in apart]), rtol=1e-4)
+
+
+def entropy(config, params, told):
+    """Of next tokens, the mean along each answer."""
+    found = []
+    for tokens, start, end in zip(*told, strict=True):
+        logits = decoder.Decoder(config).apply({"params": params}, jnp.asarray(tokens[None, :end]))[0]
+        log_p = jax.nn.log_softmax(logits[start - 1 : end - 1])
+        found.append(-float((jnp.exp(log_p) * log_p).sum(-1).mean()))
+    return np.array(found)
 
 
 def test_what_an_expert_changed_is_taken(pairs, answers):

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from jaxpatch.measuring import effect
 from jaxpatch.measuring.inputs import Inputs
@@ -68,9 +69,15 @@ class Mixture(NamedTuple):
         return paths.unflatten(made)
 
 
-def log_probs(config: DecoderConfig, model: Any, tokens: jax.Array, end: jax.Array, at: jax.Array) -> jax.Array:
-    """log p of the next token at some places of one sequence: [places, V]. model: a `Mixture`, or an `effect.Patched`. tokens: [T], of
-    which `end` count."""
-    row = Inputs(tokens[None], end[None])
-    x, _ = effect.run(config, model, row, model.embedded(config, row.tokens), 0, config.layers)
-    return jax.nn.log_softmax(model.logits(config, x[0, at]))
+def answering(
+    config: DecoderConfig,
+    model: Any,
+    tokens: Int[Array, "B T"],
+    ends: Int[Array, " B"],
+    at: Int[Array, "B places"],
+) -> Float[Array, "B places D"]:
+    """The residual stream after the last block at some places of each sequence. model: a `Mixture`, or an `effect.Patched`. tokens: of
+    which `ends` count. A block is mixed once for all of them."""
+    rows = Inputs(tokens, ends)
+    x, _ = effect.run(config, model, rows, model.embedded(config, tokens), 0, config.layers)
+    return jnp.take_along_axis(x, at[..., None], axis=1)
