@@ -69,8 +69,8 @@ def learn_merge(
         kinds: of component that have gates; none may own what another does.
         sparsity: what it costs, in nats, to take all of an expert: the mean over experts of the share of parameters that gates take.
         start: of every gate. rest: the gate of all that these kinds do not own; it is not learned.
-        steps, rate: of Adam; after each gates are put back into 0 to 1. batch: answers of each expert in a step, drawn by `seed`; memory
-            grows with them.
+        steps, rate: of Adam; after each gates are put back into 0 to 1.
+        batch: answers of each expert in a step, drawn by `seed`; memory grows with them.
         progress: called with (steps done, steps).
 
     Returns: `LearnedMerge`. Raises: ValueError for all that is wrong at once.
@@ -155,11 +155,12 @@ def _slope(
 
     def loss_of(gates: tuple[Gates, ...]) -> jax.Array:
         mixture = mixtures.Mixture(base, experts, gates, rest)
+        read_out = mixture.read_out(config)
 
         def apart(row: tuple[jax.Array, ...]) -> jax.Array:
             """The loss on one answer; logits are large, so one after the other, and once more on the way back."""
             own, other, length, expert = row
-            own = jax.nn.log_softmax(mixture.logits(config, own))
+            own = jax.nn.log_softmax(read_out(own))
             if objective == "entropy":
                 each = -(jnp.exp(own) * own).sum(-1)
             else:

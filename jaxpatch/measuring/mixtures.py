@@ -1,6 +1,6 @@
 """A base and what several experts differ from it by, as far as gates say: one model, never there as a whole, a block at a time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -45,12 +45,16 @@ class Mixture(NamedTuple):
         ]
         return self._mixed(own, others, gates)
 
-    def logits(self, config: DecoderConfig, x: jax.Array) -> jax.Array:
-        """Logits of a residual stream."""
+    def read_out(self, config: DecoderConfig) -> Callable[[jax.Array], jax.Array]:
+        """A function from a residual stream to logits, for which norm and unembedding are mixed once, however often it is called."""
         parts = ["final_norm", "embed" if config.tied else "unembed"]
         sides = [{name: side[name] for name in parts} for side in (self.base, *self.experts)]
-        ends = self._mixed(sides[0], sides[1:])
-        return layers.capped(decoder.apply(config, {**self.base, **ends}, x, method="unembedded"), config.logit_cap)
+        ends = {**self.base, **self._mixed(sides[0], sides[1:])}
+        return lambda x: layers.capped(decoder.apply(config, ends, x, method="unembedded"), config.logit_cap)
+
+    def logits(self, config: DecoderConfig, x: jax.Array) -> jax.Array:
+        """Logits of a residual stream."""
+        return self.read_out(config)(x)
 
     def _mixed(
         self, base: Params, experts: Sequence[Params], gates: Sequence[Mapping[str, jax.Array]] | None = None
