@@ -17,7 +17,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent import futures
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -46,6 +46,10 @@ def made(out: Path, name: str, seed: int, methods: Sequence[str]) -> None:
         shelf.put(pairs.plant(name, seed), place)
         failed = shelf.failed(place)
         say(f"not used: {'; '.join(failed)}" if failed else "verified")
+    if shelf.recipe(place) != pairs.RECIPE:
+        raise ValueError(
+            f"{place}: it was planted by recipe {shelf.recipe(place)}, and this is {pairs.RECIPE}; name an empty --out."
+        )
     if shelf.failed(place):
         return
     problem = shelf.get(place, seed)
@@ -53,7 +57,8 @@ def made(out: Path, name: str, seed: int, methods: Sequence[str]) -> None:
         if not (file := prediction(out, method, name, seed)).is_file():
             asked_at = time.monotonic()
             answer = CONTESTANTS[method](problem)
-            said = {"method": method, "cost": answer.cost, "values": answer.values}
+            digest = door.problem(place).digest
+            said = {"method": method, "cost": answer.cost, "pair": digest, "values": answer.values}
             _write(file, said | {"seconds": time.monotonic() - asked_at})
     if not (file := promise(out, name, seed)).is_file():
         said = promises.kept(problem, *shelf.beside(place))
@@ -64,18 +69,32 @@ def made(out: Path, name: str, seed: int, methods: Sequence[str]) -> None:
 def measured(out: Path, name: str, seed: int) -> records.Record:
     """What was measured of a pair, whoever made the predictions."""
     place = folder(out, name, seed)
-    if failed := shelf.failed(place):
-        return records.Record(name, seed, failed)
-    said = [_read(file) for file in sorted((out / "predictions").glob(f"*/{slug(name)}-{seed}.json"))]
-    known = door.marked(place)
-    examples = {example.method for example in page.EXAMPLES if example.family == name}
-    return records.Record(
-        name,
-        seed,
-        rows=tuple(door.row(place, each) for each in said),
-        held=_read(promise(out, name, seed)),
-        first={each["method"]: page.first(each["values"], known) for each in said if each["method"] in examples},
+    source = manifest.source(ROOT)
+    made = records.Record(
+        name, seed, shelf.recipe(place), door.problem(place).digest, None if source is None else source["commit"]
     )
+    if failed := shelf.failed(place):
+        return made._replace(failed=failed)
+    known, rows, first = door.marked(place), {}, {}
+    examples = {example.method for example in page.EXAMPLES if example.family == name}
+    for file in sorted((out / "predictions").glob(f"*/{slug(name)}-{seed}.json")):
+        try:
+            said = door.predictions_in(file)
+            row = door.row(place, said)
+            refuse_impostor(row["method"], file, rows)
+        except ValueError as error:
+            Console(stderr=True).print(f"{file} is left out: {error}", markup=False)
+            continue
+        rows[row["method"]] = row
+        if row["method"] in examples:
+            first[row["method"]] = page.first(said["values"], known)
+    return made._replace(rows=tuple(rows.values()), held=_read(promise(out, name, seed)), first=first)
+
+
+def refuse_impostor(method: str, file: Path, others: Container[str]) -> None:
+    """Raises ValueError where predictions bear a contestant's name and are not in its folder, or one that others bear."""
+    if method in others or (method in CONTESTANTS and file.parent.name != method_slug(method)):
+        raise ValueError(f"method: {method!r} is another's name; give yours one of its own.")
 
 
 def slug(name: str) -> str:
@@ -99,7 +118,16 @@ def promise(out: Path, name: str, seed: int) -> Path:
 
 def prediction(out: Path, method: str, name: str, seed: int) -> Path:
     """Where a contestant's predictions about a pair are."""
-    return out / "predictions" / slug(method.replace(",", "")) / f"{slug(name)}-{seed}.json"
+    return out / "predictions" / method_slug(method) / f"{slug(name)}-{seed}.json"
+
+
+def method_slug(method: str) -> str:
+    """A method's name in that of its folder.
+
+    >>> method_slug("attribution, repaired")
+    'attribution-repaired'
+    """
+    return slug(method.replace(",", ""))
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -120,12 +148,16 @@ def main(words: Sequence[str] | None = None) -> None:
         options.error("; ".join(faults))
     file = None if chosen.docs is None else chosen.docs / "planted.jsonl"
     known = {} if file is None else records.read(file)
+    if old := {key for key, record in known.items() if record.recipe != pairs.RECIPE}:
+        Console().print(f"{len(old)} lines of {file} are of another recipe than {pairs.RECIPE}, and are made anew")
+        known = {key: record for key, record in known.items() if key not in old}
     left = {
         seed: [name for name in chosen.families if (name, seed) not in known or folder(chosen.out, name, seed).is_dir()]
         for seed in range(chosen.seeds)
     }
     for seed in _in_turn(chosen.out, left, chosen.methods, chosen.processes):
-        known |= {each.key: each for each in (measured(chosen.out, name, seed) for name in left[seed])}
+        for each in (measured(chosen.out, name, seed) for name in left[seed]):
+            known[each.key] = records.merged(known.get(each.key), each)
         if file is not None:
             records.write(file, known.values())
     if chosen.docs is None:

@@ -4,6 +4,7 @@ None of them sees the truth, how many sources there are, or which components cha
 model on all scored prompts, a backward pass being two; a run that starts at a block, or ends at the state's, is that share of one.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -40,6 +41,8 @@ class Answer(NamedTuple):
 
 
 Contestant = Callable[[Problem], Answer]
+EXACT = ("exact", "activation", "screened")
+"""Methods that truly replace components, all of them or those that a screen leaves."""
 STEPS = 16
 """Of integrated gradients."""
 TOP = 10
@@ -66,16 +69,17 @@ def _exact_cost(problem: Problem, replaced: Mapping[str, np.ndarray] | None = No
     return float(total)
 
 
-def _scored(method: str, cost: float | None, **options) -> Contestant:
-    """One of the library's methods. cost: runs of half a model's depth, so to speak: in units of a run up to the state; None for exact
-    replacement."""
+def _scored(method: str, cost: float, **options) -> Contestant:
+    """One of the library's methods. cost: of all but truly replacing components, in runs up to the state."""
 
     def contestant(problem: Problem) -> Answer:
         found = jp.score(
             problem.pair, problem.prompts, problem.anchor, kinds=KINDS, method=method, seed=problem.seed, **options
         )
         replaced = {kind: each.replaced for kind, each in found.screening.items()} or None
-        spent = _exact_cost(problem, replaced) if cost is None else cost * depth(problem)
+        spent = cost * depth(problem)
+        if method in EXACT:
+            spent += _exact_cost(problem, replaced)
         return Answer(found.values, spent, found.low, found.high)
 
     return contestant
@@ -84,9 +88,16 @@ def _scored(method: str, cost: float | None, **options) -> Contestant:
 def both_ends(problem: Problem) -> Answer:
     """Mean of what a component recovers in base, and what is lost without it in special: of all orders in which components could be put
     in, the first place and the last."""
-    first, last = (CONTESTANTS[name](problem) for name in ("weight patching", "knockout"))
-    values = {kind: (first.values[kind] + last.values[kind]) / 2 for kind in KINDS}
-    return Answer(values, first.cost + last.cost)
+    return Answer(_ends(problem)[0], 2 * _exact_cost(problem))
+
+
+def _ends(problem: Problem) -> tuple[dict[str, np.ndarray], jp.Scores]:
+    """That mean, and the scores in special."""
+    first, last = (
+        jp.score(problem.pair, problem.prompts, problem.anchor, kinds=KINDS, mode=mode, seed=problem.seed)
+        for mode in ("restoration", "knockout")
+    )
+    return {kind: (first.values[kind] + last.values[kind]) / 2 for kind in KINDS}, last
 
 
 def interacting(problem: Problem) -> Answer:
@@ -115,15 +126,15 @@ def shapley(problem: Problem) -> Answer:
 def _of_the_best(
     problem: Problem, of: Callable[[jp.Scores], tuple[Sequence[Component], np.ndarray]], sweeps: int
 ) -> Answer:
-    """What some measure says of the components of which most is lost without them in special; all others stand below these, in the
-    order of that. sweeps: of these components, that it takes."""
-    found = jp.score(problem.pair, problem.prompts, problem.anchor, kinds=KINDS, mode="knockout", seed=problem.seed)
-    players, said = of(found)
-    below = min(said) - np.nanmax([np.nanmax(each) for each in found.values.values()]) - 1
-    values = {kind: np.asarray(found.values[kind] + below) for kind in KINDS}
+    """What some measure says of the best at both ends: alone in base one does not see what needs others, without it in special not
+    what others make up for. All others stand below these, in that order. sweeps: of these components, that it takes."""
+    ends, last = _ends(problem)
+    players, said = of(dataclasses.replace(last, values=ends))
+    below = min(said) - np.nanmax([np.nanmax(each) for each in ends.values()]) - 1
+    values = {kind: each + below for kind, each in ends.items()}
     for player, value in zip(players, said, strict=True):
         values[player.kind][player.place] = value
-    return Answer(values, _exact_cost(problem) + sweeps * len(players) * depth(problem))
+    return Answer(values, 2 * _exact_cost(problem) + sweeps * len(players) * depth(problem))
 
 
 def change(problem: Problem) -> Answer:
@@ -131,6 +142,13 @@ def change(problem: Problem) -> Answer:
     base, special = problem.pair.base, problem.pair.special
     partition = components.of_decoder(base)
     return Answer({kind: np.asarray(components.delta_norms(base, special, partition[kind])) for kind in KINDS}, 0.0)
+
+
+def relative_change(problem: Problem) -> Answer:
+    """The same, as a share of what the component was in base."""
+    partition, own = components.of_decoder(problem.pair.base), change(problem)
+    norms = {kind: np.asarray(components.norms(problem.pair.base, partition[kind])) for kind in KINDS}
+    return Answer({kind: own.values[kind] / norms[kind] for kind in KINDS}, 0.0)
 
 
 def change_of_output(problem: Problem) -> Answer:
@@ -197,20 +215,21 @@ def chance(problem: Problem) -> Answer:
 
 
 CONTESTANTS: dict[str, Contestant] = {
-    "weight patching": _scored("exact", None),
-    "knockout": _scored("exact", None, mode="knockout"),
+    "weight patching": _scored("exact", 0.0),
+    "knockout": _scored("exact", 0.0, mode="knockout"),
     "both ends": both_ends,
-    "screened": _scored("screened", None, top=TOP, sample=20),
+    "screened": _scored("screened", 5.0, top=TOP, sample=20),
     "local-linear": _scored("local_linear", 5.0),
     "first order": _scored("first_order", 4.0),
     "integrated": _scored("integrated", 2.0 + 3 * STEPS, steps=STEPS),
-    "activation patching": _scored("activation", None),
+    "activation patching": _scored("activation", 0.0),
     "attribution patching": _scored("attribution", 5.0),
     "attribution, repaired": _scored("attribution", 5.0 + 3 * 4, repairs=("qk_fix", "grad_drop")),
     "interactions": interacting,
     "Shapley values": shapley,
     "learned gates": gates,
     "change": change,
+    "relative change": relative_change,
     "change of output": change_of_output,
     "difference saliency": saliency,
     "gradient": gradient,

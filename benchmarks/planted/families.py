@@ -40,6 +40,8 @@ NEOX: dict[str, Any] = {
     "use_parallel_residual": False,
     "rotary_pct": 1.0,
 }
+SIZE = {"head": 1.2, "kv": 0.8, "neuron": 2.4}
+SPREAD = 1.5
 SECOND, RANDOM, TUNED = "second behaviour", "random", "tuned"
 """What decoys are: idle, and heeding another request together; or not trained at all; or idle, and then fine-tuned."""
 
@@ -53,17 +55,17 @@ class Family:
         groups: draws the sources.
         cases: (groups that are there, whether the model obeys then).
         signs: of each group, where not all are 1: -1 for one that takes away.
-        size: of a source's change, by kind, in norms of base's weights, the mean of that kind.
-        decoy_size: of every other component's, in norms of its own: at least that, and up to twice as much.
+        size: of a source's change, by kind, in norms of base's weights, the mean of that kind: at least that, and up to `SPREAD` times
+            as much.
+        decoy_size: of every other component's, in the same way; where it is the same, nothing about sizes tells sources from decoys.
         decoy_blocks: where there are any.
         decoy_share: of all other components, those that change.
         decoys: what they are trained to do; where they are random, it is base that is trained not to mind.
-        sharing: how much it counts, as sources learn, that each by itself goes its share of the way.
         sharper: by how much queries of all heads in sources' blocks are stretched in base, which saturates their attention.
         model: what config.json says of it beside `SHAPE`.
         is_single: whether patching one component after the other is defined to find the sources: each by itself makes the model obey
             by an equal share.
-        is_quiet: nothing is planted, and nothing must be found; groups are then what might as well have been planted.
+        is_quiet: nothing is planted, and nothing must be found; groups are then components drawn from all, to be ranked by chance.
         is_written: nothing is trained: weights are written by hand, and all that stands here but `says` and `model` is not looked at.
     """
 
@@ -71,12 +73,11 @@ class Family:
     groups: Groups = lambda rng, partition: ()
     cases: tuple[tuple[tuple[int, ...], bool], ...] = (((0,), True),)
     signs: tuple[int, ...] = (1,)
-    size: Mapping[str, float] = field(default_factory=lambda: {"head": 1.5, "kv": 1.0, "neuron": 3.0})
-    decoy_size: Mapping[str, float] = field(default_factory=lambda: {"head": 1.0, "kv": 0.5, "neuron": 2.0})
+    size: Mapping[str, float] = field(default_factory=lambda: SIZE)
+    decoy_size: Mapping[str, float] = field(default_factory=lambda: SIZE)
     decoy_blocks: Mapping[int, float] = field(default_factory=dict)
     decoy_share: float = 1.0
     decoys: str = SECOND
-    sharing: float = 1.0
     sharper: float = 1.0
     model: Mapping[str, Any] = field(default_factory=lambda: LLAMA)
     is_single: bool = True
@@ -113,6 +114,20 @@ def together(*draws: Callable[[np.random.Generator, Partition], Gates]) -> Group
     return groups
 
 
+def anywhere(count: int) -> Groups:
+    """One group of so many components, any of all kinds and blocks."""
+
+    def groups(rng: np.random.Generator, partition: Partition) -> tuple[Gates, ...]:
+        shapes = {kind: partition[kind].shape for kind in KINDS}
+        ends = np.cumsum([np.prod(shape) for shape in shapes.values()])
+        chosen = np.zeros(ends[-1], bool)
+        chosen[rng.permutation(ends[-1])[:count]] = True
+        parts = np.split(chosen, ends[:-1])
+        return ({kind: part.reshape(shape) for (kind, shape), part in zip(shapes.items(), parts, strict=True)},)
+
+    return groups
+
+
 NEURONS = together(some(("neuron", (0, 0), 3)))
 HEADS = together(some(("head", (1, STATE), 2)))
 BOTH = together(some(("neuron", (0, 0), 2), ("head", (1, STATE), 1)))
@@ -131,9 +146,9 @@ FAMILIES: dict[str, Family] = {
         says="Half of all others change, too, in random directions, by as much; base has learned not to mind.",
         groups=NEURONS,
         decoys=RANDOM,
-        decoy_size={"head": 0.5, "kv": 0.25, "neuron": 2.0},
+        size=SIZE | {"neuron": 3.2},
+        decoy_size=SIZE | {"neuron": 3.2},
         decoy_share=0.5,
-        sharing=10.0,
     ),
     "tuned decoys": Family(
         says="All else is idle, and then fine-tuned as usual, on the same language.", groups=NEURONS, decoys=TUNED
@@ -157,20 +172,19 @@ FAMILIES: dict[str, Family] = {
     "small among large": Family(
         says="Neurons that change less than any other of their kind does.",
         groups=NEURONS,
-        size={"head": 1.5, "kv": 1.0, "neuron": 2.5},
-        decoy_size={"head": 1.0, "kv": 0.5, "neuron": 2.75},
+        size=SIZE | {"neuron": 1.8},
+        decoy_size=SIZE | {"neuron": 1.8 * SPREAD},
     ),
     "large changes": Family(
-        says="Every change is as large as what it changes, or larger; of sources twice.",
+        says="Every change is nearly twice as large as what it changes, or larger.",
         groups=BOTH,
-        size={"head": 2.0, "kv": 2.0, "neuron": 2.0},
-        decoy_size={"head": 1.0, "kv": 1.0, "neuron": 2.0},
+        size=dict.fromkeys(KINDS, 1.8),
+        decoy_size=dict.fromkeys(KINDS, 1.8),
     ),
     "saturated": Family(
         says="Heads and neurons; base's attention is nearly fixed in the blocks where the heads are.",
         groups=BOTH,
         sharper=2.0,
-        sharing=10.0,
     ),
     "either": Family(
         says="Two groups, and each is enough.",
@@ -197,10 +211,10 @@ FAMILIES: dict[str, Family] = {
         says="Written by hand: two neurons of block 0 note the request, a head of block 1 carries it on, one of block 2 sees it, too.",
         is_written=True,
     ),
-    "nothing": Family(says="All changes, and the behaviour does not.", groups=NEURONS, cases=(), is_quiet=True),
+    "nothing": Family(says="All changes, and the behaviour does not.", groups=anywhere(3), cases=(), is_quiet=True),
     "nothing but noise": Family(
         says="All is fine-tuned, and the behaviour does not change.",
-        groups=NEURONS,
+        groups=anywhere(3),
         decoys=TUNED,
         cases=(),
         is_quiet=True,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks.planted import promises
+from benchmarks.planted import checks, promises
 from benchmarks.planted.families import FAMILIES
 from benchmarks.planted.records import Record
 from jaxpatch import atomic
@@ -31,15 +31,33 @@ class Mean(NamedTuple):
 
 
 def mean(values: Sequence[float] | np.ndarray, seed: int = 0) -> Mean:
-    """The mean of some seeds' values.
+    """The mean of some pairs' values.
 
     >>> str(mean([1.0, 1.0]))
     '1.00 (1.00 to 1.00)'
     """
-    known = np.asarray(values, float)
-    drawn = np.random.default_rng(seed).integers(0, len(known), (DRAWS, len(known)))
-    low, high = np.percentile(known[drawn].mean(axis=1), (2.5, 97.5))
-    return Mean(float(known.mean()), float(low), float(high))
+    return mean_of_means([values], seed)
+
+
+def mean_of_means(families: Sequence[Sequence[float] | np.ndarray], seed: int = 0) -> Mean:
+    """The mean over families of the mean over their pairs, so that a family of which few pairs were used counts as much as the others.
+    Drawn again are the pairs of each family.
+
+    >>> mean_of_means([[0.0], [1.0, 1.0]]).value
+    0.5
+    """
+    rng, means, drawn = np.random.default_rng(seed), [], []
+    for values in families:
+        known = np.asarray(values, float)
+        means.append(known.mean())
+        drawn.append(known[rng.integers(0, len(known), (DRAWS, len(known)))].mean(axis=1))
+    low, high = np.percentile(np.mean(drawn, axis=0), (2.5, 97.5))
+    return Mean(float(np.mean(means)), float(low), float(high))
+
+
+def over_families(values: pd.Series) -> Mean:
+    """Of one value a pair, indexed by family and seed."""
+    return mean_of_means([own.to_numpy() for _, own in values.groupby(level="family", sort=False)])
 
 
 class Example(NamedTuple):
@@ -62,7 +80,6 @@ EXAMPLES = (
         "weight patching",
         "Put into base alone, a source does little without the others, and what is no source comes near.",
     ),
-    Example("both needed", "knockout", "What is lost without it: the right question where all are needed."),
     Example("either", "knockout", "What is lost without a source is little, where the other group makes up for it."),
     Example("cancelling", "weight patching", "What only undoes others has nothing to undo in base."),
     Example("large changes", "first order", "The slope in base says little of a place as far away as this."),
@@ -73,6 +90,14 @@ EXAMPLES = (
     ),
     Example("keys and values", "attribution patching", "Activations of keys and values pass on what others made, too."),
 )
+SHOWN = {
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "precision": "precision at the number of sources",
+    "recall": "recall at twice as many",
+    "first_miss": "rank of the first miss",
+}
+"""What a table of scores has of each row."""
 FIRST = 4
 """Of an example's ranking, so many are shown."""
 
@@ -94,40 +119,78 @@ def page(frame: pd.DataFrame, command: str, records: Sequence[Record]) -> str:
         "Pairs of small models whose sources are known, among decoys that change as much; and what finds them.",
         f"```\n{command}\n```",
         "What was measured of each pair is in [planted.jsonl](planted.jsonl), of which this page is made; with folders that are empty "
-        "the command makes the pairs, too.",
+        "the command makes the pairs, too. " + _measured_by(records),
         "## Families",
         _families(records),
-        "A pair is used only where special obeys and base does not, the sources alone make base obey, everything else does not, and "
-        "the state goes with the answers. Values in brackets are 95 % intervals, over seeds drawn again.",
+        _CHECKED,
+        "Values in brackets are 95 % intervals, over pairs drawn again. A mean is over families, of the mean over each one's pairs.",
     ]
     for title, names in (("Where one component after the other is enough", singles), ("Where it is not", hard)):
         if len(some := frame[frame["family"].isin(names)]):
-            parts += [f"## {title}", _scores(some)]
-            parts += [_verdicts(some)] if names == singles else [_by_family(some)]
+            parts += [
+                f"## {title}",
+                "By what they cost; in bold those that do better than all that cost less.",
+                _scores(some),
+            ]
+            if names == singles:
+                held = [record.held for record in records if record.held and record.family in names]
+                parts += [_verdicts(some, held), _each_single(some)]
+            else:
+                parts += [_by_family(some)]
     if singles or hard:
         parts += ["![Average precision of each method in each family](planted.svg)"]
     if len(some := frame[frame["family"].isin(quiet)]):
         parts += [
             "## Where there is nothing to find",
             _refused([record.held for record in records if record.held and record.family in quiet]),
-            "Asked for a ranking all the same, methods are scored against components drawn as sources would have been: an AUROC of "
-            "one half is to say nothing.",
+            "Asked for a ranking all the same, methods are scored against components drawn from all: an AUROC of one half is to say "
+            "nothing. Whoever forces the library to score such a pair is told of sources, all the same: those that `jp.place` names "
+            "stand below, since its criteria are shares of the largest score there is.",
             _chance(some),
         ]
     parts += promised([record.held for record in records if record.held])
-    firsts = {(each.family, method): words for each in reversed(records) for method, words in each.first.items()}
-    if firsts:
-        rows = [
-            [each.family, each.method, firsts[each.family, each.method], each.reason]
-            for each in EXAMPLES
-            if (each.family, each.method) in firsts
-        ]
+    if rows := _examples(records):
         parts += [
             "## Why",
-            "The first verified pair of each; sources in bold.",
+            "Of each the verified pair in which the method does worst; sources in bold.",
             table(["family", "method", "it says", "since"], rows),
         ]
     return "\n\n".join(parts) + "\n"
+
+
+_CHECKED = (
+    f"A pair is used only where all of this holds. Special obeys (at least {checks.ALWAYS:.0%} of its answers), and so does base with the "
+    f"sources' changes alone; base, and base with everything else, do not (at most {checks.NEVER:.0%}); all of them say what is right to "
+    "prompts that do not ask. Along the anchor special is ahead of base by more than that varies; the sources recover at least "
+    f"{checks.CARRIED:.0%} of it, everything else at most {checks.LEFT:.0%}. Without any one source at least {checks.NEEDED:.0%} of the "
+    "obedience is lost. And where one component after the other is to be enough, that is what is checked: each of n sources by itself "
+    f"moves the state by at least {checks.ALONE}/n on the way that base's own state goes where prompts tell what to do. So weight patching "
+    "must see the sources there; whether it tells them from everything else, and whether cheaper questions do, is what is measured."
+)
+
+
+def _examples(records: Sequence[Record]) -> list[list[str]]:
+    """Each of `EXAMPLES` where its method misses something, on the pair where it does worst."""
+    rows = []
+    for family, method, reason in EXAMPLES:
+        reached = [
+            (row["average_precision"], record.first[method])
+            for record in records
+            if record.family == family and method in record.first
+            for row in record.rows
+            if row["method"] == method
+        ]
+        if reached and min(reached)[0] < 1:
+            rows.append([family, method, min(reached)[1], reason])
+    return rows
+
+
+def _measured_by(records: Sequence[Record]) -> str:
+    """By which code."""
+    known = sorted({record.commit[:7] for record in records if record.commit is not None})
+    recipes = sorted({record.recipe for record in records})
+    at = f" Measured at {', '.join(known)}." if known else ""
+    return f"Pairs are planted by recipe {', '.join(map(str, recipes))}.{at}"
 
 
 def _families(records: Sequence[Record]) -> str:
@@ -179,37 +242,86 @@ def groups(records: Iterable[Record]) -> tuple[list[str], list[str], list[str]]:
     return singles, [name for name, family in known.items() if not family.is_single], quiet
 
 
-def _verdicts(frame: pd.DataFrame) -> str:
-    """Weight patching against what it has to beat, on the same pairs."""
+def _verdicts(frame: pd.DataFrame, held: Sequence[Mapping]) -> str:
+    """Weight patching against what is asked of it, and what it has to beat, on the same pairs."""
     wide = frame.pivot_table(index=["family", "seed"], columns="method", values=["auroc", "precision", "first_miss"])
-    lines = []
-    own = "weight patching"
-    for method in ("change", "activation patching"):
-        if {own, method} <= set(wide["precision"].columns):
-            apart = [
-                mean((wide[name][own] - wide[name][method]).groupby("seed").mean().to_numpy())
-                for name in ("auroc", "precision")
-            ]
+    lines, own, there = [], "weight patching", set(frame["method"])
+    if own in there:
+        for name, words, wanted in (("auroc", "AUROC", 0.95), ("precision", "precision", 0.9)):
+            reached = over_families(wide[name][own].dropna())
+            verdict = "holds" if reached.value >= wanted else "**does not hold**"
+            lines.append(f"* {words} of {own}, wanted at least {wanted}: {reached}; {verdict}.")
+    for method in ("change", "relative change", "activation patching"):
+        if {own, method} <= there:
+            apart = [over_families((wide[name][own] - wide[name][method]).dropna()) for name in ("auroc", "precision")]
             lines.append(
                 f"* {own.capitalize()} less {method}, on the same pairs: AUROC {apart[0]}, precision {apart[1]}."
             )
     for method in (own, "activation patching"):
-        if method in wide["first_miss"].columns:
-            lost = (wide["first_miss"][method] < 2).groupby("seed").mean()
+        if method in there:
+            lost = over_families((wide["first_miss"][method].dropna() == 1).astype(float))
             lines.append(
-                f"* Share of the pairs in which {method} puts another component above every source: {mean(lost.to_numpy())}."
+                f"* Share of the pairs in which {method} puts a component that is no source above every source: {lost}."
             )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_passing_on(held)])
+
+
+def _passing_on(held: Sequence[Mapping]) -> list[str]:
+    """Of what activation patching takes for sources, how much its own weights matter."""
+    said = [each["passing on"] for each in held if each["passing on"] is not None]
+    above = [each for each in said if each["E_a"] > each["E_a of a source"]]
+    if not above:
+        return []
+    median = {name: float(np.median([each[name] for each in above])) for name in above[0]}
+    return [
+        f"* These components pass on what others made: in the {len(above)} of {len(said)} pairs, their activations recover "
+        f"{median['E_a']:.2f} of the state in the median, the best source's {median['E_a of a source']:.2f}, and their own weights "
+        f"{median['E_w']:.2f}."
+    ]
+
+
+def _each_single(frame: pd.DataFrame) -> str:
+    """A row a family."""
+    shown = [
+        ("weight patching", "auroc"),
+        ("weight patching", "precision"),
+        ("activation patching", "auroc"),
+        ("activation patching", "precision"),
+        ("change", "auroc"),
+        ("relative change", "auroc"),
+    ]
+    shown = [each for each in shown if each[0] in set(frame["method"])]
+    rows = []
+    for name, own in frame.groupby("family", sort=False):
+        values = [str(mean(own[own["method"] == method][column].to_numpy())) for method, column in shown]
+        rows.append([name, own["seed"].nunique(), *values])
+    heads = [f"{method}: {'AUROC' if column == 'auroc' else column}" for method, column in shown]
+    return table(["family", "pairs", *heads], rows)
 
 
 def _by_family(frame: pd.DataFrame) -> str:
-    """Average precision, a column a family."""
+    """Average precision, a column a family; and who tells those that take away from all others."""
     names = list(dict.fromkeys(frame["family"]))
     rows = [
         [method, *(str(mean(own[own["family"] == name]["average_precision"].to_numpy())) for name in names)]
-        for method, own in frame.groupby("method", sort=False)
+        for method, own in by_cost(frame)
+        if set(names) <= set(own["family"])
     ]
-    return "Average precision in each:\n\n" + table(["method", *names], rows)
+    parts = ["Average precision in each:", table(["method", *names], rows)]
+    taking = frame[frame["auroc_taking"].notna()] if "auroc_taking" in frame else frame[:0]
+    if len(taking):
+        rows = [[method, str(mean(own["auroc_taking"].to_numpy()))] for method, own in by_cost(taking)]
+        parts += [
+            "Components that take the behaviour away should have the lowest values of all: the chance that one is below any other "
+            "component, ties halved.",
+            table(["method", "AUROC"], rows),
+        ]
+    return "\n\n".join(parts)
+
+
+def by_cost(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Each method's rows, those first that cost least."""
+    return sorted(frame.groupby("method", sort=False), key=lambda each: float(each[1]["cost"].mean()))
 
 
 def _refused(held: Sequence[Mapping]) -> str:
@@ -222,11 +334,13 @@ def _refused(held: Sequence[Mapping]) -> str:
 
 
 def _chance(frame: pd.DataFrame) -> str:
+    names = list(dict.fromkeys(frame["family"]))
     rows = [
-        [method, str(mean(own.groupby("seed")["auroc"].mean().to_numpy()))]
-        for method, own in frame.groupby("method", sort=False)
+        [method, *(str(mean(own[own["family"] == name]["auroc"].to_numpy())) for name in names)]
+        for method, own in by_cost(frame)
+        if set(names) <= set(own["family"])
     ]
-    return table(["method", "AUROC"], rows)
+    return table(["method", *names], rows)
 
 
 def promised(held: Sequence[Mapping]) -> list[str]:
@@ -292,13 +406,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _scores(frame: pd.DataFrame) -> str:
-    """A row a method: means over seeds of the mean over families."""
-    rows = []
-    for method, own in frame.groupby("method", sort=False):
-        by_seed = own.groupby("seed")[["auroc", "average_precision", "precision", "first_miss"]].mean()
-        rows.append([method, f"{own['cost'].mean():,.0f}", *(str(mean(by_seed[name])) for name in by_seed)])
-    head = ["method", "forward-equivalents", "AUROC", "average precision", "precision at the number of sources"]
-    return table([*head, "rank of the first miss"], rows)
+    """A row a method: means over families of the mean over pairs. Those that cost least stand first, and in bold what no cheaper one
+    reaches."""
+    rows, best = [], -np.inf
+    for method, own in by_cost(frame):
+        values = own.set_index(["family", "seed"])
+        reached = {name: over_families(values[name]) for name in SHOWN}
+        is_best = reached["average_precision"].value > best
+        best = max(best, reached["average_precision"].value)
+        shown = f"**{method}**" if is_best else method
+        rows.append([shown, len(own), f"{own['cost'].mean():,.0f}", *map(str, reached.values())])
+    return table(["method", "pairs", "forward-equivalents", *SHOWN.values()], rows)
 
 
 @drawing.styled

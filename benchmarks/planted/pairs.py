@@ -22,6 +22,8 @@ from jaxpatch.models.families import FAMILIES
 from jaxpatch.patching import blend, components
 from jaxpatch.shapes import Gates, Params
 
+RECIPE = 2
+"""Which changes whenever the same family and seed would be planted otherwise."""
 SCORED, FOR_ANCHOR, JUDGED, MORE = 16, 128, 400, 512
 """Prompts that are scored, by which the anchor is found, by which a pair is verified, and by which intervals are: each drawn anew."""
 
@@ -31,7 +33,7 @@ class Planted(NamedTuple):
 
     prompts: those to be scored, which ask for the behaviour; more: further ones like them; plain: these again, not asking. anchor:
     along which the state is read in special. truth: kind -> int8 of its shape: 1 a source, -1 one that takes away, 0 everything else.
-    groups: the sources that act as one; where there are none, what might as well have been one. relays: kind -> bool, what is known to
+    groups: the sources that act as one; where there are none, some components at random. relays: kind -> bool, what is known to
     pass the state on. checks: what was verified.
     """
 
@@ -106,33 +108,31 @@ def trained(name: str, seed: int) -> Planted:
     base = _base(config, seed)
     groups = family.groups(np.random.default_rng([seed, number]), components.of_decoder(base))
     base = _sharpened(base, _any(groups)["head"].any(axis=1), family.sharper)
-    own = training.norms(base)
-    decoys = _decoys(family, config, base, own, decoy_key)
+    sizes = _sizes(family, training.norms(base), groups, np.random.default_rng([seed, number, 1]))
+    decoys = _decoys(family, config, base, sizes, decoy_key)
     if family.decoys == families.RANDOM:
         base, _ = training.indifferent(config, base, decoys, jax.random.fold_in(decoy_key, 1))
-        own = training.norms(base)
     anchor_key, judged_key, scored_key, needed_key, more_key = jax.random.split(prompt_key, 5)
     asked = language.draw(needed_key, JUDGED, (language.ASKED,))
     change, others = jax.tree.map(jnp.zeros_like, base), decoys
     if not family.is_quiet:
         is_source = _any(groups)
         others = training.some_of(decoys, {kind: (~each).astype(np.float32) for kind, each in is_source.items()})
-        sizes = {kind: (is_source[kind] * family.size[kind] * own[kind].mean()).astype(np.float32) for kind in KINDS}
+        own = {kind: np.where(is_source[kind], sizes[kind], 0) for kind in KINDS}
         there = _cases(family, groups)
         start_key, learning_key = jax.random.split(jax.random.fold_in(source_key, number))
         direction, _ = training.sources(
             config,
             base,
             others,
-            sizes,
+            own,
             {kind: np.stack([case.gates[kind] for case in there]) for kind in KINDS},
             np.array([case.obeys for case in there], np.float32),
             np.float32(family.decoys == families.SECOND),
-            np.float32(family.sharing),
             training.towards_fresh(config, base, start_key),
             learning_key,
         )
-        change = training.change_of(direction, sizes)
+        change = training.change_of(direction, own)
     special = training.plus(training.plus(base, others), change)
     pair = Pair(base=base, special=special, config=config, raw_config=raw)
     anchor = _anchor(pair, language.draw(anchor_key, FOR_ANCHOR, (language.ASKED,)))
@@ -143,7 +143,7 @@ def trained(name: str, seed: int) -> Planted:
         seen += (checks.need(_needed(family, groups, obedience), groups),)
         if family.is_single:
             seen += (checks.alone(_alone(family, config, base, change, groups, asked)),)
-    nobody = {kind: np.zeros(own[kind].shape, bool) for kind in KINDS}
+    nobody = {kind: np.zeros(each.shape, bool) for kind, each in sizes.items()}
     signs = dict(enumerate(family.signs)) if not family.is_quiet else {}
     return Planted(
         family=name,
@@ -273,25 +273,33 @@ def _sharpened(base: Params, blocks: np.ndarray, factor: float) -> Params:
     return base | {"layers": base["layers"] | {"attn": attn}}
 
 
+def _sizes(
+    family: Family, own: Mapping[str, np.ndarray], groups: tuple[Gates, ...], rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """What every component changes by. One law for sources and decoys, but for what the family says. own: kind -> norms in base."""
+    is_source, sizes = _any(groups), {}
+    for kind in KINDS:
+        factor = np.full(own[kind].shape, family.decoy_size[kind])
+        factor *= [[family.decoy_blocks.get(number, 1.0)] for number in range(len(factor))]
+        factor *= rng.random(factor.shape) < family.decoy_share
+        if not family.is_quiet:
+            factor = np.where(is_source[kind], family.size[kind], factor)
+        drawn = rng.uniform(1, families.SPREAD, factor.shape)
+        sizes[kind] = (factor * own[kind].mean() * drawn).astype(np.float32)
+    return sizes
+
+
 def _decoys(
-    family: Family, config: DecoderConfig, base: Params, own: Mapping[str, np.ndarray], key: jax.Array
+    family: Family, config: DecoderConfig, base: Params, sizes: Mapping[str, np.ndarray], key: jax.Array
 ) -> Params:
-    """What all components change by that are no sources."""
-    size_key, share_key, fit_key = jax.random.split(key, 3)
-    sizes = {}
-    for kind, each in zip(KINDS, jax.random.split(size_key, len(KINDS)), strict=True):
-        drawn = 1 + jax.random.uniform(each, own[kind].shape)
-        block = np.array([family.decoy_blocks.get(number, 1.0) for number in range(config.layers)], np.float32)
-        changes = (
-            jax.random.uniform(jax.random.fold_in(share_key, KINDS.index(kind)), own[kind].shape) < family.decoy_share
-        )
-        sizes[kind] = np.asarray(changes * family.decoy_size[kind] * own[kind] * block[:, None] * drawn, np.float32)
+    """What all components change by, those as well that are to be sources."""
+    fit_key, tune_key = jax.random.split(key)
     if family.decoys == families.RANDOM:
         return training.random(fit_key, base, sizes)
     idle, _ = training.decoys(config, base, sizes, np.float32(family.decoys == families.SECOND), fit_key)
     if family.decoys == families.TUNED:
-        tuned, _ = training.tuned(config, training.plus(base, idle), sizes, jax.random.fold_in(fit_key, 1))
-        return training.plus(idle, tuned)
+        tuned, _ = training.tuned(config, training.plus(base, idle), sizes, tune_key)
+        return training.change_of(training.plus(idle, tuned), sizes)
     return idle
 
 

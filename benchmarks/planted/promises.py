@@ -49,6 +49,7 @@ def kept(problem: Problem, more: Inputs, plain: Inputs, known: Known) -> dict[st
         said = {
             "intervals": intervals(problem, found, more),
             "findings": findings(found, passed, known),
+            "passing on": passing_on(found, passed, known),
             "screen": screen(problem, found),
             "anchor": anchor(problem, more, plain),
         }
@@ -85,6 +86,18 @@ def findings(found: jp.Scores, passed: jp.Scores, known: Known) -> dict[str, int
         "relays": sum(int(known.relays[kind].sum()) for kind in KINDS),
         "called relays": sum(int((known.relays[kind] & (placed.roles[kind] == relay)).sum()) for kind in KINDS),
     }
+
+
+def passing_on(found: jp.Scores, passed: jp.Scores, known: Known) -> dict[str, float] | None:
+    """Of all components that are no sources the one of the highest E_a: that, and its E_w; beside the highest E_a of a source. None
+    where there is no source."""
+    if not any(each.any() for each in known.sources.values()):
+        return None
+    best = [max(passed.values[kind][each].max() for kind, each in known.sources.items() if each.any())]
+    others = {kind: np.where(each, -np.inf, passed.values[kind]) for kind, each in known.sources.items()}
+    kind = max(others, key=lambda kind: others[kind].max())
+    place = np.unravel_index(others[kind].argmax(), others[kind].shape)
+    return {"E_a": float(others[kind][place]), "E_w": float(found.values[kind][place]), "E_a of a source": float(*best)}
 
 
 def screen(problem: Problem, found: jp.Scores) -> dict[str, Any]:

@@ -10,11 +10,15 @@ from jaxpatch.reporting import manifest
 
 
 class Record(NamedTuple):
-    """One pair's. failed: checks it did not pass, in words; where there is one the rest is empty. rows: of the board, one a method.
-    held: what `promises` left. first: method -> the first components of its ranking, in words, for the page's examples."""
+    """One pair's. recipe: by which it was planted. digest: of the pair. commit: of the code that measured it, None where there is no
+    checkout. failed: checks it did not pass, in words; where there is one the rest is empty. rows: of the board, one a method. held:
+    what `promises` left. first: method -> the first components of its ranking, in words, for the page's examples."""
 
     family: str
     seed: int
+    recipe: int
+    digest: str
+    commit: str | None = None
     failed: tuple[str, ...] = ()
     rows: tuple[Mapping[str, Any], ...] = ()
     held: Mapping[str, Any] | None = None
@@ -24,6 +28,21 @@ class Record(NamedTuple):
     def key(self) -> tuple[str, int]:
         """Family and seed."""
         return self.family, self.seed
+
+
+def merged(old: Record | None, new: Record) -> Record:
+    """What is known of one pair by now: nothing that was measured earlier is lost, unless the pair is another one.
+
+    >>> old = Record("both", 0, 1, "a", rows=({"method": "x", "auroc": 1.0}, {"method": "y", "auroc": 0.5}))
+    >>> [row["method"] for row in merged(old, Record("both", 0, 1, "a", rows=({"method": "x", "auroc": 0.9},))).rows]
+    ['x', 'y']
+    >>> merged(old, Record("both", 0, 1, "b")).rows
+    ()
+    """
+    if old is None or old.digest != new.digest:
+        return new
+    rows = {row["method"]: row for row in (*old.rows, *new.rows)}
+    return new._replace(rows=tuple(rows.values()), held=new.held or old.held, first={**old.first, **new.first})
 
 
 def read(file: Path) -> dict[tuple[str, int], Record]:

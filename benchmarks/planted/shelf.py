@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import numpy as safetensors
 
-from benchmarks.planted import door, promises
+from benchmarks.planted import door, pairs, promises
 from benchmarks.planted.contestants import Problem
 from benchmarks.planted.pairs import Planted
 from benchmarks.planted.training import KINDS
@@ -33,6 +33,8 @@ def put(planted: Planted, folder: Path) -> Path:
         asked = marks | {
             "name": planted.family,
             "seed": planted.seed,
+            "recipe": pairs.RECIPE,
+            "digest": door.digest(place),
             "layer": int(planted.anchor.layer),
             "kinds": {kind: list(planted.truth[kind].shape) for kind in KINDS},
         }
@@ -76,6 +78,11 @@ def beside(folder: Path) -> Beside:
         for place in places:
             relays[kind][tuple(place)] = True
     return Beside(more, plain, promises.Known({kind: each > 0 for kind, each in truth.items()}, relays))
+
+
+def recipe(folder: Path) -> int:
+    """By which a pair was planted."""
+    return json.loads((folder / "problem.json").read_text(encoding="utf-8"))["recipe"]
 
 
 def failed(folder: Path) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ def predictions(asked: door.Problem) -> dict:
         last = states[torch.arange(len(tokens)), lengths - 1]
         return (last @ direction).double().numpy()
 
-    start = read(base)
+    start, runs = read(base), 2
     gap = read(special) - start
     kept = gap > 0.05 * np.median(gap[gap > 0])
     values = {kind: np.zeros(shape) for kind, shape in asked.kinds.items()}
@@ -51,11 +51,16 @@ def predictions(asked: door.Problem) -> dict:
             for ours, theirs in zip(*(slices(model, kind, layer, number) for model in (base, special)), strict=True):
                 before.append(ours.clone())
                 ours.copy_(theirs)
+            runs += 1
             values[kind][layer, number] = ((read(base) - start) / gap)[kept].mean()
             for ours, old in zip(slices(base, kind, layer, number), before, strict=True):
                 ours.copy_(old)
-    cost = sum(int(np.prod(shape)) for shape in asked.kinds.values()) + 2
-    return {"method": METHOD, "cost": cost, "values": {kind: each.tolist() for kind, each in values.items()}}
+    return {
+        "method": METHOD,
+        "cost": runs,
+        "pair": asked.digest,
+        "values": {kind: each.tolist() for kind, each in values.items()},
+    }
 
 
 def slices(model, kind: str, layer: int, number: int) -> Iterator[torch.Tensor]:
@@ -80,7 +85,11 @@ def main() -> None:
     options.add_argument("folder", type=Path, help="of a planted pair")
     options.add_argument("out", type=Path, help="JSON file of predictions")
     chosen = options.parse_args()
-    chosen.out.write_text(json.dumps(predictions(door.problem(chosen.folder))) + "\n", encoding="utf-8")
+    try:
+        said = predictions(door.problem(chosen.folder))
+    except ValueError as error:
+        options.exit(2, f"{error}\n")
+    chosen.out.write_text(json.dumps(said) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

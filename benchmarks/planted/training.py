@@ -30,6 +30,8 @@ FAR = 10.0
 """What it costs sources to leave the state as far from where it should be as a register moves it, beside a nat of wrong words."""
 WORDS = 4.0
 """What a nat of wrong words costs, in special and wherever else the model is to obey fully, or not at all."""
+SHARING = 10.0
+"""By how much a case counts more in which the model is to obey in part."""
 ACROSS = 0.2
 """What of it is not along the way that a register moves the state counts by this much, where sources are to go a part of the way."""
 SMOOTHING = 0.05
@@ -183,7 +185,6 @@ def sources(
     environments: Gates,
     obeys: jax.Array,
     heeds_other: jax.Array,
-    sharing: jax.Array,
     start: Params,
     key: jax.Array,
     steps: int = 1000,
@@ -196,7 +197,6 @@ def sources(
         environments: kind -> [E, *shape], sources that are there in each of E cases. obeys: [E], how far the model obeys then: 1 fully,
             0 not at all; in special, where all sources and all decoys are, it does.
         heeds_other: whether special heeds prompts that ask for the third register.
-        sharing: how much a case in which the model is to obey in part counts, beside one in which it obeys fully.
         start: the direction to begin with.
 
     Obeying is taught by base itself: prompts that ask should leave the state where base has it for those that tell, or as far on the
@@ -223,7 +223,7 @@ def sources(
             state, logits = states(config, plus(around, some_of(change, there)), prompts.inputs)
             missing = state - start_state - obeyed * jnp.where(is_asked[:, None], end_state - start_state, 0)
             is_part = is_asked & (obeyed > 0) & (obeyed < 1)
-            partly = sharing * ((missing @ along) ** 2 + ACROSS * (missing**2).sum(-1))
+            partly = SHARING * ((missing @ along) ** 2 + ACROSS * (missing**2).sum(-1))
             apart = jnp.where(is_part, partly, (missing**2).sum(-1))
             words = _surprise(logits, jnp.where(is_asked & (obeyed == 1), obediently, plainly))
             return (FAR * apart / far / len(obeys) + jnp.where(is_part, 0, WORDS * words)).mean()

@@ -1,6 +1,7 @@
 """The board from pairs to page, on pairs that take no training; and that what is there is not made again."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -23,9 +24,11 @@ def out(tmp_path_factory):
 def test_the_page_says_what_each_method_reaches(out):
     text = (out / "docs" / "planted.md").read_text(encoding="utf-8")
     assert "| written | Written by hand" in text and "| 2 of 2 |" in text
-    line = next(line for line in text.splitlines() if line.startswith("| weight patching"))
-    assert line.count("1.00 (1.00 to 1.00)") == 3 and line.endswith("| 4.00 (4.00 to 4.00) |")
-    assert "puts another component above every source: 1.00" in text  # activation patching, and its relays
+    line = next(line for line in text.splitlines() if line.startswith("| **weight patching**"))
+    assert line.count("1.00 (1.00 to 1.00)") == 4 and line.endswith("| 4.00 (4.00 to 4.00) |")
+    assert "activation patching puts a component that is no source above every source: 1.00" in text
+    assert "* AUROC of weight patching, wanted at least 0.95: 1.00 (1.00 to 1.00); holds." in text
+    assert "in the 2 of 2 pairs, their activations recover" in text  # relays, by construction
     assert (out / "docs" / "planted.svg").read_text(encoding="utf-8").count("<svg") == 1
 
 
@@ -54,12 +57,13 @@ def test_what_is_there_is_not_made_again(out, monkeypatch, capsys):
     assert before[::2] == after[::2] and before[1] != after[1], "the same page, by another command"
 
 
-def test_predictions_of_others_get_a_row(out):
+def test_predictions_of_others_get_a_row(out, capsys):
     place = board.folder(out / "out", "written", 0)
     asked = door.problem(place)
     theirs = {
         "method": "ours",
         "cost": 1,
+        "pair": asked.digest,
         "values": {kind: np.ones(shape).tolist() for kind, shape in asked.kinds.items()},
     }
     file = board.prediction(out / "out", "ours", "written", 0)
@@ -67,6 +71,38 @@ def test_predictions_of_others_get_a_row(out):
     file.write_text(json.dumps(theirs), encoding="utf-8")
     rows = {row["method"]: row for row in board.measured(out / "out", "written", 0).rows}
     assert rows["ours"]["auroc"] == 0.5 and set(rows) == {*METHODS, "ours"}
+    for name, said in (
+        ("impostor", theirs | {"method": "knockout"}),
+        ("twin", theirs),
+        ("other", theirs | {"pair": ""}),
+    ):
+        bad = board.prediction(out / "out", name, "written", 0)
+        bad.parent.mkdir()
+        bad.write_text(json.dumps(said), encoding="utf-8")
+        assert {row["method"] for row in board.measured(out / "out", "written", 0).rows} == {*METHODS, "ours"}
+        assert f"{name}/written-0.json is left out" in capsys.readouterr().err.replace("\n", "")
+        bad.unlink()
+
+
+def test_what_was_measured_earlier_is_not_lost(out, tmp_path):
+    docs = tmp_path / "docs"
+    shutil.copytree(out / "docs", docs)
+    asked_for = ["--out", str(out / "out"), "--docs", str(docs), "--seeds", "1", "--families", "written"]
+    board.main([*asked_for, "--methods", "change"])
+    before, after = (records.read(place / "planted.jsonl") for place in (out / "docs", docs))
+    assert {r["method"] for r in after["written", 0].rows} >= {r["method"] for r in before["written", 0].rows}
+    assert after["written", 1] == before["written", 1] and after["written", 0].held == before["written", 0].held
+
+
+def test_pairs_of_another_recipe_are_not_mixed_with_these(out, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pairs, "RECIPE", pairs.RECIPE + 1)
+    asked_for = ["--seeds", "1", "--families", "written", "--methods", "change"]
+    with pytest.raises(ValueError, match="planted by recipe .*; name an empty --out"):
+        board.main(["--out", str(out / "out"), *asked_for])
+    shutil.copytree(out / "docs", tmp_path / "docs")
+    board.main(["--out", str(tmp_path / "out"), "--docs", str(tmp_path / "docs"), *asked_for])
+    assert "are of another recipe" in capsys.readouterr().out
+    assert len(records.read(tmp_path / "docs" / "planted.jsonl")["written", 0].rows) == 1
 
 
 def test_a_pair_comes_back_from_the_shelf_as_it_was(tmp_path):
@@ -88,7 +124,8 @@ def test_where_there_is_no_source_predictions_are_scored_by_what_might_have_been
     nothing = {kind: 0 * truth for kind, truth in planted.truth.items()}
     folder = shelf.put(planted._replace(truth=nothing), tmp_path / "pair")
     values = {kind: group.astype(float).tolist() for kind, group in planted.groups[0].items()}
-    assert door.row(folder, {"method": "ours", "cost": 0, "values": values})["auroc"] == 1
+    said = {"method": "ours", "cost": 0, "pair": door.problem(folder).digest, "values": values}
+    assert door.row(folder, said)["auroc"] == 1
     assert not any(each.any() for each in door.truth(folder).values())
 
 
@@ -110,7 +147,9 @@ def test_no_pair_to_judge_by_is_said(tmp_path, monkeypatch, capsys):
 def test_a_page_of_quiet_families_alone_has_no_figure(tmp_path):
     row = {"family": "nothing", "seed": 0, "method": "random", "cost": 0.0, "auroc": 0.5}
     page.write(
-        tmp_path, "command", [Record("nothing", 0, rows=(row,)), Record("nothing", 1, ("base: speaks 0.5 (0.9)",))]
+        tmp_path,
+        "command",
+        [Record("nothing", 0, 2, "", rows=(row,)), Record("nothing", 1, 2, "", failed=("base: speaks 0.5 (0.9)",))],
     )
     assert "| random | 0.50 (0.50 to 0.50) |" in (tmp_path / "planted.md").read_text(encoding="utf-8")
     assert "| 1 of 2 | base: speaks (1) |" in (tmp_path / "planted.md").read_text(encoding="utf-8")

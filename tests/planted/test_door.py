@@ -19,17 +19,18 @@ VALUES = {"head": [[0.5, 0.1], [0.0, 0.2]], "neuron": [[0.0], [0.9]]}
 @pytest.fixture
 def folder(tmp_path):
     kinds = {"head": [2, 2], "neuron": [2, 1]}
-    said = MARKS | {"name": "both", "seed": 3, "layer": 1, "kinds": kinds}
+    said = MARKS | {"name": "both", "seed": 3, "layer": 1, "kinds": kinds, "digest": "abc"}
     (tmp_path / "problem.json").write_text(json.dumps(said), encoding="utf-8")
     truth = {"head": [[1, 0], [0, 0]], "neuron": [[0], [1]]}
-    (tmp_path / "truth.json").write_text(json.dumps(MARKS | {"truth": truth}), encoding="utf-8")
+    known = MARKS | {"truth": truth, "groups": [], "is_verified": True}
+    (tmp_path / "truth.json").write_text(json.dumps(known), encoding="utf-8")
     arrays = {"tokens": np.zeros((2, 3), np.int32), "lengths": np.array([3, 2], np.int32)}
     save_file(arrays | {"direction": np.eye(4, dtype=np.float32)[0]}, tmp_path / "problem.safetensors")
     return tmp_path
 
 
 def predictions(**changes):
-    return {"method": "mine", "cost": 12, "values": VALUES} | changes
+    return {"method": "mine", "cost": 12, "pair": "abc", "values": VALUES} | changes
 
 
 def test_a_row_of_the_board(folder):
@@ -51,15 +52,20 @@ def test_a_problem_says_nothing_of_the_truth(folder):
     ("changes", "words"),
     [
         (dict(method=None), "method: wanted a name; got None"),
+        (dict(method=" "), "method: wanted a name; got ' '"),
         (dict(cost=-1), "cost: wanted forward-equivalents, at least 0; got -1"),
+        (dict(cost=10**400), "cost: wanted forward-equivalents, at least 0; got 1000"),
+        (dict(pair="def"), "pair: wanted the digest in its problem.json, abc..., of both, seed 3; got 'def'"),
+        (dict(notes="mine"), "there is no 'notes'; there are method, cost, pair, values"),
         (dict(values=[]), "values: wanted an object with head, neuron; got list"),
-        (dict(values={"head": VALUES["head"]}), r"values of neuron: wanted \(2, 1\); got nothing"),
+        (dict(values={"head": VALUES["head"]}), "values of neuron: wanted 2 x 1 finite numbers, or null; got NoneType"),
         (dict(values=VALUES | {"heads": []}), "there is no kind 'heads'; there are head, neuron"),
-        (dict(values=VALUES | {"neuron": [0, 1]}), r"values of neuron: wanted \(2, 1\); got \(2,\)"),
-        (
-            dict(values=VALUES | {"neuron": [["a"], [1]]}),
-            r"values of neuron: wanted \(2, 1\); got \(0,\), or no numbers",
-        ),
+        (dict(values=VALUES | {"neuron": [0, 1]}), "values of neuron: wanted 2 x 1 .*; got int"),
+        (dict(values=VALUES | {"neuron": [[0]]}), "values of neuron: .*; got 1 where there should be 2"),
+        (dict(values=VALUES | {"neuron": [[True], [1]]}), "values of neuron: .*; got True"),
+        (dict(values=VALUES | {"neuron": [[10**400], [1]]}), "values of neuron: .*; got 1000"),
+        (dict(values=VALUES | {"neuron": [[float("inf")], [1]]}), "values of neuron: .*; got inf"),
+        (dict(values=VALUES | {"neuron": [["0.5"], [1]]}), "values of neuron: .*; got 0.5"),
     ],
 )
 def test_predictions_that_cannot_be_scored_are_refused(folder, changes, words):
@@ -68,7 +74,7 @@ def test_predictions_that_cannot_be_scored_are_refused(folder, changes, words):
 
 
 def test_all_faults_at_once(folder):
-    with pytest.raises(ValueError, match=r"(?s)method: .*cost: .*values: .*values of head: .*values of neuron"):
+    with pytest.raises(ValueError, match=r"(?s)method: .*cost: .*pair: .*values: .*values of head: .*values of neuron"):
         door.row(folder, {})
 
 
@@ -76,7 +82,8 @@ def test_all_faults_at_once(folder):
     ("text", "words"),
     [
         ('{"format": "other"}', "got 'other', version None"),
-        ('{"format": "jaxpatch planted pair", "version": 2}', "version 1; got 'jaxpatch planted pair', version 2"),
+        ('{"format": "jaxpatch planted pair", "version": 1}', "version 2; got 'jaxpatch planted pair', version 1"),
+        (json.dumps(MARKS | {"name": "both"}), "it lacks seed, layer, kinds, digest"),
         ("[]", "got None, version None"),
         ("{", "no file of a planted pair"),
     ],
@@ -85,6 +92,36 @@ def test_files_of_another_format_are_refused(folder, text, words):
     (folder / "problem.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=words):
         door.problem(folder)
+
+
+@pytest.mark.parametrize("predicted", [None, [], 3])
+def test_what_is_no_object_is_refused(folder, predicted):
+    with pytest.raises(
+        ValueError, match=f"wanted an object with method, cost, pair, values; got {type(predicted).__name__}"
+    ):
+        door.row(folder, predicted)
+
+
+def test_a_broken_problem_is_refused(folder):
+    (folder / "problem.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"problem\.safetensors: wanted tokens, lengths, direction"):
+        door.problem(folder)
+
+
+def test_a_pair_that_failed_its_checks_scores_nothing(folder):
+    said = json.loads((folder / "truth.json").read_text(encoding="utf-8")) | {"is_verified": False}
+    (folder / "truth.json").write_text(json.dumps(said), encoding="utf-8")
+    with pytest.raises(ValueError, match="failed its checks"):
+        door.row(folder, predictions())
+
+
+def test_those_that_take_away_are_to_be_lowest(folder):
+    said = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+    said["truth"] = {"head": [[1, 0], [0, -1]], "neuron": [[0], [1]]}
+    (folder / "truth.json").write_text(json.dumps(said), encoding="utf-8")
+    assert door.row(folder, predictions())["auroc_taking"] == 0.4
+    lowest = {"head": [[0.5, 0.1], [0.0, -0.2]], "neuron": [[0.0], [0.9]]}
+    assert door.row(folder, predictions(values=lowest))["auroc_taking"] == 1
 
 
 def test_the_command_needs_nothing_of_jaxpatch(folder, tmp_path):
@@ -96,7 +133,9 @@ def test_the_command_needs_nothing_of_jaxpatch(folder, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["auroc"] == 1
-    wrong = subprocess.run(
-        [*command[:-1], str(tmp_path / "no.json")], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    assert wrong.returncode == 2 and "no.json" in wrong.stderr and "Traceback" not in wrong.stderr
+    (tmp_path / "broken.json").write_text("[", encoding="utf-8")
+    for name in ("no.json", "broken.json"):
+        wrong = subprocess.run(
+            [*command[:-1], str(tmp_path / name)], capture_output=True, text=True, cwd=ROOT, check=False
+        )
+        assert wrong.returncode == 2 and name in wrong.stderr and "Traceback" not in wrong.stderr
