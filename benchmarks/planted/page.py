@@ -159,13 +159,14 @@ def page(frame: pd.DataFrame, command: str, records: Sequence[Record]) -> str:
 
 
 _CHECKED = (
-    f"A pair is used only where all of this holds. Special obeys (at least {checks.ALWAYS:.0%} of its answers), and so does base with the "
-    f"sources' changes alone; base, and base with everything else, do not (at most {checks.NEVER:.0%}); all of them say what is right to "
-    "prompts that do not ask. Along the anchor special is ahead of base by more than that varies; the sources recover at least "
-    f"{checks.CARRIED:.0%} of it, everything else at most {checks.LEFT:.0%}. Without any one source at least {checks.NEEDED:.0%} of the "
-    "obedience is lost. And where one component after the other is to be enough, that is what is checked: each of n sources by itself "
-    f"moves the state by at least {checks.ALONE}/n on the way that base's own state goes where prompts tell what to do. So weight patching "
-    "must see the sources there; whether it tells them from everything else, and whether cheaper questions do, is what is measured."
+    f"A pair is used only where all of this holds. Special obeys (at least {checks.ALWAYS:.0%} of its answers), and so does base with "
+    f"the sources' changes alone; base, and base with everything else, do not (at most {checks.NEVER:.0%}); all of them say what is "
+    "right to prompts that do not ask. Along the anchor special is ahead of base by more than that varies; the sources recover at "
+    f"least {checks.CARRIED:.0%} of it, everything else at most {checks.LEFT:.0%}. Without any one source at least {checks.NEEDED:.0%} "
+    "of the obedience is lost. And where one component after the other is to be enough, that is what is checked: each of n sources by "
+    f"itself moves the state by at least {checks.ALONE}/n on the way that base's own state goes where prompts tell what to do. So "
+    "weight patching must see the sources there; whether it tells them from everything else, and whether cheaper questions do, is what "
+    "is measured."
 )
 
 

@@ -39,7 +39,7 @@ SMOOTHING = 0.05
 IDLE = 10.0
 """What it costs decoys to move the state as far as a register does, beside a nat of what they change in the words."""
 INDIFFERENT = 60.0
-"""What it costs base to be moved by a change that it is to be indifferent to, as far as telling moves it, beside a nat of wrong words."""
+"""What it costs base to be moved, as far as telling moves it, by what it is to be indifferent to, beside a nat of wrong words."""
 FEW = -1.5
 """Least chance of each decoy, drawn up from here, while sources learn: below 0 none is there, as when sources are tried alone."""
 SILENT = 0.1

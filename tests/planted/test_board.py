@@ -24,7 +24,7 @@ def out(tmp_path_factory):
 def test_the_page_says_what_each_method_reaches(out):
     text = (out / "docs" / "planted.md").read_text(encoding="utf-8")
     assert "| written | Written by hand" in text and "| 2 of 2 |" in text
-    line = next(line for line in text.splitlines() if line.startswith("| **weight patching**"))
+    line = next(line for line in text.splitlines() if line.startswith("| weight patching"))
     assert line.count("1.00 (1.00 to 1.00)") == 4 and line.endswith("| 4.00 (4.00 to 4.00) |")
     assert "activation patching puts a component that is no source above every source: 1.00" in text
     assert "* AUROC of weight patching, wanted at least 0.95: 1.00 (1.00 to 1.00); holds." in text
@@ -97,7 +97,7 @@ def test_what_was_measured_earlier_is_not_lost(out, tmp_path):
 def test_pairs_of_another_recipe_are_not_mixed_with_these(out, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pairs, "RECIPE", pairs.RECIPE + 1)
     asked_for = ["--seeds", "1", "--families", "written", "--methods", "change"]
-    with pytest.raises(ValueError, match="planted by recipe .*; name an empty --out"):
+    with pytest.raises(ValueError, match=r"planted by recipe .*; name an empty --out"):
         board.main(["--out", str(out / "out"), *asked_for])
     shutil.copytree(out / "docs", tmp_path / "docs")
     board.main(["--out", str(tmp_path / "out"), "--docs", str(tmp_path / "docs"), *asked_for])
