@@ -1,6 +1,7 @@
-"""Two tasks whose answers are known by rule, for experts to be merged: sums with their working, and records out of sentences as JSON.
+"""Three tasks whose answers are judged by rule, for experts to be merged: sums with their working, records out of sentences as JSON,
+and answers in capitals or in quotation marks, of which the expert is that of `experiments/six_constraints`.
 
-A split has prompts that no other has: of sums the pairs of numbers differ, of records the people.
+A split has prompts that no other has: of sums the pairs of numbers differ, of records the people, of the constraints the topics.
 """
 
 import json
@@ -10,17 +11,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxpatch.measuring import prompts, tasks
+
 SPLITS = ("train", "validation", "test")
 TENTHS = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}
 """Of all numbers and people, by what is left of a tenth."""
 
 
 class Example(NamedTuple):
-    """user: the request. answer: as it should be written. target: what is scored of it."""
+    """user: the request. answer: as it should be written; none of the constraints' is known. target: what is scored of it."""
 
     task: str
     user: str
-    answer: str
+    answer: str | None
     target: Any
 
 
@@ -153,10 +156,46 @@ def records(split: str, count: int, seed: int = 0) -> list[Example]:
     return made
 
 
+CONSTRAINTS = ("english_capital", "quotation")
+"""Which the expert of the six obeys far more often than base."""
+TOPICS = {"train": "scoring", "validation": "layer", "test": "behaviour"}
+"""Split -> which of the package's prompts; none of these were trained on."""
+
+
+def constraints(split: str, count: int, seed: int = 0) -> list[Example]:
+    """Requests to be answered in capitals, and in quotation marks, by turns.
+
+    >>> one, two = constraints("test", 2)
+    >>> [example.target[0] for example in (one, two)]
+    ['english_capital', 'quotation']
+    """
+    _refuse_other(split)
+    made = []
+    for number, text in enumerate(prompts.prompts(TOPICS[split], count, seed=seed)):
+        name = CONSTRAINTS[number % len(CONSTRAINTS)]
+        user, instruction = tasks.instruct(tasks.task(name), text, index=number, split="held_out")
+        made.append(Example("constraints", user, None, (name, instruction)))
+    return made
+
+
+def is_followed(text: str, target: tuple[str, tasks.Instruction]) -> bool:
+    """IFEval's strict rule.
+
+    >>> is_followed("ALL OF IT", ("english_capital", tasks.Instruction("", {})))
+    True
+    """
+    name, instruction = target
+    return tasks.follows(tasks.task(name), text, instruction)
+
+
 def _draw(split: str, seed: int) -> np.random.Generator:
+    _refuse_other(split)
+    return np.random.default_rng([seed, SPLITS.index(split)])
+
+
+def _refuse_other(split: str) -> None:
     if split not in SPLITS:
         raise ValueError(f"split: wanted {', '.join(SPLITS)}; got {split!r}.")
-    return np.random.default_rng([seed, SPLITS.index(split)])
 
 
 def is_right_sum(text: str, target: int) -> bool:
@@ -189,5 +228,9 @@ def is_right_record(text: str, target: Mapping[str, Any]) -> bool:
     }
 
 
-TASKS = {"sums": (sums, is_right_sum), "records": (records, is_right_record)}
+TASKS = {
+    "constraints": (constraints, is_followed),
+    "sums": (sums, is_right_sum),
+    "records": (records, is_right_record),
+}
 """Name -> how examples are made, and how an answer is judged."""

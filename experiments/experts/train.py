@@ -114,7 +114,7 @@ def card(task: str, command: str, steps: int, loss: float, minutes: float, found
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("task", choices=list(records.TASKS))
+    options.add_argument("task", choices=list(MAX_NEW))
     options.add_argument("--steps", type=int, default=300)
     options.add_argument("--seed", type=int, default=0)
     chosen = options.parse_args()

@@ -1,0 +1,286 @@
+"""Merging three experts of SmolLM2-135M-Instruct, every two and all of them: methods of merging, and ways that know the mechanism.
+
+    python experiments/experts/compare.py --out results/experts --docs docs/results
+
+For each team of experts every contender (`contenders.py`) is tried by each of its few settings, on prompts to validate by: how far its
+next tokens are from each expert's along that expert's answers, in nats. The best of these is tested once: what it answers to prompts
+nobody has seen is judged by rule, and so is what it does to answers that have nothing to do with the tasks. A folder a team, a file a
+contender; what is there already is not done again. At the end `compare_page.py` writes experts.md out of these files alone.
+"""
+
+import argparse
+import itertools
+import json
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import compare_page
+import jax.numpy as jnp
+import numpy as np
+import records
+from contenders import CONTENDERS, Team
+from rich.console import Console
+
+import jaxpatch as jp
+from jaxpatch import atomic, experts, fetch
+from jaxpatch.measuring import continuations, prompts
+from jaxpatch.measuring.inputs import Inputs
+from jaxpatch.patching import components
+from jaxpatch.reporting import manifest
+from jaxpatch.shapes import Params
+from jaxpatch.trees import paths
+
+HERE, ROOT = Path(__file__).parent, Path(__file__).resolve().parents[2]
+ADAPTERS = {
+    "constraints": HERE.parent / "six_constraints" / "adapter",
+    "sums": HERE / "sums",
+    "records": HERE / "records",
+}
+MAX_NEW = {"constraints": 96, "sums": 64, "records": 64}
+KINDS = ("head", "kv", "neuron")
+"""Together all that adapters of linear layers change."""
+SETTINGS = {"learn": 16, "validation": 8, "test": 32, "neutral": 8, "cuts": 2, "steps": 4, "seeds": 2}
+"""Prompts of each task to learn and to score by, to validate by, to test by; prompts that ask for nothing; places at which an answer is
+cut, for scores; steps of integrated gradients; seeds that a random contender is tested by."""
+
+
+class Known(NamedTuple):
+    """What all teams are judged by. told: expert -> split -> its own answers. said: expert -> how far a model is from it along its
+    answers to be validated by. neutral: how far a model is from base where nothing is asked."""
+
+    pairs: Mapping[str, jp.Pair]
+    told: Mapping[str, Mapping[str, continuations.Continuation]]
+    validate: Mapping[str, Any]
+    neutral: Any
+
+
+def known(chosen: argparse.Namespace, console: Console) -> Known:
+    """Experts, and what they answer: once for all teams."""
+    loaded = {name: jp.load_pair(chosen.base or fetch.smollm2(), folder) for name, folder in ADAPTERS.items()}
+    pairs = experts.with_one_base(loaded)
+    told: dict[str, dict[str, continuations.Continuation]] = {}
+    for name, pair in pairs.items():
+        make, _ = records.TASKS[name]
+        told[name] = {}
+        for split, wanted in (("train", "learn"), ("validation", "validation")):
+            texts = [example.user for example in make(split, getattr(chosen, wanted), seed=7)]
+            asked = jp.encode(pair, texts)
+            told[name][split] = kept(
+                chosen.out / f"{name}.{split}.npz",
+                lambda pair=pair, asked=asked, name=name: jp.continuation(
+                    pair, pair.special, asked, max_new=MAX_NEW[name]
+                ),
+            )
+        console.print(f"{name}: answers are there")
+    pair = next(iter(pairs.values()))
+    plain = jp.encode(pair, prompts.prompts("anchor", chosen.neutral))
+    neutral = kept(chosen.out / "neutral.npz", lambda: jp.continuation(pair, pair.base, plain, max_new=64))
+    return Known(
+        pairs,
+        told,
+        {
+            name: continuations.divergence_from(each, each.special, told[name]["validation"])
+            for name, each in pairs.items()
+        },
+        continuations.divergence_from(pair, pair.base, neutral),
+    )
+
+
+def kept(file: Path, make) -> continuations.Continuation:
+    """Answers from a file, or made and left there."""
+    if not file.is_file():
+        made = make()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial.npz")
+        np.savez(partial, **made._asdict())
+        partial.replace(file)
+    with np.load(file) as arrays:
+        return continuations.Continuation(*(arrays[name] for name in continuations.Continuation._fields))
+
+
+def cut(told: continuations.Continuation, cuts: int, seed: int = 0) -> Inputs:
+    """Prompts with the beginning of their answers, to read the next token of: so scores are of all of an answer, not its first word."""
+    draw, rows = np.random.default_rng(seed), []
+    for tokens, start, end in zip(*told, strict=True):
+        for place in draw.choice(np.arange(start, end), min(cuts, end - start), replace=False):
+            rows.append(tokens[:place])
+    lengths = np.array([len(row) for row in rows], np.int32)
+    made = np.zeros((len(rows), lengths.max()), np.int32)
+    for row, tokens in enumerate(rows):
+        made[row, : len(tokens)] = tokens
+    return Inputs(jnp.asarray(made), jnp.asarray(lengths))
+
+
+def scored(chosen: argparse.Namespace, there: Known, console: Console) -> dict[str, tuple[Any, dict[str, Params]]]:
+    """Of each expert its scores on its own task, and what its data say."""
+    found = {}
+    for name, pair in there.pairs.items():
+        inputs, file = cut(there.told[name]["train"], chosen.cuts), chosen.out / f"{name}.scores.safetensors"
+        if not file.is_file():
+            began = time.monotonic()
+            made = jp.score(pair, inputs, jp.NextToken("kl"), kinds=KINDS, method="integrated", steps=chosen.steps)
+            jp.save_scores(made, file)
+            console.print(f"{name}: scored, {time.monotonic() - began:.0f} s")
+        statistics = {
+            "fisher": jp.fisher(pair, pair.special, inputs),
+            "moments": jp.moments(pair, pair.special, inputs),
+        }
+        found[name] = jp.load_scores(file), statistics
+    return found
+
+
+def validated(there: Known, names: Sequence[str], params: Params) -> dict[str, float]:
+    """KL from each expert along its answers, nats a token."""
+    return {name: float(there.validate[name](params).kl.mean()) for name in names}
+
+
+def tested(chosen: argparse.Namespace, there: Known, names: Sequence[str], params: Params) -> dict[str, Any]:
+    """Verdicts on answers to each task's prompts, and what became of answers where nothing is asked."""
+    verdicts = {}
+    for name in names:
+        make, is_right = records.TASKS[name]
+        examples = make("test", chosen.test, seed=1)
+        pair = there.pairs[name]
+        asked = jp.encode(pair, [example.user for example in examples])
+        texts = jp.generate(pair, params, asked, max_new=MAX_NEW[name])
+        verdicts[name] = [bool(is_right(text, each.target)) for text, each in zip(texts, examples, strict=True)]
+    beside = there.neutral(params)
+    return {"verdicts": verdicts, "neutral KL": float(beside.kl.mean()), "neutral perplexity": beside.perplexity}
+
+
+def taken(base: Params, specials: Sequence[Params], params: Params) -> dict[str, float]:
+    """How much of the experts a merged model has: parameters that are not base's, of all; and the size of the merged change beside the
+    mean size of the experts'."""
+    own, made = paths.leaves(base), paths.leaves(params)
+    differs = sum(int((np.asarray(own[path]) != np.asarray(made[path])).sum()) for path in own)
+
+    def size(other: Params) -> float:
+        leaves = paths.leaves(other)
+        return float(
+            np.sqrt(
+                sum(float(jnp.sum((leaves[path] - own[path]) ** 2)) for path in own if leaves[path] is not own[path])
+            )
+        )
+
+    return {
+        "differs": differs / sum(np.size(leaf) for leaf in own.values()),
+        "size": size(params) / float(np.mean([size(each) for each in specials])),
+    }
+
+
+def contend(chosen: argparse.Namespace, there: Known, names: Sequence[str], team: Team, method: str) -> dict[str, Any]:
+    """All tries, the best of them, and its test."""
+    contender, tries, best = CONTENDERS[method], [], None
+    for settings in contender.tries:
+        began = time.monotonic()
+        params = contender.make(team, settings, 0)
+        merged_at = time.monotonic()
+        kl = validated(there, names, params)
+        tries.append({"settings": settings, "kl": kl, "seconds": merged_at - began})
+        if best is None or np.mean(list(kl.values())) < best[0]:
+            best = float(np.mean(list(kl.values()))), settings, params
+    assert best is not None
+    _, settings, params = best
+    tests = [tested(chosen, there, names, params)]
+    for seed in range(1, chosen.seeds if contender.is_random else 1):
+        tests.append(tested(chosen, there, names, contender.make(team, settings, seed)))
+    return {
+        "method": method,
+        "sort": contender.sort,
+        "tries": tries,
+        "settings": settings,
+        "tests": tests,
+        **taken(team.base, team.experts, params),
+    }
+
+
+def alone(chosen: argparse.Namespace, there: Known) -> dict[str, Any]:
+    """Base and each expert on every task: what is normalised by. And of each expert the change of one kind of component alone."""
+    names, found = list(there.pairs), {}
+    pair = next(iter(there.pairs.values()))
+    found["base"] = tested(chosen, there, names, pair.base)
+    partition = components.of_decoder(pair.base)
+    for name, each in there.pairs.items():
+        found[name] = tested(chosen, there, names, each.special)
+        for kind in KINDS:
+            gates = {kind: np.ones(partition[kind].shape, np.float32)}
+            found[f"{name}, {kind} alone"] = tested(chosen, there, [name], jp.patch(each.base, each.special, gates))
+    return found
+
+
+def keep(file: Path, said: Mapping[str, Any], chosen: argparse.Namespace) -> None:
+    """JSON, with what made it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    asked = {name: getattr(chosen, name) for name in SETTINGS}
+    made = manifest.plain({**said, "asked": asked, "source": manifest.source(ROOT)})
+    atomic.text(file, json.dumps(made, indent=1) + "\n", overwrite=True)
+
+
+def is_done(file: Path, chosen: argparse.Namespace) -> bool:
+    """Whether a file was made by these settings."""
+    if not file.is_file():
+        return False
+    return json.loads(file.read_text(encoding="utf-8"))["asked"] == {name: getattr(chosen, name) for name in SETTINGS}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--out", type=Path, required=True, help="folder for the results of each team")
+    options.add_argument("--docs", type=Path, help="folder for experts.md; none where not given")
+    options.add_argument("--base", help="another base than SmolLM2-135M-Instruct, which is fetched")
+    options.add_argument("--methods", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS), metavar="METHOD")
+    for name, value in SETTINGS.items():
+        options.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
+    chosen = options.parse_args()
+    if faults := [
+        f"--{name}: wanted at least 1; got {getattr(chosen, name)}" for name in SETTINGS if getattr(chosen, name) < 1
+    ]:
+        options.error("; ".join(faults))
+    console, began = Console(), time.monotonic()
+    teams = [team for size in (3, 2) for team in itertools.combinations(ADAPTERS, size)]
+    left = {
+        (team, method): file
+        for team in teams
+        for method in chosen.methods
+        if CONTENDERS[method].size in (None, len(team)) and not is_done(file := place(chosen.out, team, method), chosen)
+    }
+    ends, beside = chosen.out / "alone.json", chosen.out / "conflicts.json"
+    if left or not is_done(ends, chosen) or not is_done(beside, chosen):
+        there = known(chosen, console)
+        found = scored(chosen, there, console)
+        if not is_done(ends, chosen):
+            keep(ends, alone(chosen, there), chosen)
+            console.print(f"base and experts: {(time.monotonic() - began) / 60:.1f} min")
+        if not is_done(beside, chosen):
+            scores = {name: each for name, (each, _) in found.items()}
+            made = {
+                kind: jp.conflicts(there.pairs, scores, kind, compare_page.FIRST[kind]).to_frame().to_dict("records")
+                for kind in KINDS
+            }
+            keep(beside, made, chosen)
+        for (names, method), file in left.items():
+            team = Team(
+                tuple(there.pairs[name] for name in names),
+                tuple(there.told[name]["train"] for name in names),
+                *zip(*(found[name] for name in names), strict=True),
+            )
+            started = time.monotonic()
+            keep(file, contend(chosen, there, names, team, method) | {"seconds": time.monotonic() - started}, chosen)
+            console.print(f"{' + '.join(names)}, {method}: {(time.monotonic() - began) / 60:.1f} min", markup=False)
+    if chosen.docs is not None:
+        command = shlex.join(["python", "experiments/experts/compare.py", *sys.argv[1:]])
+        compare_page.write(chosen.out, chosen.docs, [list(team) for team in teams], command)
+        console.print(f"page: {chosen.docs / 'experts.md'}")
+
+
+def place(out: Path, names: Sequence[str], method: str) -> Path:
+    """Where a contender's results on a team are."""
+    return out / "-".join(names) / f"{method.replace(', ', '-').replace(' ', '-')}.json"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""docs/results/experts.md, out of the comparison's files alone."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxpatch import atomic
+
+DRAWS = 4000
+FIRST = {"head": 30, "kv": 15, "neuron": 1000}
+"""Components of each expert that are looked at for conflicts."""
+SORTS = {"baseline": "looks at no score", "mechanism": "by scores", "control": "control"}
+
+
+class Entry(NamedTuple):
+    """A contender's results on one team."""
+
+    method: str
+    said: Mapping[str, Any]
+
+    def verdicts(self, name: str) -> np.ndarray:
+        """Of one task, the mean over seeds of each prompt's: [prompts]."""
+        return np.mean([test["verdicts"][name] for test in self.said["tests"]], axis=0)
+
+    def mean_of(self, what: str) -> float:
+        """Over seeds."""
+        return float(np.mean([test[what] for test in self.said["tests"]]))
+
+
+class Drawn(NamedTuple):
+    """Prompts drawn again, the same for all contenders: task -> [draws, prompts]; and each expert's own score on them."""
+
+    rows: Mapping[str, np.ndarray]
+    own: Mapping[str, np.ndarray]
+
+
+def drawn(alone: Mapping[str, Any], names: Sequence[str], seed: int = 0) -> Drawn:
+    """The first row is the prompts as they are."""
+    rng, rows, own = np.random.default_rng(seed), {}, {}
+    for name in names:
+        verdicts = np.array(alone[name]["verdicts"][name], float)
+        count = len(verdicts)
+        rows[name] = np.concatenate([np.arange(count)[None], rng.integers(0, count, (DRAWS, count))])
+        own[name] = verdicts[rows[name]].mean(axis=1)
+    return Drawn(rows, own)
+
+
+def normalised(entry: Entry, again: Drawn) -> np.ndarray:
+    """The mean over tasks of the score as a share of the expert's own, on all draws."""
+    shares = []
+    for name, rows in again.rows.items():
+        reached = entry.verdicts(name)[rows].mean(axis=1)
+        shares.append(reached / np.maximum(again.own[name], 1e-9))
+    return np.mean(shares, axis=0)
+
+
+def interval(values: np.ndarray) -> str:
+    """The first, and 95 % of the others."""
+    low, high = np.percentile(values[1:], (2.5, 97.5))
+    return f"{values[0]:.2f} ({low:.2f} to {high:.2f})"
+
+
+def write(out: Path, docs: Path, teams: Sequence[Sequence[str]], command: str) -> None:
+    """The page. Raises FileNotFoundError where a result is missing."""
+    alone = read(out / "alone.json")
+    parts = [
+        "# Merging experts",
+        f"```\n{command}\n```",
+        "Three experts of SmolLM2-135M-Instruct (Q4_1, dequantised): answers in capitals or quotation marks "
+        "(`experiments/six_constraints`), sums with their working, and records out of sentences (`experiments/experts`). Every "
+        "contender is tried by its few settings on prompts to validate by (KL to each expert along its own answers), and the best of "
+        f"these is tested once, on {alone['asked']['test']} prompts of each task; random ones with {alone['asked']['seeds']} seeds. "
+        "Scores are shares of right answers; normalised, shares of the expert's own. Intervals are 95 %, over prompts drawn again, the "
+        "same for all.",
+        "## Base and experts alone",
+        _alone(alone),
+    ]
+    for names in teams:
+        found = [read(file) for file in sorted((out / "-".join(names)).glob("*.json"))]
+        entries = [Entry(each["method"], each) for each in found]
+        if entries:
+            parts += [f"## {' and '.join(names) if len(names) == 2 else 'All three'}", *_team(entries, alone, names)]
+    parts += ["## Where experts meet", _conflicts(read(out / "conflicts.json"))]
+    atomic.text(docs / "experts.md", "\n\n".join(parts) + "\n", overwrite=True)
+
+
+def _alone(alone: Mapping[str, Any]) -> str:
+    names = [name for name in alone if name in alone.get(name, {}).get("verdicts", {})]
+    rows = []
+    for who, said in alone.items():
+        if "verdicts" in said:
+            shares = [f"{np.mean(said['verdicts'][name]):.0%}" if name in said["verdicts"] else "" for name in names]
+            rows.append([who, *shares, f"{said['neutral perplexity']:.2f}"])
+    return table(["model", *names, "perplexity of base's neutral answers"], rows)
+
+
+def _team(entries: Sequence[Entry], alone: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    again = drawn(alone, names)
+    reached = {entry.method: normalised(entry, again) for entry in entries}
+    ordered = sorted(entries, key=lambda entry: -reached[entry.method][0])
+    rows = []
+    for entry in ordered:
+        shares = []
+        for name in names:
+            score, base = entry.verdicts(name).mean(), np.mean(alone["base"]["verdicts"][name])
+            shares.append(f"{score:.0%}" + (" (below base)" if score < base else ""))
+        settings = ", ".join(f"{key} {value:g}" for key, value in entry.said["settings"].items())
+        rows.append(
+            [
+                entry.method,
+                SORTS[entry.said["sort"]],
+                *shares,
+                interval(reached[entry.method]),
+                f"{entry.mean_of('neutral perplexity'):.2f}",
+                f"{entry.said['differs']:.0%}",
+                f"{entry.said['size']:.2f}",
+                settings,
+            ]
+        )
+    head = [
+        "method",
+        "",
+        *names,
+        "normalised, mean",
+        "neutral perplexity",
+        "parameters changed",
+        "size of the change",
+        "chosen",
+    ]
+    return [table(head, rows), _verdict(ordered, reached)]
+
+
+def _verdict(ordered: Sequence[Entry], reached: Mapping[str, np.ndarray]) -> str:
+    """The best way that knows scores against each that does not, and against the controls."""
+    ours = [entry for entry in ordered if entry.said["sort"] == "mechanism"]
+    others = [entry for entry in ordered if entry.said["sort"] != "mechanism"]
+    if not ours or not others:
+        return ""
+    best, lines = ours[0].method, []
+    for sort in ("baseline", "control"):
+        for entry in others:
+            if entry.said["sort"] == sort:
+                apart = reached[best] - reached[entry.method]
+                lines.append((entry.method, sort, interval(apart), np.percentile(apart[1:], 2.5) > 0))
+    ahead = [name for name, sort, _, is_ahead in lines if is_ahead and sort == "baseline"]
+    baselines = [name for name, sort, *_ in lines if sort == "baseline"]
+    strongest = next((entry.method for entry in ordered if entry.said["sort"] == "baseline"), None)
+    said = (
+        f"Best of those that know scores: {best}. It is ahead of {len(ahead)} of {len(baselines)} baselines outside the interval. "
+        f"The best baseline: {strongest}."
+    )
+    return said + "\n\n" + table(["less", "", f"{best} less this, normalised"], [line[:3] for line in lines])
+
+
+def _conflicts(said: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            kind,
+            FIRST[kind],
+            f"{each['one']}, {each['other']}",
+            each["shared"],
+            f"{each['chance']:.1f}",
+            _number(each["cosine"]),
+            _number(each["signs_opposed"]),
+        ]
+        for kind in FIRST
+        for each in said[kind]
+    ]
+    head = ["kind", "first", "experts", "shared", "by chance", "cosine of what both changed", "parameters pulled apart"]
+    return (
+        "Of the components that an expert's own task needs most, those that another's needs, too; and whether the two change them the "
+        "same way.\n\n" + table(head, rows)
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def read(file: Path) -> dict[str, Any]:
+    """A result."""
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Markdown."""
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in (head, ["---"] * len(head), *rows))

@@ -1,0 +1,178 @@
+"""Who takes part in the comparison: every method of merging over the same small grid, ways to merge by what scores say, and controls.
+
+An open set: each makes one model of a team of experts, by settings out of its own few tries.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import jaxpatch as jp
+from jaxpatch.measuring.continuations import Continuation
+from jaxpatch.patching import components
+from jaxpatch.scoring.scores import Scores
+from jaxpatch.shapes import Params
+from jaxpatch.trees import paths
+
+Settings = Mapping[str, Any]
+SCALES = ({"scale": 0.4}, {"scale": 0.6}, {"scale": 0.8}, {"scale": 1.0})
+DENSITIES = tuple({"density": density, "scale": scale} for density in (0.2, 0.6) for scale in (0.6, 1.0))
+BUDGETS = tuple({"budget": budget, "scale": scale} for budget in (0.2, 0.6) for scale in (0.6, 1.0))
+"""Four tries each, wherever there is something to try."""
+PARTS = ({"part": 0.3}, {"part": 0.4}, {"part": 0.6}, {"part": 0.7})
+SPARSITIES = ({"sparsity": 0.0}, {"sparsity": 0.3})
+STEPS, RATE, BATCH, START = 20, 0.05, 4, 0.5
+"""Of gates that are learned."""
+BASELINE, MECHANISM, CONTROL = "baseline", "mechanism", "control"
+
+
+class Team(NamedTuple):
+    """Experts to be merged, in one order everywhere. told: their answers to prompts that are neither validated nor tested on. scores:
+    of each on its own task. statistics: of each, "fisher" and "moments"."""
+
+    pairs: tuple[jp.Pair, ...]
+    told: tuple[Continuation, ...]
+    scores: tuple[Scores, ...]
+    statistics: tuple[Mapping[str, Params], ...]
+
+    @property
+    def base(self) -> Params:
+        """Which all share."""
+        return self.pairs[0].base
+
+    @property
+    def experts(self) -> list[Params]:
+        """Their parameters."""
+        return [pair.special for pair in self.pairs]
+
+
+Make = Callable[[Team, Settings, int], Params]
+"""(team, settings, seed) -> a merged model."""
+
+
+class Contender(NamedTuple):
+    """sort: of the three. tries: settings, of which validation chooses. is_random: whether the seed matters. size: how many experts it
+    takes, where not any number."""
+
+    sort: str
+    make: Make
+    tries: Sequence[Settings] = ({},)
+    is_random: bool = False
+    size: int | None = None
+
+
+def published(method: str, **options: Any) -> Make:
+    """One of `jp.merge`'s, all experts alike."""
+
+    def make(team: Team, settings: Settings, seed: int) -> Params:
+        return jp.merge(method, team.base, team.experts, **options, **settings, **_seeded(method, seed))
+
+    return make
+
+
+def by_data(method: str, statistics: str) -> Make:
+    """One that must know of each expert what its data say."""
+
+    def make(team: Team, settings: Settings, seed: int) -> Params:
+        del seed
+        known = [each[statistics] for each in team.statistics]
+        return jp.merge(method, team.base, team.experts, statistics=known, **settings)
+
+    return make
+
+
+def between(team: Team, settings: Settings, seed: int) -> Params:
+    """The sphere's way from one of two experts to the other."""
+    del seed
+    one, other = team.experts
+    return jp.merge("slerp", one, [other], weights=settings["part"])
+
+
+def apportioned(
+    rule: str, method: str, measure: Callable[[Team, int], Sequence[Scores]] | None = None, **options: Any
+) -> Make:
+    """Components by a rule and a budget, and what is left of the experts by a method. measure: what stands in the scores' place."""
+
+    def make(team: Team, settings: Settings, seed: int) -> Params:
+        scores = team.scores if measure is None else measure(team, seed)
+        conflict = "share" if rule == "mask" and method == "task_arithmetic" else "all"
+        gates = jp.apportion(rule, scores, team.base, budget=settings["budget"], conflict=conflict)
+        return jp.merge(method, team.base, team.experts, gates=gates, scale=settings["scale"], **options)
+
+    return make
+
+
+def at_random(team: Team, seed: int) -> list[Scores]:
+    """Any numbers above 0, in place of each expert's scores."""
+    draw = np.random.default_rng(seed)
+    return [
+        replace(own, values={kind: draw.random(np.shape(each)) + 0.01 for kind, each in own.values.items()})
+        for own in team.scores
+    ]
+
+
+def by_change(team: Team, seed: int) -> list[Scores]:
+    """How much an expert changed each component: the root of the mean square, so that large components are not before small ones."""
+    del seed
+    shapes = {path: np.shape(leaf) for path, leaf in paths.leaves(team.base).items()}
+    made = []
+    for expert, own in zip(team.experts, team.scores, strict=True):
+        values = {}
+        for kind in own.values:
+            sort = own.partition[kind]
+            norms = np.asarray(components.delta_norms(team.base, expert, sort))
+            values[kind] = norms / np.sqrt(components.sizes(sort, shapes))
+        made.append(replace(own, values=values))
+    return made
+
+
+def learned(objective: str, kinds: tuple[str, ...]) -> Make:
+    """Gates by gradient, on the experts' answers."""
+
+    def make(team: Team, settings: Settings, seed: int) -> Params:
+        made = jp.learn_merge(
+            team.pairs,
+            team.told,
+            objective=objective,
+            kinds=kinds,
+            sparsity=settings.get("sparsity", 0.0),
+            start=START,
+            rest=START,
+            steps=STEPS,
+            rate=RATE,
+            batch=BATCH,
+            seed=seed,
+        )
+        return jp.merge("task_arithmetic", team.base, team.experts, gates=made.gates, rest=made.rest)
+
+    return make
+
+
+def _seeded(method: str, seed: int) -> dict[str, int]:
+    return {"seed": seed} if method.startswith(("dare", "della")) else {}
+
+
+CONTENDERS: dict[str, Contender] = {
+    "average": Contender(BASELINE, published("linear")),
+    "slerp": Contender(BASELINE, between, PARTS, size=2),
+    "task arithmetic": Contender(BASELINE, published("task_arithmetic"), SCALES),
+    "TIES": Contender(BASELINE, published("ties"), DENSITIES),
+    "DARE, linear": Contender(BASELINE, published("dare_linear"), DENSITIES, is_random=True),
+    "DARE, TIES": Contender(BASELINE, published("dare_ties"), DENSITIES, is_random=True),
+    "DELLA": Contender(BASELINE, published("della", epsilon=0.1), DENSITIES, is_random=True),
+    "breadcrumbs": Contender(BASELINE, published("breadcrumbs"), DENSITIES),
+    "Localize-and-Stitch": Contender(BASELINE, published("localize_and_stitch"), DENSITIES),
+    "consensus": Contender(BASELINE, published("consensus"), SCALES),
+    "Fisher": Contender(BASELINE, by_data("fisher", "fisher")),
+    "RegMean": Contender(BASELINE, by_data("regmean", "moments")),
+    "AdaMerging": Contender(BASELINE, learned("entropy", ("layer",))),
+    "hard": Contender(MECHANISM, apportioned("hard", "task_arithmetic"), BUDGETS),
+    "soft": Contender(MECHANISM, apportioned("soft", "task_arithmetic"), BUDGETS),
+    "mask, then task arithmetic": Contender(MECHANISM, apportioned("mask", "task_arithmetic"), BUDGETS),
+    "mask, then TIES": Contender(MECHANISM, apportioned("mask", "ties", density=0.6), BUDGETS),
+    "learned gates": Contender(MECHANISM, learned("kl", ("head", "kv", "neuron")), SPARSITIES),
+    "random masks": Contender(CONTROL, apportioned("mask", "task_arithmetic", at_random), BUDGETS, is_random=True),
+    "masks by change": Contender(CONTROL, apportioned("mask", "task_arithmetic", by_change), BUDGETS),
+}

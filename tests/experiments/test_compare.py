@@ -1,0 +1,124 @@
+"""The comparison of merges: every contender on tiny experts, what scores are made of, and the page out of results made by hand."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxpatch as jp
+from jaxpatch import testing
+from jaxpatch.models.checkpoints import Pair
+from jaxpatch.patching import components
+from jaxpatch.trees import compare, paths
+
+FOLDER = Path(__file__).parents[2] / "experiments" / "experts"
+KINDS = ("head", "kv", "neuron")
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """The experiment's modules, which import each other by name."""
+    sys.path.insert(0, str(FOLDER))
+    yield {name: importlib.import_module(name) for name in ("contenders", "compare", "compare_page")}
+    sys.path.remove(str(FOLDER))
+
+
+@pytest.fixture(scope="module")
+def team(parts):
+    """Of one change its heads, and its neurons."""
+    pair, prompts = testing.tiny_pair(change=0.3), testing.tiny_inputs()
+    partition = components.of_decoder(pair.base)
+
+    def of(kind):
+        gates = {kind: np.ones(partition[kind].shape, np.float32)}
+        return Pair(base=pair.base, special=jp.patch(pair.base, pair.special, gates), config=pair.config)
+
+    pairs = of("head"), of("neuron")
+    told = tuple(jp.continuation(each, each.special, prompts, max_new=4) for each in pairs)
+    inputs = [parts["compare"].cut(each, 2) for each in told]
+    scores = tuple(
+        jp.score(each, own, jp.NextToken("kl"), kinds=KINDS, method="integrated", steps=4)
+        for each, own in zip(pairs, inputs, strict=True)
+    )
+    statistics = tuple(
+        {"fisher": jp.fisher(each, each.special, own), "moments": jp.moments(each, each.special, own)}
+        for each, own in zip(pairs, inputs, strict=True)
+    )
+    return parts["contenders"].Team(pairs, told, scores, statistics)
+
+
+def test_every_contender_makes_a_model(parts, team):
+    for name, contender in parts["contenders"].CONTENDERS.items():
+        made = contender.make(team, contender.tries[-1], 0)
+        assert not compare.structure_faults(team.base, made), name
+        assert all(compare.is_finite(leaf) for leaf in jax.tree.leaves(made)), name
+        if contender.is_random:
+            again, other = contender.make(team, contender.tries[0], 0), contender.make(team, contender.tries[0], 1)
+            assert parts["compare"].taken(team.base, team.experts, again)["differs"] > 0, name
+            assert any(map(lambda a, b: (a != b).any(), jax.tree.leaves(again), jax.tree.leaves(other))), name
+
+
+def test_controls_take_as_many_parameters_as_scores_do(parts, team):
+    """Where nearly all scores are above 0; and a measure of size puts what has not changed last."""
+    by_change, at_random = parts["contenders"].by_change(team, 0), parts["contenders"].at_random(team, 0)
+    assert (by_change[0].values["neuron"] == 0).all() and (by_change[0].values["head"] > 0).all()
+    for scores in (at_random, by_change):
+        gates = jp.apportion("mask", scores, team.base, budget=0.3)
+        shapes = {path: np.shape(leaf) for path, leaf in paths.leaves(team.base).items()}
+        sizes = {kind: components.sizes(scores[0].partition[kind], shapes) for kind in KINDS}
+        taken = sum(float(np.nansum(gates[0][kind] * sizes[kind])) for kind in KINDS)
+        assert 0.2 < taken / sum(float(size.sum()) for size in sizes.values()) <= 0.3
+
+
+def test_answers_are_cut_inside(parts, team):
+    told = team.told[0]
+    made = parts["compare"].cut(told, 2)
+    lengths = np.asarray(made.lengths).reshape(-1, 2)
+    assert (lengths >= told.starts[:, None]).all() and (lengths < told.ends[:, None]).all()
+    assert all(
+        (np.asarray(made.tokens)[2 * row + each, :length] == told.tokens[row, :length]).all()
+        for row, two in enumerate(lengths)
+        for each, length in enumerate(two)
+    )
+
+
+def results(out, verdicts):
+    """Of two tasks, ten prompts each. verdicts: method -> (sort, right answers of each task)."""
+    asked = {"test": 10, "seeds": 1}
+
+    def test(counts):
+        rows = {name: [place < count for place in range(10)] for name, count in counts.items()}
+        return {"verdicts": rows, "neutral KL": 0.1, "neutral perplexity": 2.0}
+
+    alone = {"base": test({"sums": 2, "records": 0}), "asked": asked}
+    alone |= {name: test({"sums": 8, "records": 10}) for name in ("sums", "records")}
+    files = {"alone": alone, "conflicts": {kind: [] for kind in KINDS}}
+    for method, (sort, counts) in verdicts.items():
+        said = {"method": method, "sort": sort, "settings": {"scale": 0.5}, "tests": [test(counts)]}
+        files[f"sums-records/{method}"] = said | {"differs": 0.5, "size": 1.0}
+    (out / "sums-records").mkdir()
+    for name, said in files.items():
+        (out / f"{name}.json").write_text(json.dumps(said), encoding="utf-8")
+
+
+def test_the_page_says_who_is_ahead_and_what_got_worse(parts, tmp_path):
+    results(
+        tmp_path,
+        {
+            "soft": ("mechanism", {"sums": 8, "records": 10}),
+            "TIES": ("baseline", {"sums": 1, "records": 3}),
+            "average": ("baseline", {"sums": 8, "records": 10}),
+            "random masks": ("control", {"sums": 4, "records": 5}),
+        },
+    )
+    parts["compare_page"].write(tmp_path, tmp_path, [["sums", "records"]], "command")
+    text = (tmp_path / "experts.md").read_text(encoding="utf-8")
+    assert "| soft | by scores | 80% | 100% | 1.00 (1.00 to 1.00) | 2.00 | 50% | 1.00 | scale 0.5 |" in text
+    assert "| TIES | looks at no score | 10% (below base) | 30% | 0.21" in text
+    assert "Best of those that know scores: soft. It is ahead of 1 of 2 baselines outside the interval." in text
+    assert "The best baseline: average." in text and "| average | baseline | 0.00 (0.00 to 0.00) |" in text
+    assert "| sums | 80% | 100% | 2.00 |" in text and "| base | 20% | 0% | 2.00 |" in text
