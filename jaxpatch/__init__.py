@@ -13,12 +13,14 @@ The floors, from the bottom; each imports only what stands before it:
     sets               what components do together: interactions, Shapley values, sets chosen otherwise than one by one
     merging            several experts made one model: one published method a file
     reporting          tables, figures, one HTML page, the manifest
-    pipeline, hierarchy, joint, experts, merger, learned_merge, validation, run, plan, cli    the conductors and the command line
+    pipeline, hierarchy, joint, experts, merger, learned_merge, learned_mask, validation, run, plan, cli    the conductors, and the
+                       command line
 """
 
 from jaxpatch.experts import conflicts, score_experts
 from jaxpatch.hierarchy import executors, trace
 from jaxpatch.joint import compare_sets, greedy, interactions, learned_gates, shapley
+from jaxpatch.learned_mask import learn_mask
 from jaxpatch.learned_merge import LearnedMerge, learn_merge
 from jaxpatch.measuring.anchor_file import load_anchor, save_anchor
 from jaxpatch.measuring.anchors import AnchorInfo, fit_anchor
@@ -78,6 +80,7 @@ __all__ = [
     "greedy",
     "halves",
     "interactions",
+    "learn_mask",
     "learn_merge",
     "learned_gates",
     "load_anchor",

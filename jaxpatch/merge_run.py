@@ -143,7 +143,7 @@ def asked(options: Merge) -> Recipe:
         made = _of_flags(options, faults)
     if made.method and made.method not in METHODS:
         faults.append(f"method {made.method!r} is unknown; {paths.did_you_mean(made.method, METHODS)}")
-    elif made.method and METHODS[made.method].needs is not None:
+    elif made.method and METHODS[made.method].needs is not None and METHODS[made.method].is_needed:
         faults.append(
             f"method {made.method} must know the experts' data: merge by jp.merge(..., statistics=), from a notebook"
         )

@@ -50,8 +50,8 @@ def merge(
         gates: of each expert, how far each of its components goes into the merge: kind -> array, 0 base, 1 the expert, NaN where
             nothing is said; such as `apportion` makes of scores. The method merges what they leave of the experts.
         rest: the gate of all that these say nothing of. partition: who owns what; a decoder's where it is not given.
-        statistics: of each expert, what fisher (`fisher`) and regmean (`moments`) must know of it: trees; leaves that these lack are
-            averaged.
+        statistics: of each expert, what fisher (`fisher`) and regmean (`moments`) must know of it, and localize_and_stitch may
+            (`learn_mask`; its density then says nothing): trees; leaves that these lack are averaged, or treated as without.
         options: the method's own; `merging.METHODS[method].options` says which, and what they mean. Where a published method and
             mergekit's differ, there is an option for both.
 
@@ -217,7 +217,7 @@ def _known(
     if not all(path in each for each in statistics):
         return None
     own = [jnp.asarray(each[path], jnp.float32) for each in statistics]
-    if needs == "fisher":
+    if needs != "moments":
         return jnp.stack([tensors.split(each, layout) for each in own])
     return jnp.stack([each.reshape(-1, *each.shape[-2:]) for each in own])
 
@@ -250,7 +250,8 @@ def _faults(
         return [*faults, "experts: wanted a list of at least one tree of parameters; got none."]
     faults += _number_faults(numbers, len(experts))
     needs = METHODS[name].needs if name in METHODS else None
-    if needs is not None and (statistics is None or len(statistics) != len(experts)):
+    is_missing = statistics is None and name in METHODS and METHODS[name].is_needed
+    if needs is not None and (is_missing or (statistics is not None and len(statistics) != len(experts))):
         got = "none" if statistics is None else len(statistics)
         faults.append(
             f"statistics: {name} wants those of each of {len(experts)} experts, as jp.{needs} makes them; got {got}."
@@ -264,7 +265,7 @@ def _faults(
     if gates is not None and len(gates) != len(experts):
         faults.append(f"gates: wanted those of each of {len(experts)} experts; got {len(gates)}.")
     if name in METHODS:
-        misunderstood = _option_faults(name, METHODS[name], len(experts), numbers, options)
+        misunderstood = _option_faults(name, METHODS[name], len(experts), numbers, options, statistics is not None)
         if not faults and not misunderstood:
             weights, density = (
                 _each(0.0 if numbers[each] is None else numbers[each], len(experts)) for each in ("weights", "density")
@@ -303,7 +304,7 @@ def _statistics_faults(needs: str, base: Params, statistics: Sequence[Params]) -
                 continue
             stack, inputs = layouts[path]
             inside = math.prod(shapes[path][stack : stack + inputs] if inputs else shapes[path][-1:])
-            wanted = shapes[path] if needs == "fisher" else (*shapes[path][:stack], inside, inside)
+            wanted = (*shapes[path][:stack], inside, inside) if needs == "moments" else shapes[path]
             if np.shape(leaf) != wanted:
                 faults.append(
                     f"statistics {number}: {path}: wanted {wanted}, as jp.{needs} makes it; got {np.shape(leaf)}."
@@ -369,13 +370,16 @@ def _number_faults(numbers: Mapping[str, Any], count: int) -> list[str]:
 
 
 def _option_faults(
-    name: str, method: Method, count: int, numbers: Mapping[str, Any], options: Mapping[str, Any]
+    name: str, method: Method, count: int, numbers: Mapping[str, Any], options: Mapping[str, Any], is_told: bool
 ) -> list[str]:
-    """What a method is asked that it does not know, and what it must be told."""
+    """What a method is asked that it does not know, and what it must be told. is_told: whether statistics are there."""
     faults = []
     if method.experts is not None and count != method.experts:
         faults.append(f"{name} takes {method.experts} expert; got {count}.")
-    if "density" in method.takes and numbers["density"] is None:
+    is_masked = is_told and method.needs == "learn_mask"
+    if is_masked and numbers["density"] is not None:
+        faults.append(f"{name}: its masks say what is kept, so density means nothing to it: leave it out.")
+    if "density" in method.takes and numbers["density"] is None and not is_masked:
         faults.append(f"{name} keeps a part of each difference: say how much of it (density, from 0 to 1).")
     if "density" not in method.takes and numbers["density"] is not None:
         faults.append(f"{name} keeps all of each difference, so density means nothing to it: leave it out.")

@@ -22,7 +22,7 @@ import compare_page
 import jax.numpy as jnp
 import numpy as np
 import records
-from contenders import CONTENDERS, Team
+from contenders import BATCH, CONTENDERS, STEPS, Team
 from rich.console import Console
 
 import jaxpatch as jp
@@ -102,6 +102,19 @@ def kept(file: Path, make) -> continuations.Continuation:
         return continuations.Continuation(*(arrays[name] for name in continuations.Continuation._fields))
 
 
+def kept_mask(file: Path, pair: jp.Pair, told: continuations.Continuation) -> Params:
+    """A mask from a file, a bit an entry, or learned and left there."""
+    own = paths.leaves(pair.base)
+    if not file.is_file():
+        made = jp.learn_mask(pair, told, steps=STEPS, batch=BATCH)
+        partial = file.with_suffix(".partial.npz")
+        np.savez(partial, **{path: np.packbits(leaf) for path, leaf in paths.leaves(made).items()})
+        partial.replace(file)
+    with np.load(file) as arrays:
+        bits = {path: np.unpackbits(arrays[path], count=np.size(leaf)) for path, leaf in own.items()}
+    return paths.with_leaves(pair.base, {path: bits[path].reshape(leaf.shape) > 0 for path, leaf in own.items()})
+
+
 def cut(told: continuations.Continuation, cuts: int, seed: int = 0) -> Inputs:
     """Prompts with the beginning of their answers, to read the next token of: so scores are of all of an answer, not its first word."""
     draw, rows = np.random.default_rng(seed), []
@@ -128,6 +141,7 @@ def scored(chosen: argparse.Namespace, there: Known, console: Console) -> dict[s
         statistics = {
             "fisher": jp.fisher(pair, pair.special, inputs),
             "moments": jp.moments(pair, pair.special, inputs),
+            "mask": kept_mask(chosen.out / f"{name}.mask.npz", pair, there.told[name]["train"]),
         }
         found[name] = jp.load_scores(file), statistics
     return found

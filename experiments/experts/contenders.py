@@ -30,7 +30,7 @@ BASELINE, MECHANISM, CONTROL = "baseline", "mechanism", "control"
 
 class Team(NamedTuple):
     """Experts to be merged, in one order everywhere. told: their answers to prompts that are neither validated nor tested on. scores:
-    of each on its own task. statistics: of each, "fisher" and "moments"."""
+    of each on its own task. statistics: of each, "fisher", "moments" and "mask"."""
 
     pairs: tuple[jp.Pair, ...]
     told: tuple[Continuation, ...]
@@ -164,6 +164,7 @@ CONTENDERS: dict[str, Contender] = {
     "DELLA": Contender(BASELINE, published("della", epsilon=0.1), DENSITIES, is_random=True),
     "breadcrumbs": Contender(BASELINE, published("breadcrumbs"), DENSITIES),
     "Localize-and-Stitch": Contender(BASELINE, published("localize_and_stitch"), DENSITIES),
+    "Localize-and-Stitch, learned": Contender(BASELINE, by_data("localize_and_stitch", "mask"), SCALES),
     "consensus": Contender(BASELINE, published("consensus"), SCALES),
     "Fisher": Contender(BASELINE, by_data("fisher", "fisher")),
     "RegMean": Contender(BASELINE, by_data("regmean", "moments")),

@@ -1,4 +1,4 @@
-"""The largest entries of each whole difference; where several experts have one, their mean."""
+"""The entries of each difference that masks keep, or its largest; where several experts have one, their mean."""
 
 import jax.numpy as jnp
 
@@ -9,7 +9,8 @@ from jaxpatch.merging.method import Method
 def merge(base, experts, asked, options):
     """``base + sum_i gamma_i m_i tau_i``, with masks m_i and ``gamma_i = w_i / sum_j w_j m_j``: published with equal weights."""
     own = changes.of(base, experts)
-    mask = ties.keep(own, asked, options["trim"])
+    known = asked.statistics
+    mask = ties.keep(own, asked, options["trim"]) if known is None else known > 0
     weights = jnp.where(mask, changes.per_expert(asked.weights), 0)
     divisor = weights.sum(0)
     change = (weights * own).sum(0) / jnp.where(divisor == 0, 1, divisor)
@@ -21,5 +22,7 @@ METHOD = Method(
     says="the largest entries of each difference, their mean where they overlap (Localize-and-Stitch: He et al., arXiv 2408.13656)",
     takes=("density", "scale"),
     options={"trim": ties.TRIM._replace(values=("all", "tensor"))},
+    needs="learn_mask",
+    is_needed=False,
     looks_at_all=lambda options: options["trim"] == "all",
 )

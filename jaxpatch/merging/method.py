@@ -19,7 +19,7 @@ class Asked(NamedTuple):
     cutoffs: [N], the smallest magnitude that is among that share of the whole difference, where the method looks at all of it.
     scale: lambda. key: this leaf's, for whatever is random.
     statistics: what is known of this leaf from data, of each expert: its Fisher information, [N, S, rows, inside], or the second
-        moments of its inputs, [N, S, inside, inside]; None where nothing is.
+        moments of its inputs, [N, S, inside, inside], or its mask, [N, S, rows, inside]; None where nothing is.
     """
 
     weights: jax.Array
@@ -57,7 +57,8 @@ class Method(NamedTuple):
 
     merge: (base's tensors, experts' tensors, what is asked, options) -> merged tensors. A pure function of arrays; options are static.
     takes: which of "density", "scale" and "seed" mean something to it. options: its own, by name.
-    needs: what of data, "fisher" or "moments" (`measuring.statistics`).
+    needs: what of data, "fisher" or "moments" (`measuring.statistics`), or "learn_mask" (`learned_mask`). is_needed: whether it
+    cannot do without.
     experts: how many there must be, where not any number. looks_at_all: whether, by its options, it needs `Asked.cutoffs`.
     refuses: (weights, densities, options) -> what of them it cannot do, a sentence each.
     says: in a sentence, with the source.
@@ -68,6 +69,7 @@ class Method(NamedTuple):
     takes: tuple[str, ...] = ()
     options: Mapping[str, Choice | Range] = {}
     needs: str | None = None
+    is_needed: bool = True
     experts: int | None = None
     looks_at_all: Callable[[Mapping[str, Any]], bool] = lambda options: False
     refuses: Callable[[Sequence[float], Sequence[float], Mapping[str, Any]], list[str]] = lambda *asked: []

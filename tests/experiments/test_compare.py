@@ -45,8 +45,12 @@ def team(parts):
         for each, own in zip(pairs, inputs, strict=True)
     )
     statistics = tuple(
-        {"fisher": jp.fisher(each, each.special, own), "moments": jp.moments(each, each.special, own)}
-        for each, own in zip(pairs, inputs, strict=True)
+        {
+            "fisher": jp.fisher(each, each.special, own),
+            "moments": jp.moments(each, each.special, own),
+            "mask": jp.learn_mask(each, answers, steps=2),
+        }
+        for each, own, answers in zip(pairs, inputs, told, strict=True)
     )
     return parts["contenders"].Team(pairs, told, scores, statistics)
 
@@ -72,6 +76,12 @@ def test_controls_take_as_many_parameters_as_scores_do(parts, team):
         sizes = {kind: components.sizes(scores[0].partition[kind], shapes) for kind in KINDS}
         taken = sum(float(np.nansum(gates[0][kind] * sizes[kind])) for kind in KINDS)
         assert 0.2 < taken / sum(float(size.sum()) for size in sizes.values()) <= 0.3
+
+
+def test_a_mask_comes_back_from_its_file(parts, team, tmp_path):
+    one, other = (parts["compare"].kept_mask(tmp_path / "mask.npz", team.pairs[0], team.told[0]) for _ in range(2))
+    assert all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
+    assert any(leaf.any() for leaf in jax.tree.leaves(one)) and len(list(tmp_path.iterdir())) == 1
 
 
 def test_answers_are_cut_inside(parts, team):
