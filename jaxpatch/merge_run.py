@@ -26,6 +26,8 @@ from jaxpatch.trees import paths
 
 ROOM_NEEDED = 1_000_000
 """Free bytes at --out, beside what a base on disk takes."""
+BEST = 5
+"""Components of an expert that the card names."""
 CARD, RECORD = "README.md", "merge.json"
 BY_RECIPE = (
     "base",
@@ -106,7 +108,8 @@ def merge(options: Merge, *, command: Sequence[str] = (), console: Console | Non
     read_at = time.monotonic()
     pair = next(iter(pairs.values()))
     trees = [each.special for each in pairs.values()]
-    gates = None if made.rule is None else _gates(made, pairs)
+    scores = None if made.rule is None else _scores(made, pairs)
+    gates = None if scores is None else _gates(made, pair.base, scores)
     merged = merger.merge(
         made.method,
         pair.base,
@@ -121,6 +124,8 @@ def merge(options: Merge, *, command: Sequence[str] = (), console: Console | Non
     )
     merged_at = time.monotonic()
     said = _record(made, pairs, command) | {"differs": _share_that_differs(pair.base, merged)}
+    if scores is not None and gates is not None:
+        said["taken"] = [_taken(own, gate) for own, gate in zip(scores, gates, strict=True)]
     beside = {**pair.beside, CARD: card(made, said), RECORD: json.dumps(manifest.plain(said), indent=2) + "\n"}
     stored = pair.stored["base"] if options.stored is None else options.stored
     place = saving.save_checkpoint(
@@ -240,17 +245,35 @@ def _read(made: Recipe, options: Merge) -> dict[str, Pair]:
     return pairs
 
 
-def _gates(made: Recipe, pairs: Mapping[str, Pair]) -> list[Gates]:
-    """What the experts' scores become. Raises ValueError where they are not of these models."""
+def _scores(made: Recipe, pairs: Mapping[str, Pair]) -> list[Scores]:
+    """Of each expert. Raises ValueError where they are not of these models."""
     found: list[Scores] = []
     for expert, pair in zip(made.experts, pairs.values(), strict=True):
         earlier = validation.read(str(expert.scores))
         validation.refuse_changed(pair, earlier.manifest)
         found.append(earlier.scores)
-    base = next(iter(pairs.values())).base
+    return found
+
+
+def _gates(made: Recipe, base: Params, found: Sequence[Scores]) -> list[Gates]:
+    """What scores become."""
     return merger.apportion(
         str(made.rule), found, base, budget=made.budget, conflict=made.conflict, kinds=dict(made.kinds)
     )
+
+
+def _taken(scores: Scores, gates: Gates) -> dict[str, Any]:
+    """Of one expert: how many components of each kind go in, and the best of these with their scores."""
+    counts = {kind: int((np.nan_to_num(gate) > 0).sum()) for kind, gate in gates.items()}
+    best = [
+        (float(row.score), row.name)
+        for kind, gate in gates.items()
+        for row, is_in in zip(
+            scores.of([kind]).to_frame().itertuples(index=False), np.nan_to_num(gate).ravel() > 0, strict=True
+        )
+        if is_in
+    ]
+    return {"components": counts, "best": [[name, score] for score, name in sorted(best, reverse=True)[:BEST]]}
 
 
 def _density(made: Recipe) -> list[float] | None:
@@ -308,10 +331,20 @@ def card(made: Recipe, said: Mapping[str, Any]) -> str:
     if made.rule is not None:
         rules |= {"rule": made.rule, "budget": made.budget, "conflict": made.conflict, "rest": made.rest}
     lines += ["", ", ".join(f"{name} {value}" for name, value in rules.items()) + "."]
+    lines += ["", f"{said['differs']:.2%} of the parameters are not base's.", ""]
+    if "taken" in said:
+        lines += [
+            "## Scores",
+            "",
+            "| expert | components that go in | the best, and their scores |",
+            "| --- | --- | --- |",
+        ]
+        for expert, taken in zip(made.experts, said["taken"], strict=True):
+            counts = ", ".join(f"{count:,} of kind {kind}" for kind, count in taken["components"].items())
+            best = ", ".join(f"{name} {score:.3g}" for name, score in taken["best"])
+            lines.append(f"| `{expert.model}` | {counts} | {best} |")
+        lines.append("")
     lines += [
-        "",
-        f"{said['differs']:.2%} of the parameters are not base's.",
-        "",
         "## Files",
         "",
         "| of | file | SHA-256 |",

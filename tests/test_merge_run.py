@@ -1,6 +1,8 @@
 """`jaxpatch merge`, from checkpoints to a checkpoint that transformers loads."""
 
+import errno
 import json
+import shutil
 import textwrap
 
 import jax
@@ -8,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
+from safetensors.numpy import load_file, save_file
 
 import jaxpatch as jp
 from jaxpatch import merge_run, testing
 from jaxpatch.merge_run import Merge
+from jaxpatch.models import tensor_file
 from jaxpatch.reporting import manifest
 from jaxpatch.trees import paths
 
@@ -126,7 +130,18 @@ def test_scores_decide(home, tmp_path):
     scores = [jp.load_scores(run / "scores.safetensors") for run in runs]
     gates = jp.apportion("hard", scores, base, budget=0.2)
     assert_same(loaded(out, home), jp.merge("task_arithmetic", base, trees, gates=gates))
-    assert "rule hard, budget 0.2" in (out / "README.md").read_text(encoding="utf-8")
+    card, said = (
+        (out / "README.md").read_text(encoding="utf-8"),
+        json.loads((out / "merge.json").read_text(encoding="utf-8")),
+    )
+    assert "rule hard, budget 0.2" in card
+    for own, gate, taken in zip(scores, gates, said["taken"], strict=True):
+        assert taken["components"] == {kind: int(np.nansum(each > 0)) for kind, each in gate.items()}
+        best = max(float(np.nanmax(np.where(gate[kind] > 0, own.values[kind], 0))) for kind in gate)
+        for name, score in taken["best"][:1]:
+            assert score == pytest.approx(best) and f"{name} {score:.3g}" in card
+        assert bool(taken["best"]) == (best > 0)
+    assert sum(map(bool, (taken["best"] for taken in said["taken"]))) >= 1
 
 
 def test_scores_of_other_models_are_refused(home, tmp_path):
@@ -177,6 +192,39 @@ def test_experts_of_another_architecture_are_refused(home, tmp_path):
     with pytest.raises(ValueError, match=r"num_attention_heads|q_proj"):
         merge_run.merge(asked(home, tmp_path / "out", experts=(str(other),), method="linear"), console=QUIET)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_leaves_nothing(home, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tensor_file, "write", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        merge_run.merge(asked(home, tmp_path / "out", method="linear"), console=QUIET)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_no_numbers_are_refused(home, tmp_path):
+    shutil.copytree(home / "special", tmp_path / "broken")
+    tensors = load_file(tmp_path / "broken" / "model.safetensors")
+    tensors["model.norm.weight"][0] = np.nan
+    save_file(tensors, tmp_path / "broken" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="NaN"):
+        merge_run.merge(
+            asked(home, tmp_path / "out", experts=(str(tmp_path / "broken"),), method="linear"), console=QUIET
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_lm_eval_loads_it(home, tmp_path):
+    """Where the extra `ifeval` is installed."""
+    huggingface = pytest.importorskip("lm_eval.models.huggingface")
+    instance = pytest.importorskip("lm_eval.api.instance")
+    out = merge_run.merge(asked(home, tmp_path / "out", method="linear"), console=QUIET)
+    theirs = huggingface.HFLM(pretrained=str(out), device="cpu", dtype="float32")
+    asked_for = instance.Instance("loglikelihood", {}, ("a b", " c"), 0)
+    ((log_p, _),) = theirs.loglikelihood([asked_for], disable_tqdm=True)
+    assert np.isfinite(log_p) and log_p < 0
 
 
 def test_an_earlier_merge_is_replaced_where_it_may_be(home, tmp_path):
