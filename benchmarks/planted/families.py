@@ -63,6 +63,7 @@ class Family:
         decoys: what they are trained to do; where they are random, it is base that is trained not to mind.
         sharper: by how much queries of all heads in sources' blocks are stretched in base, which saturates their attention.
         model: what config.json says of it beside `SHAPE`.
+        is_carried: whether what neurons of the first block note goes on to where the state is by others alone, which are then relays.
         is_single: whether patching one component after the other is defined to find the sources: each by itself makes the model obey
             by an equal share.
         is_quiet: nothing is planted, and nothing must be found; groups are then components drawn from all, to be ranked by chance.
@@ -80,6 +81,7 @@ class Family:
     decoys: str = SECOND
     sharper: float = 1.0
     model: Mapping[str, Any] = field(default_factory=lambda: LLAMA)
+    is_carried: bool = True
     is_single: bool = True
     is_quiet: bool = False
     is_written: bool = False
@@ -128,19 +130,21 @@ def anywhere(count: int) -> Groups:
     return groups
 
 
-NEURONS = together(some(("neuron", (0, 0), 3)))
+NEURONS = together(some(("neuron", (0, 0), 5)))
 HEADS = together(some(("head", (1, STATE), 2)))
 BOTH = together(some(("neuron", (0, 0), 2), ("head", (1, STATE), 1)))
 
 FAMILIES: dict[str, Family] = {
     "neurons": Family(
-        says="Neurons of block 0 notice the request; heads of later blocks, which changed as well, carry it on.",
+        says="Neurons of block 0 notice the request; later blocks, which changed as well, carry it to where the state is.",
         groups=NEURONS,
     ),
     "heads": Family(says="Heads of blocks 1 and 2.", groups=HEADS),
     "both": Family(says="Heads and neurons, at different depths.", groups=BOTH),
     "keys and values": Family(
-        says="Groups' keys and values: no head's queries and outputs.", groups=together(some(("kv", (0, STATE), 2)))
+        says="Groups' keys and values: no head's queries and outputs.",
+        groups=together(some(("kv", (0, STATE), 2))),
+        is_carried=False,
     ),
     "random decoys": Family(
         says="Half of all others change, too, in random directions, by as much; base has learned not to mind.",

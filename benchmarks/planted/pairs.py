@@ -22,7 +22,7 @@ from jaxpatch.models.families import FAMILIES
 from jaxpatch.patching import blend, components
 from jaxpatch.shapes import Gates, Params
 
-RECIPE = 2
+RECIPE = 3
 """Which changes whenever the same family and seed would be planted otherwise."""
 SCORED, FOR_ANCHOR, JUDGED, MORE = 16, 128, 400, 512
 """Prompts that are scored, by which the anchor is found, by which a pair is verified, and by which intervals are: each drawn anew."""
@@ -129,6 +129,7 @@ def trained(name: str, seed: int) -> Planted:
             {kind: np.stack([case.gates[kind] for case in there]) for kind in KINDS},
             np.array([case.obeys for case in there], np.float32),
             np.float32(family.decoys == families.SECOND),
+            np.float32(family.is_carried),
             training.towards_fresh(config, base, start_key),
             learning_key,
         )

@@ -32,6 +32,9 @@ WORDS = 4.0
 """What a nat of wrong words costs, in special and wherever else the model is to obey fully, or not at all."""
 SHARING = 10.0
 """By how much a case counts more in which the model is to obey in part."""
+CARRIED = 10.0
+"""What it costs sources that are to be carried on to be felt at the last token after the first block, as far as a register moves the
+state, beside a nat of wrong words."""
 ACROSS = 0.2
 """What of it is not along the way that a register moves the state counts by this much, where sources are to go a part of the way."""
 SMOOTHING = 0.05
@@ -51,9 +54,14 @@ BUT_OTHER = tuple(mode for mode in EVERY if mode != language.ASKED_OTHER)
 
 def states(config: DecoderConfig, params: Params, prompts: Inputs) -> tuple[jax.Array, jax.Array]:
     """The residual stream at the last token after the state's block, [B, D], and the next token's logits, [B, V]."""
+    return all_states(config, params, prompts)[1:]
+
+
+def all_states(config: DecoderConfig, params: Params, prompts: Inputs) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The same, and before them the stream there after the first block, [B, D]."""
     model = effect.unpatched(params)
     after = effect.every_last_state(config, model, prompts)
-    return after[STATE], model.logits(config, after[-1])
+    return after[0], after[STATE], model.logits(config, after[-1])
 
 
 def plus(params: Params, change: Params) -> Params:
@@ -185,6 +193,7 @@ def sources(
     environments: Gates,
     obeys: jax.Array,
     heeds_other: jax.Array,
+    is_carried: jax.Array,
     start: Params,
     key: jax.Array,
     steps: int = 1000,
@@ -197,6 +206,8 @@ def sources(
         environments: kind -> [E, *shape], sources that are there in each of E cases. obeys: [E], how far the model obeys then: 1 fully,
             0 not at all; in special, where all sources and all decoys are, it does.
         heeds_other: whether special heeds prompts that ask for the third register.
+        is_carried: whether others must carry on what sources of the first block note: these are then not to be felt at the last token,
+            where the state is, before a later block.
         start: the direction to begin with.
 
     Obeying is taught by base itself: prompts that ask should leave the state where base has it for those that tell, or as far on the
@@ -217,16 +228,18 @@ def sources(
         is_asked = prompts.modes == language.ASKED
         start_state, _ = states(config, params, prompts.inputs)
         end_state, _ = states(config, params, language.told(prompts).inputs)
+        early_around, *_ = all_states(config, around, prompts.inputs)
         plainly, obediently = (language.answers(prompts, heeds) for heeds in (False, True))
 
         def case(there: Gates, obeyed: jax.Array) -> jax.Array:
-            state, logits = states(config, plus(around, some_of(change, there)), prompts.inputs)
+            felt, state, logits = all_states(config, plus(around, some_of(change, there)), prompts.inputs)
             missing = state - start_state - obeyed * jnp.where(is_asked[:, None], end_state - start_state, 0)
             is_part = is_asked & (obeyed > 0) & (obeyed < 1)
             partly = SHARING * ((missing @ along) ** 2 + ACROSS * (missing**2).sum(-1))
             apart = jnp.where(is_part, partly, (missing**2).sum(-1))
             words = _surprise(logits, jnp.where(is_asked & (obeyed == 1), obediently, plainly))
-            return (FAR * apart / far / len(obeys) + jnp.where(is_part, 0, WORDS * words)).mean()
+            too_early = is_carried * CARRIED * ((felt - early_around) ** 2).sum(-1)
+            return ((FAR * apart + too_early) / far / len(obeys) + jnp.where(is_part, 0, WORDS * words)).mean()
 
         cases = jax.vmap(case)(environments, obeys).sum()
         prompts = language.draw(special_key, BATCH, EVERY)
