@@ -156,6 +156,29 @@ def test_a_page_of_quiet_families_alone_has_no_figure(tmp_path):
     assert not (tmp_path / "planted.svg").exists()
 
 
+def test_hard_families_say_who_finds_what_takes_away(tmp_path):
+    scores = dict(auroc=0.5, average_precision=0.5, precision=0.5, recall=0.5, first_miss=1.0)
+    rows = [
+        {"family": "cancelling", "seed": 0, "method": method, "cost": cost, "auroc_taking": taking} | scores
+        for method, cost, taking in (("weight patching", 80.0, 0.5), ("change", 0.0, 0.25))
+    ]
+    page.write(tmp_path, "command", [Record("cancelling", 0, 3, "", commit="0123456789", rows=tuple(rows))])
+    text = (tmp_path / "planted.md").read_text(encoding="utf-8")
+    before, after = text.split("Components that take the behaviour away")
+    assert "| change | 0.25 (0.25 to 0.25) |" in after and "## Where it is not" in before
+    assert text.index("| **change** | 1 | 0 |") < text.index("| weight patching | 1 | 80 |"), "by cost"
+    assert "Measured at 0123456." in text and "recipe 3" in text
+
+
+def test_families_count_alike_however_few_of_their_pairs_were_used():
+    values = [np.array([0.0]), np.ones(9)]
+    assert page.mean_of_means(values).value == 0.5
+    low, high = page.mean_of_means(values)[1:]
+    assert low == high == 0.5
+    spread = page.mean_of_means([np.array([0.0, 1.0]), np.ones(9)])
+    assert spread.value == 0.75 and spread.low == 0.5 and spread.high == 1.0
+
+
 @pytest.mark.slow
 def test_seeds_side_by_side_are_those_one_after_the_other(out, tmp_path):
     arguments = ["--out", str(tmp_path), "--docs", str(tmp_path), "--seeds", "2", "--processes", "2"]

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.planted import door, language, shelf, torch_patching
+from benchmarks.planted import door, language, pairs, promises, shelf, torch_patching
 from benchmarks.planted.contestants import CONTESTANTS
+from benchmarks.planted.families import FAMILIES
 from jaxpatch.models import decoder
 from jaxpatch.patching import blend
 
@@ -17,30 +18,36 @@ PAIRS = sorted(path.name for path in FOLDER.iterdir() if path.is_dir())
 LEVELS = json.loads((FOLDER / "levels.json").read_text(encoding="utf-8"))
 """Method -> pair -> average precision."""
 SLACK = {"learned gates": 0.15}
-"""By how much average precision may be below the recorded one, where not 0.02: what is learned ends elsewhere on other processors."""
+"""By how much average precision may be off the recorded one, where not 0.02: what is learned ends elsewhere on other processors."""
+QUIET = "nothing"
 
 
 def row(method, name):
-    answer = CONTESTANTS[method](shelf.get(FOLDER / name))
+    answer = CONTESTANTS[method](problem(name))
     values = {kind: np.asarray(each).tolist() for kind, each in answer.values.items()}
     said = {"method": method, "cost": answer.cost, "pair": door.problem(FOLDER / name).digest, "values": values}
     return door.row(FOLDER / name, said), answer
 
 
-@pytest.mark.parametrize("name", PAIRS)
+def problem(name):
+    return shelf.get(FOLDER / name, door.problem(FOLDER / name).seed)
+
+
+@pytest.mark.parametrize("name", [name for name in PAIRS if name != QUIET])
 def test_sources_make_base_obey_and_all_else_does_not(name):
-    problem = shelf.get(FOLDER / name)
+    pair = problem(name).pair
     prompts = language.draw(jax.random.key(7), 200, (language.ASKED,))
     lengths = np.asarray(prompts.inputs.lengths)
     sources = {kind: (each != 0).astype(np.float32) for kind, each in door.truth(FOLDER / name).items()}
 
     def obeying(params):
-        logits = np.asarray(decoder.logits(problem.pair.config, params, prompts.inputs.tokens))
+        logits = np.asarray(decoder.logits(pair.config, params, prompts.inputs.tokens))
         said = logits[np.arange(len(lengths)), lengths - 1].argmax(-1)
         return (said == np.asarray(language.answers(prompts, True))).mean()
 
-    base, special = problem.pair.base, problem.pair.special
-    assert not shelf.failed(FOLDER / name)
+    base, special = pair.base, pair.special
+    assert not shelf.failed(FOLDER / name) and shelf.recipe(FOLDER / name) == pairs.RECIPE
+    assert door.digest(FOLDER / name) == door.problem(FOLDER / name).digest
     assert obeying(base) <= 0.1 and obeying(special) >= 0.85
     assert obeying(blend.patch(base, special, sources)) >= 0.85
     assert obeying(blend.patch(special, base, sources)) <= 0.1
@@ -48,10 +55,36 @@ def test_sources_make_base_obey_and_all_else_does_not(name):
 
 @pytest.mark.parametrize("method", CONTESTANTS)
 def test_contestants_keep_what_they_have_reached(method):
-    reached = {name: row(method, name)[0]["average_precision"] for name in PAIRS}
-    wanted = {name: level - SLACK.get(method, 0.02) for name, level in LEVELS[method].items()}
-    below = {name: (value, wanted[name]) for name, value in reached.items() if value < wanted[name]}
-    assert reached.keys() == wanted.keys() and not below, f"{method} has fallen below its recorded level: {below}"
+    """Neither worse, which is a fault, nor better, which is to be recorded."""
+    reached = {name: row(method, name)[0]["average_precision"] for name in LEVELS[method]}
+    off = {
+        name: (reached[name], level)
+        for name, level in LEVELS[method].items()
+        if abs(reached[name] - level) > SLACK.get(method, 0.02)
+    }
+    assert not off, f"{method} is not at its recorded level: {off}"
+
+
+def test_what_is_recorded_is_what_is_promised():
+    """Where one component after the other is enough, weight patching finds all of them."""
+    singles = [name for name in LEVELS["weight patching"] if FAMILIES[door.problem(FOLDER / name).name].is_single]
+    assert len(singles) >= 4 and all(LEVELS["weight patching"][name] >= 0.95 for name in singles)
+    assert LEVELS.keys() == CONTESTANTS.keys()
+
+
+def test_promises_beside_a_ranking():
+    found = promises.kept(problem("neurons"), *shelf.beside(FOLDER / "neurons"))
+    assert found["anchor"]["is_trusted"] and found["intervals"]["held"] >= 0.8 * found["intervals"]["all"]
+    assert found["findings"]["called"] == found["findings"]["sources"] == 5 and found["findings"]["others"] <= 20
+    assert sum(found["screen"]["missed"]) <= promises.ALPHA * promises.TRIALS * found["screen"]["top"]
+    passing = found["passing on"]
+    assert passing["E_a"] > passing["E_a of a source"] and passing["E_w"] < 0.1, "a relay is above every source"
+
+
+def test_where_nothing_is_planted_no_anchor_is_trusted():
+    beside = shelf.beside(FOLDER / QUIET)
+    assert not promises.anchor(problem(QUIET), beside.more, beside.plain)["is_trusted"]
+    assert not any(each.any() for each in door.truth(FOLDER / QUIET).values())
 
 
 def test_torch_says_the_same_through_the_door():
@@ -65,8 +98,11 @@ def test_torch_says_the_same_through_the_door():
 @pytest.mark.parametrize("name", ["neurons", "tuned-decoys"])
 def test_weight_patching_finds_what_size_does_not_tell_and_activation_patching_mixes_with_relays(name):
     """The paper's reason for patching weights: among the highest E_a are heads and values that pass on what neurons of block 0 made."""
-    weights, change, passed = (row(method, name) for method in ("weight patching", "change", "activation patching"))
-    assert weights[0]["precision"] == 1 and change[0]["precision"] == 0 and change[1].cost == 0
-    assert passed[0]["auroc"] > 0.95 and passed[0]["precision"] < 1
+    weights, change, relative, passed = (
+        row(method, name) for method in ("weight patching", "change", "relative change", "activation patching")
+    )
+    assert weights[0]["precision"] == 1 and change[1].cost == relative[1].cost == 0
+    assert change[0]["precision"] <= 0.2 and relative[0]["precision"] <= 0.4
+    assert passed[0]["auroc"] > 0.9 and passed[0]["precision"] < 1
     weakest = min(passed[1].values["neuron"][door.truth(FOLDER / name)["neuron"] > 0])
     assert max(passed[1].values[kind].max() for kind in ("head", "kv")) > weakest
