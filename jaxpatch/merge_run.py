@@ -265,14 +265,11 @@ def _gates(made: Recipe, base: Params, found: Sequence[Scores]) -> list[Gates]:
 def _taken(scores: Scores, gates: Gates) -> dict[str, Any]:
     """Of one expert: how many components of each kind go in, and the best of these with their scores."""
     counts = {kind: int((np.nan_to_num(gate) > 0).sum()) for kind, gate in gates.items()}
-    best = [
-        (float(row.score), row.name)
-        for kind, gate in gates.items()
-        for row, is_in in zip(
-            scores.of([kind]).to_frame().itertuples(index=False), np.nan_to_num(gate).ravel() > 0, strict=True
-        )
-        if is_in
-    ]
+    best = []
+    for kind, gate in gates.items():
+        frame = scores.of([kind]).to_frame()
+        goes_in = np.nan_to_num(gate).ravel() > 0
+        best += zip(frame["score"][goes_in].astype(float), frame["name"][goes_in], strict=True)
     return {"components": counts, "best": [[name, score] for score, name in sorted(best, reverse=True)[:BEST]]}
 
 
