@@ -1,6 +1,7 @@
 """The conductor of localising by gradient: which entries of an expert's change its task needs, learned on what it answers."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxpatch import learned_merge
 from jaxpatch.measuring import effect, mixtures, sweep
 from jaxpatch.measuring.continuations import Continuation
 from jaxpatch.merging import magnitudes
@@ -140,17 +142,8 @@ def _faults(
     seed: int,
 ) -> Sequence[str]:
     refuse_others(pair, "learn_mask", "Learn a mask of your own model by jax.grad in its sigmoids.")
-    faults = []
-    for name, value, low, high in (
-        ("density", density, 0, 1),
-        ("sparsity", sparsity, 0, np.inf),
-        ("rate", rate, 0, np.inf),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            faults.append(f"{name}: wanted a number from {low:g} to {high:g}; got {value!r}.")
-    for name, value, low in (("steps", steps, 1), ("batch", batch, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            faults.append(f"{name}: wanted a whole number of at least {low}; got {value!r}.")
+    shares = {"density": (density, 1), "sparsity": (sparsity, math.inf), "rate": (rate, math.inf)}
+    faults = learned_merge.number_faults(shares, steps=steps, batch=batch, seed=seed)
     if not len(told.starts):
         faults.append("told: wanted at least one answer; got none.")
     return faults

@@ -226,14 +226,16 @@ def _faults(
         faults.append(f"kinds: {', '.join(unknown)} are none of a block's; there are {', '.join(inside)}.")
     elif not kinds or len(components.disjoint(partition, tuple(kinds))) < len(kinds):
         faults.append(f"kinds: wanted at least one, and none that owns what another does; got {', '.join(kinds)}.")
-    for name, value, low, high in (
-        ("sparsity", sparsity, 0, math.inf),
-        ("start", start, 0, 1),
-        ("rest", rest, 0, 1),
-        ("rate", rate, 0, math.inf),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            faults.append(f"{name}: wanted a number from {low:g} to {high:g}; got {value!r}.")
+    shares = {"sparsity": (sparsity, math.inf), "start": (start, 1), "rest": (rest, 1), "rate": (rate, math.inf)}
+    return faults + number_faults(shares, steps=steps, batch=batch, seed=seed)
+
+
+def number_faults(shares: Mapping[str, tuple[Any, float]], *, steps: Any, batch: Any, seed: Any) -> list[str]:
+    """What is wrong with numbers that learning is told. shares: name -> (from 0 on, to)."""
+    faults = []
+    for name, (value, high) in shares.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= high:
+            faults.append(f"{name}: wanted a number from 0 to {high:g}; got {value!r}.")
     for name, value, low in (("steps", steps, 1), ("batch", batch, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
             faults.append(f"{name}: wanted a whole number of at least {low}; got {value!r}.")

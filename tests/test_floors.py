@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "joint": (*CORE, "pipeline"),
     "experts": ("measuring", "models", "pipeline", "scoring", "trees"),
     "merging": ("shapes",),
-    "learned_mask": ("measuring", "merging", "models", "shapes", "trees"),
+    "learned_mask": ("learned_merge", "measuring", "merging", "models", "shapes", "trees"),
     "learned_merge": ("measuring", "models", "patching", "shapes", "trees"),
     "merger": ("merging", "patching", "scoring", "shapes", "trees"),
     "resume": ("measuring",),

@@ -275,7 +275,8 @@ def _passing_on(held: Sequence[Mapping]) -> list[str]:
         return []
     median = {name: float(np.median([each[name] for each in above])) for name in above[0]}
     return [
-        f"* These components pass on what others made: in the {len(above)} of {len(said)} pairs, their activations recover "
+        f"* These components pass on what others made: in the {len(above)} of {len(said)} pairs where there is one, their activations "
+        "recover "
         f"{median['E_a']:.2f} of the state in the median, the best source's {median['E_a of a source']:.2f}, and their own weights "
         f"{median['E_w']:.2f}."
     ]
@@ -294,10 +295,14 @@ def _each_single(frame: pd.DataFrame) -> str:
     shown = [each for each in shown if each[0] in set(frame["method"])]
     rows = []
     for name, own in frame.groupby("family", sort=False):
-        values = [str(mean(own[own["method"] == method][column].to_numpy())) for method, column in shown]
-        rows.append([name, own["seed"].nunique(), *values])
-    heads = [f"{method}: {'AUROC' if column == 'auroc' else column}" for method, column in shown]
-    return table(["family", "pairs", *heads], rows)
+        values = []
+        for method, column in shown:
+            known = own[own["method"] == method][column].dropna().to_numpy()
+            values.append(str(mean(known)) if len(known) else "-")
+        passed = own[own["method"] == "activation patching"]["first_miss"]
+        rows.append([name, own["seed"].nunique(), *values, f"{(passed == 1).sum()} of {len(passed)}"])
+    heads = [f"{method}: {SHOWN['auroc'] if column == 'auroc' else column}" for method, column in shown]
+    return table(["family", "pairs", *heads, "activation patching: no source first"], rows)
 
 
 def _by_family(frame: pd.DataFrame) -> str:

@@ -32,7 +32,7 @@ WORDS = 4.0
 """What a nat of wrong words costs, in special and wherever else the model is to obey fully, or not at all."""
 SHARING = 10.0
 """By how much a case counts more in which the model is to obey in part."""
-CARRIED = 10.0
+UNFELT = 10.0
 """What it costs sources that are to be carried on to be felt at the last token after the first block, as far as a register moves the
 state, beside a nat of wrong words."""
 ACROSS = 0.2
@@ -238,7 +238,7 @@ def sources(
             partly = SHARING * ((missing @ along) ** 2 + ACROSS * (missing**2).sum(-1))
             apart = jnp.where(is_part, partly, (missing**2).sum(-1))
             words = _surprise(logits, jnp.where(is_asked & (obeyed == 1), obediently, plainly))
-            too_early = is_carried * CARRIED * ((felt - early_around) ** 2).sum(-1)
+            too_early = is_carried * UNFELT * ((felt - early_around) ** 2).sum(-1)
             return ((FAR * apart + too_early) / far / len(obeys) + jnp.where(is_part, 0, WORDS * words)).mean()
 
         cases = jax.vmap(case)(environments, obeys).sum()

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import compare_page
+import examples
 import jax.numpy as jnp
 import numpy as np
-import records
 from contenders import BATCH, CONTENDERS, STEPS, Team
 from rich.console import Console
 
@@ -49,8 +49,8 @@ cut, for scores; steps of integrated gradients; seeds that a random contender is
 
 
 class Known(NamedTuple):
-    """What all teams are judged by. told: expert -> split -> its own answers. said: expert -> how far a model is from it along its
-    answers to be validated by. neutral: how far a model is from base where nothing is asked."""
+    """What all teams are judged by. told: expert -> split -> its own answers. validate: expert -> how far a model is from it along those
+    to be validated by. neutral: how far a model is from base where nothing is asked."""
 
     pairs: Mapping[str, jp.Pair]
     told: Mapping[str, Mapping[str, continuations.Continuation]]
@@ -64,7 +64,7 @@ def known(chosen: argparse.Namespace, console: Console) -> Known:
     pairs = experts.with_one_base(loaded)
     told: dict[str, dict[str, continuations.Continuation]] = {}
     for name, pair in pairs.items():
-        make, _ = records.TASKS[name]
+        make, _ = examples.TASKS[name]
         told[name] = {}
         for split, wanted in (("train", "learn"), ("validation", "validation")):
             texts = [example.user for example in make(split, getattr(chosen, wanted), seed=7)]
@@ -156,12 +156,12 @@ def tested(chosen: argparse.Namespace, there: Known, names: Sequence[str], param
     """Verdicts on answers to each task's prompts, and what became of answers where nothing is asked."""
     verdicts = {}
     for name in names:
-        make, is_right = records.TASKS[name]
-        examples = make("test", chosen.test, seed=1)
+        make, is_right = examples.TASKS[name]
+        asked_for = make("test", chosen.test, seed=1)
         pair = there.pairs[name]
-        asked = jp.encode(pair, [example.user for example in examples])
+        asked = jp.encode(pair, [example.user for example in asked_for])
         texts = jp.generate(pair, params, asked, max_new=MAX_NEW[name])
-        verdicts[name] = [bool(is_right(text, each.target)) for text, each in zip(texts, examples, strict=True)]
+        verdicts[name] = [bool(is_right(text, each.target)) for text, each in zip(texts, asked_for, strict=True)]
     beside = there.neutral(params)
     return {"verdicts": verdicts, "neutral KL": float(beside.kl.mean()), "neutral perplexity": beside.perplexity}
 

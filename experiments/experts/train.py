@@ -1,4 +1,4 @@
-"""An adapter of SmolLM2-135M-Instruct for one of the tasks of `records`: an expert to be merged.
+"""An adapter of SmolLM2-135M-Instruct for one of the tasks of `examples`: an expert to be merged.
 
     python experiments/experts/train.py sums             # about 40 minutes on 2 CPU cores
     python experiments/experts/train.py records
@@ -13,11 +13,11 @@ import sys
 import time
 from pathlib import Path
 
+import examples
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import records
 from flax import serialization
 
 import jaxpatch as jp
@@ -40,10 +40,10 @@ KEEP_EVERY = 25
 """Steps, after which what was trained is kept."""
 
 
-def rows(tokenizer, template: str, examples: list[records.Example]) -> list[tuple[list[int], list[int]]]:
+def rows(tokenizer, template: str, some: list[examples.Example]) -> list[tuple[list[int], list[int]]]:
     """Prompt and answer of each, as tokens; the answer ends as the model's own do."""
     made = []
-    for example in examples:
+    for example in some:
         prompt = templates.filled(tokenizer, template, example.user)
         made.append((tokenizer(prompt)["input_ids"], [*tokenizer(example.answer)["input_ids"], tokenizer.eos_token_id]))
     return made
@@ -77,13 +77,13 @@ def loss_fn(adapter, config, params, tokens, is_answer):
 
 def judged(pair: jp.Pair, task: str, split: str, count: int) -> dict[str, float]:
     """Share of right answers of base and special."""
-    make, is_right = records.TASKS[task]
-    examples = make(split, count, seed=1)
-    asked = jp.encode(pair, [example.user for example in examples])
+    make, is_right = examples.TASKS[task]
+    asked_for = make(split, count, seed=1)
+    asked = jp.encode(pair, [example.user for example in asked_for])
     found = {}
     for who, params in (("base", pair.base), ("expert", pair.special)):
         texts = jp.generate(pair, params, asked, max_new=MAX_NEW[task])
-        right = [is_right(text, example.target) for text, example in zip(texts, examples, strict=True)]
+        right = [is_right(text, example.target) for text, example in zip(texts, asked_for, strict=True)]
         found[who] = float(np.mean(right))
     return found
 
@@ -98,7 +98,7 @@ def card(task: str, command: str, steps: int, loss: float, minutes: float, found
         f"# {task.capitalize()}, a LoRA adapter for SmolLM2-135M-Instruct",
         "",
         f"A PEFT LoRA adapter (rank {lora.RANK}, alpha {lora.ALPHA}, all linear layers, bfloat16) for {says[task]}:",
-        "an expert to be merged, and good for nothing else. Its data are made by rule (`experiments/experts/records.py`);",
+        "an expert to be merged, and good for nothing else. Its data are made by rule (`experiments/experts/examples.py`);",
         "no split has a prompt of another.",
         "Base: SmolLM2-135M-Instruct (Apache-2.0; arXiv 2502.02737), Q4_1 GGUF, dequantised. Licence of the adapter: Apache-2.0.",
         "",
@@ -121,7 +121,7 @@ def main() -> None:
     checkpoint = checkpoints.load(fetch.smollm2(), "float32")
     config, tokenizer = checkpoint.config, checkpoint.tokenizer()
     params = jax.tree.map(jnp.asarray, checkpoint.params)
-    make, _ = records.TASKS[chosen.task]
+    make, _ = examples.TASKS[chosen.task]
     plan = batches(
         rows(tokenizer, tokenizer.chat_template, make("train", EXAMPLES, chosen.seed)), chosen.steps, chosen.seed
     )
