@@ -83,7 +83,7 @@ def measured(out: Path, name: str, seed: int) -> records.Record:
             row = door.row(place, said)
             refuse_impostor(row["method"], file, rows)
         except ValueError as error:
-            Console(stderr=True).print(f"{file} is left out: {error}", markup=False)
+            Console(stderr=True).print(f"{file} is left out: {error}", markup=False, soft_wrap=True)
             continue
         rows[row["method"]] = row
         if row["method"] in examples:

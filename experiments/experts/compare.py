@@ -49,8 +49,8 @@ cut, for scores; steps of integrated gradients; seeds that a random contender is
 
 
 class Known(NamedTuple):
-    """What all teams are judged by. told: expert -> split -> its own answers. validate: expert -> how far a model is from it along those
-    to be validated by. neutral: how far a model is from base where nothing is asked."""
+    """What all teams are judged by. told: expert -> split -> its own answers. validate: expert -> how far a model is from it along
+    those to be validated by. neutral: how far a model is from base where nothing is asked."""
 
     pairs: Mapping[str, jp.Pair]
     told: Mapping[str, Mapping[str, continuations.Continuation]]

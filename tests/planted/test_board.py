@@ -80,7 +80,7 @@ def test_predictions_of_others_get_a_row(out, capsys):
         bad.parent.mkdir()
         bad.write_text(json.dumps(said), encoding="utf-8")
         assert {row["method"] for row in board.measured(out / "out", "written", 0).rows} == {*METHODS, "ours"}
-        assert f"{name}/written-0.json is left out" in capsys.readouterr().err.replace("\n", "")
+        assert f"{name}/written-0.json is left out" in capsys.readouterr().err
         bad.unlink()
 
 
