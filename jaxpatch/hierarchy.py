@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxpatch.measuring import contributions, devices, instrument, read_outs, sweep, targets
 from jaxpatch.measuring.memory import default_budget
-from jaxpatch.measuring.read_outs import Anchor, Contribution, NextToken, ReadOut
+from jaxpatch.measuring.read_outs import Anchor, NextToken, ReadOut
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.patching import blend, components
 from jaxpatch.patching import exchange as exchanges
@@ -122,8 +122,17 @@ def trace(
                 "sides on them, or leave it out."
             )
 
-    def tool(asked: ReadOut | Sequence[ReadOut], exchange: exchanges.Exchange | None) -> instrument.Instrument:
-        return instrument.of_pair(pair, inputs, asked, exchange=exchange, budget=budget, journal=journal)
+    ends: dict[tuple[flow.Component, ...], tuple[np.ndarray, np.ndarray]] = {}
+
+    def tool(
+        chain: tuple[flow.Component, ...], exchange: exchanges.Exchange | None, through: Sequence[str] = ()
+    ) -> instrument.Instrument:
+        """Both models' own readings are the same whatever is exchanged, and whichever inputs of a target are told apart."""
+        asked = [dataclasses.replace(listened[chain], through=name) for name in through] or [listened[chain]]
+        known = None if chain not in ends else tuple(np.tile(end, len(asked)) for end in ends[chain])
+        made = instrument.of_pair(pair, inputs, asked, exchange=exchange, ends=known, budget=budget, journal=journal)
+        ends.setdefault(chain, (made.base, made.special))
+        return made
 
     def measure(chain: tuple[flow.Component, ...]) -> flow.Measured | str:
         if state is not None and not chain:
@@ -137,17 +146,16 @@ def trace(
                 listened[chain] = targets.contribution(pair, inputs, parent, *place, path=path, budget=budget)
             except read_outs.UnheardError:
                 return "nothing listens to what it writes"
-        asked = listened[chain]
-        own, crossed = tool(asked, None), tool(asked, crossing)
+        own, crossed = tool(chain, None), tool(chain, crossing)
         try:
             is_kept = normalise.kept_inputs(own.gap, own.base)
         except normalise.NoGapError:
             if not chain:
                 raise
             return "its contribution is no larger in special than in base"
-        layers = [int(read_outs.stop(pair.config, [asked])) - 1]
+        layers = [int(read_outs.stop(pair.config, [listened[chain]])) - 1]
         weights, activations = (
-            scores_with(each, kinds=tuple(kinds), method=by, layers=layers, options=options)[0]
+            scores_with(each, kinds=tuple(kinds), method=by, layers=layers, options=options, ceilings=not chain)[0]
             for each, kinds, by in ((own, sources, method), (crossed, crossed_kinds, passed))
         )
         recovered = math.nan
@@ -158,12 +166,7 @@ def trace(
         return flow.Measured(weights, activations, recovered)
 
     def through(chain: tuple[flow.Component, ...], suppliers: Sequence[flow.Component], is_passed: bool) -> np.ndarray:
-        target = listened[chain]
-        assert isinstance(target, Contribution)
-        apart = tool(
-            [dataclasses.replace(target, through=name) for name in contributions.INPUTS],
-            crossing if is_passed else None,
-        )
+        apart = tool(chain, crossing if is_passed else None, contributions.INPUTS)
         rows = np.split(np.arange(len(apart.base)), apart.num_read_outs)
         is_kept = normalise.kept_inputs(apart.gap[rows[0]], apart.base[rows[0]])
         shares = np.empty((len(suppliers), len(rows)))

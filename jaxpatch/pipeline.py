@@ -227,13 +227,19 @@ def score_with(
 
 
 def scores_with(
-    tool: instrument.Instrument, *, kinds: tuple[str, ...], method: str, layers: Sequence[int], options: Options
+    tool: instrument.Instrument,
+    *,
+    kinds: tuple[str, ...],
+    method: str,
+    layers: Sequence[int],
+    options: Options,
+    ceilings: bool = True,
 ) -> tuple[scores.Scores, ...]:
-    """The scores of each read-out of an instrument. layers: where each reads."""
+    """The scores of each read-out of an instrument. layers: where each reads. ceilings: whether whole kinds are patched as well."""
     rows = np.split(np.arange(len(tool.base)), tool.num_read_outs)
     kept = [normalise.kept_inputs(tool.gap[own], tool.base[own]) for own in rows]
     answers = (METHODS | ACTIVATION_METHODS)[method](tool, kinds, options)
-    together = _ceilings(tool, kinds)
+    together = _ceilings(tool, kinds) if ceilings else {}
     apart = _noise(tool, answers, method)
     made = []
     for own, is_kept, layer, seen in zip(rows, kept, layers, tool.seen, strict=True):

@@ -2,6 +2,7 @@
 results on other prompts."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -335,7 +336,8 @@ def written(
     """What base, special, and base with more and more of the ranking's first components patched write to the behaviour prompts; and how
     they follow special's answers there, and base's where the instruction is left out. One patched model at a time.
 
-    Where the ranking's answers first come half way from base's to special's, the controls write, too, with as many components.
+    The ranking's beginnings are powers of ten, and all. Below the first whose answers come half way from base's to special's the one a
+    third as large writes, too; and with as many components as the first that is half way, the controls.
 
     Args: plain: prompts without the instruction. others: what else ranks the components; None where the ends alone are to write. seed:
         of random controls.
@@ -374,19 +376,29 @@ def written(
     def follow(name: str) -> int:
         return sum(bool(sample.follows) for sample in samples[name])
 
-    writers = [Writer("base"), Writer("special"), *_beginnings(found, is_asked=others is not None)]
-    for number, writer in enumerate(writers, 1):
-        write(writer)
-        progress(number, len(writers))
-    half, ends = (follow("base") + follow("special")) / 2, follow("special") > follow("base")
-    first = next((each for each in writers if each.order == "top" and ends and follow(each.name) >= half), None)
-    everything = len(_order(found)[0].places)
-    if first is not None and first.size is not None and others is not None and first.size < everything:
-        beside = list(_controls(pair, found, others, first.size, seed))
-        for number, writer in enumerate(beside, 1):
+    def half_way() -> int | None:
+        """Of the beginnings that wrote the first whose answers come half way; None where special's follow no more often than base's."""
+        half = (follow("base") + follow("special")) / 2
+        there = (n for n, each in enumerate(beginnings) if each.name in samples and follow(each.name) >= half)
+        return next(there, None) if follow("special") > follow("base") else None
+
+    def write_all(writers: Sequence[Writer]) -> None:
+        before = len(samples)
+        for number, writer in enumerate(writers, before + 1):
             write(writer)
-            progress(len(writers) + number, len(writers) + len(beside))
-    return tuple(sample for each in samples.values() for sample in each), along
+            progress(number, before + len(writers))
+
+    beginnings = [] if others is None else list(_beginnings(found))
+    ends = [Writer("base"), Writer("special")]
+    write_all([*ends, *(each for each in beginnings if _is_coarse(each, beginnings)), _whole(found)])
+    if number := half_way():
+        write_all([each for each in beginnings[number - 1 : number] if each.name not in samples])
+    beside = []
+    if others is not None and (number := half_way()) is not None and beginnings[number] is not beginnings[-1]:
+        beside = list(_controls(pair, found, others, beginnings[number].size or 0, seed))
+        write_all(beside)
+    names = [each.name for each in (*ends, *beginnings, _whole(found), *beside) if each.name in samples]
+    return tuple(sample for name in names for sample in samples[name]), {name: along[name] for name in names}
 
 
 def _order(found: scores.Scores) -> tuple[controls.Order, dict[str, tuple[int, ...]]]:
@@ -396,15 +408,24 @@ def _order(found: scores.Scores) -> tuple[controls.Order, dict[str, tuple[int, .
     return order, {kind: found.values[kind].shape for kind in kinds}
 
 
-def _beginnings(found: scores.Scores, *, is_asked: bool) -> Iterator[Writer]:
-    """Base with the ranking's first components, where that is asked; and with all of their kinds."""
+def _beginnings(found: scores.Scores) -> Iterator[Writer]:
+    """Base with the ranking's first components, so many and three times and ten times as many."""
     order, shapes = _order(found)
-    for k in curves.sizes(len(order.places)) if is_asked and len(order.places) else ():
+    for k in curves.sizes(len(order.places)) if len(order.places) else ():
         if k >= FEWEST_ANSWERING:
             yield Writer(f"base + top {k}", "top", int(k), controls.mask(order, k, shapes))
-    yield Writer(
-        f"base + all {' + '.join(shapes)}", gates=components.gates(found.partition, dict.fromkeys(shapes, "all"))
-    )
+
+
+def _is_coarse(writer: Writer, beginnings: Sequence[Writer]) -> bool:
+    """Whether a beginning is one of a power of ten, or of all."""
+    return writer is beginnings[-1] or math.log10(writer.size or 1).is_integer()
+
+
+def _whole(found: scores.Scores) -> Writer:
+    """Base with all of the ranked kinds."""
+    _, shapes = _order(found)
+    gates = components.gates(found.partition, dict.fromkeys(shapes, "all"))
+    return Writer(f"base + all {' + '.join(shapes)}", gates=gates)
 
 
 def _controls(

@@ -81,6 +81,20 @@ def test_controls_write_where_the_ranking_first_comes_half_way(write, found):
     assert [sample.model for sample in samples] == [name for name in along for _ in SETS.behaviour]
 
 
+@pytest.mark.parametrize("least", [0.0, 0.1, 0.5, 1.1])
+def test_beginnings_are_powers_of_ten_and_one_more_below_half_way(write, found, least):
+    """So that a run need not let every size write; and in the order of their sizes."""
+    _, along = write(lambda share: share > least, {})
+    total = len(validation._order(found)[0].places)
+    sizes, grid = [each.size for each in along.values() if each.order == "top"], curves.sizes(total).tolist()
+    coarse = [k for k in grid if k in (10, 100, 1000, total)]
+    shares = {each.size: each.to_base for each in along.values() if each.order == "top"}
+    first = next((k for k in coarse if shares[k] > least), None)
+    between = [] if first is None else [k for k in grid[: grid.index(first)][-1:] if k >= 3]
+    assert sizes == sorted({*coarse, *between})
+    assert set(coarse) < set(k for k in grid if k >= 3), "there is something to leave out"
+
+
 @pytest.mark.parametrize(
     ("obeys", "others"), [(lambda share: False, {}), (lambda share: True, {}), (lambda share: True, None)]
 )

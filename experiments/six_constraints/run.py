@@ -40,11 +40,11 @@ SETTINGS = {
     "num_anchor": 32,
     "num_scoring": 8,
     "num_behaviour": 8,
-    "num_random": 2,
+    "num_random": 1,
     "max_new": 96,
     "top": 100,
     "seed": 0,
-    "limit": 400,
+    "limit": 200,
     "levels": 1,
 }
 

@@ -12,7 +12,7 @@ import numpy as np
 
 import jaxpatch as jp
 from jaxpatch import run
-from jaxpatch.measuring import instrument, prompt_sets, prompts, tasks
+from jaxpatch.measuring import anchors, instrument, prompt_sets, prompts, tasks
 from jaxpatch.scoring import normalise
 from jaxpatch.scoring.agreement import spearman
 
@@ -62,18 +62,16 @@ def turned(pair: jp.Pair, sets: prompt_sets.PromptSets, anchor: jp.Anchor, asked
     with_it, without = jp.encode(pair, sets.asked), jp.encode(pair, sets.plain)
     own, others = sets.scoring[: asked.num_scoring], sets.scoring[asked.num_scoring :]
 
-    def fitted(**changes: Any) -> jp.Anchor:
-        return jp.fit_anchor(pair, with_it, without, **{"layer": anchor.layer, **changes})[0]
-
+    seen = anchors.states(pair, with_it, without)
     read = {
         "the defaults": anchor,
-        "contrast: models": fitted(contrast="models"),
-        "read-out: cosine": fitted(read_out="cosine"),
-        "read-out: centred": fitted(read_out="centred"),
+        "contrast: models": anchors.along(seen, anchor.layer, contrast="models"),
+        "read-out: cosine": anchors.along(seen, anchor.layer, read_out="cosine"),
+        "read-out: centred": anchors.along(seen, anchor.layer, read_out="centred"),
     }
     for layer in (anchor.layer - BESIDE, anchor.layer + BESIDE):
         if 0 <= layer < pair.config.layers:
-            read[f"layer: after block {layer}"] = fitted(layer=layer)
+            read[f"layer: after block {layer}"] = anchors.along(seen, layer)
     prompts = jp.encode(pair, own)
     heard = {name: each for name, each in read.items() if has_gap(pair, prompts, each)}
     scored = jp.score_each(pair, prompts, list(heard.values()), kinds=KINDS, method="local_linear")
@@ -100,7 +98,7 @@ def turned(pair: jp.Pair, sets: prompt_sets.PromptSets, anchor: jp.Anchor, asked
 def redrawn(pair: jp.Pair, asked: run.Trace, layer: int) -> jp.Scores | None:
     """Anchor and scores of other prompts, after the same block; None where special stands no further along it than base."""
     sets = prompts_of(asked)
-    anchor, _ = jp.fit_anchor(pair, jp.encode(pair, sets.asked), jp.encode(pair, sets.plain), layer=layer)
+    anchor = anchors.along(anchors.states(pair, jp.encode(pair, sets.asked), jp.encode(pair, sets.plain)), layer)
     prompts = jp.encode(pair, sets.scoring[: asked.num_scoring])
     if not has_gap(pair, prompts, anchor):
         return None

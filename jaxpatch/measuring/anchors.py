@@ -85,6 +85,39 @@ class AnchorInfo(NamedTuple):
         return tuple(check for check in self.checks if not check.is_passed)
 
 
+class States(NamedTuple):
+    """The residual stream after each block at the last token of each prompt, [L, B, D]: of both models with the instruction, and of
+    special without it."""
+
+    special: jax.Array
+    base: jax.Array
+    plain: jax.Array
+
+    def contrasted(self, layer: int, contrast: str) -> tuple[np.ndarray, np.ndarray]:
+        """The two clouds whose middles a direction joins: [B, D] each."""
+        low = self.plain if contrast == "instruction" else self.base
+        return np.asarray(self.special[layer], np.float64), np.asarray(low[layer], np.float64)
+
+
+def states(pair: Pair, with_instruction: Inputs, without_instruction: Inputs) -> States:
+    """All that anchors of one set of prompts are made of, whatever their layer, contrast and read-out."""
+    asked, plainly = (inputs.checked(i, pair.config) for i in (with_instruction, without_instruction))
+    runs = ((pair.special, asked), (pair.base, asked), (pair.special, plainly))
+    return States(*(_every_last_state(pair.config, params, prompts) for params, prompts in runs))
+
+
+def along(seen: States, layer: int, *, contrast: str = "instruction", read_out: str = "projection") -> Anchor:
+    """The anchor after one block, as `fit_anchor` makes it; none of its checks."""
+    direction, _ = _direction(*seen.contrasted(layer, contrast))
+    middle = sum(np.asarray(side[layer], np.float64).mean(axis=0) for side in (seen.special, seen.base)) / 2
+    return Anchor(
+        layer=layer,
+        direction=jnp.asarray(direction, jnp.float32),
+        read_out=read_out,
+        centre=jnp.asarray(middle, jnp.float32) if read_out == "centred" else None,
+    )
+
+
 def fit_anchor(
     pair: Pair,
     with_instruction: Inputs,
@@ -136,32 +169,20 @@ def fit_anchor(
             "an anchor needs at least 4 prompts with and 4 without the instruction, to compare two halves."
         )
     plain = plainly if plain is None else plain
-    states = {
-        "special": np.asarray(_every_last_state(pair.config, pair.special, asked), np.float64),
-        "base": np.asarray(_every_last_state(pair.config, pair.base, asked), np.float64),
-    }
-    high = states["special"]
-    low = states["base"]
-    if contrast == "instruction":
-        low = np.asarray(_every_last_state(pair.config, pair.special, plainly), np.float64)
+    seen = states(pair, asked, plainly)
     tried = layers_to_try(pair.config.layers, num_layers_tried) if layer is None else (layer,)
     candidates = []
     for number in tried:
-        direction, strength = _direction(high[number], low[number])
+        clouds = seen.contrasted(number, contrast)
+        direction, strength = _direction(*clouds)
         success = _success(pair, plain, verdict, (number, strength * direction), max_new)
-        gap = (states["special"][number] - states["base"][number]) @ direction
-        candidates.append(Candidate(number, *_stability(high[number], low[number]), _signal(gap), success))
+        gap = np.asarray(seen.special[number] - seen.base[number], np.float64) @ direction
+        candidates.append(Candidate(number, *_stability(*clouds), _signal(gap), success))
         progress(len(candidates), len(tried))
     best = best_of(candidates)
-    direction, strength = _direction(high[best.layer], low[best.layer])
-    middle = (states["special"][best.layer].mean(0) + states["base"][best.layer].mean(0)) / 2
-    anchor = Anchor(
-        layer=best.layer,
-        direction=jnp.asarray(direction, jnp.float32),
-        read_out=read_out,
-        centre=jnp.asarray(middle, jnp.float32) if read_out == "centred" else None,
-    )
-    return anchor, _examine(pair, anchor, strength, asked, plain, verdict, max_new, tuple(candidates), best)
+    anchor = along(seen, best.layer, contrast=contrast, read_out=read_out)
+    strength = _direction(*seen.contrasted(best.layer, contrast))[1]
+    return anchor, _examine(pair, anchor, strength, seen, asked, plain, verdict, max_new, tuple(candidates), best)
 
 
 class UntrustedAnchorError(ValueError):
@@ -249,6 +270,7 @@ def _examine(
     pair: Pair,
     anchor: Anchor,
     strength: float,
+    seen: States,
     asked: Inputs,
     plain: Inputs,
     verdict: Verdict | None,
@@ -257,11 +279,11 @@ def _examine(
     best: Candidate,
 ) -> AnchorInfo:
     """All checks of a chosen anchor."""
-    special, special_logits = _outcome(pair.config, pair.special, asked, anchor, jnp.zeros(pair.config.width))
-    base, base_logits = _outcome(pair.config, pair.base, asked, anchor, jnp.zeros(pair.config.width))
-    gap = np.asarray(special - base, np.float64)
+    gap = np.asarray(anchor.read(seen.special[anchor.layer]) - anchor.read(seen.base[anchor.layer]), np.float64)
     lift = gap.mean() if anchor.read_out != "cosine" else strength
-    _, steered_logits = _outcome(pair.config, pair.base, asked, anchor, lift * anchor.direction)
+    special_logits = _logits(pair.config, pair.special, seen.special[-1])
+    base_logits = _logits(pair.config, pair.base, seen.base[-1])
+    steered_logits = _steered(pair.config, pair.base, asked, anchor, lift * anchor.direction)
     kl_before = float(read_outs.next_token_kl(special_logits, base_logits).mean())
     kl_after = float(read_outs.next_token_kl(special_logits, steered_logits).mean())
     before = _success(pair, plain, verdict, None, max_new)
@@ -295,5 +317,11 @@ def _every_last_state(config, params, prompts: Inputs) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _outcome(config, params, prompts: Inputs, anchor: Anchor, steer: jax.Array):
-    return effect.outcome(config, effect.unpatched(params), prompts, anchor, steer)
+def _logits(config, params, states: jax.Array) -> jax.Array:
+    return effect.unpatched(params).logits(config, states)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _steered(config, params, prompts: Inputs, anchor: Anchor, steer: jax.Array) -> jax.Array:
+    """Next-token logits, [B, V]."""
+    return effect.outcome(config, effect.unpatched(params), prompts, anchor, steer)[1]

@@ -85,6 +85,7 @@ def of_pair(
     mode: str = "restoration",
     exchange: Exchange | None = None,
     repairs: tuple[str, ...] = (),
+    ends: tuple[np.ndarray, np.ndarray] | None = None,
     budget: int | None = None,
     mesh: Mesh | None = None,
     journal: sweep.Journal = sweep.FORGETFUL,
@@ -97,6 +98,7 @@ def of_pair(
             special; an effect is what is lost, ``F(special) - F(patched)``, so that gates keep their meaning.
         exchange: activation patching in place of weight patching: gates, and all effects, are of what components make in the other
             model's own run. repairs: of `attribution.REPAIRS`, for its cheap effects.
+        ends: F(base) and F(special), [X] each, where another instrument of the same read-outs has them; both models are run where None.
         budget: bytes that a sweep may hold beside the models; half of what is free where None.
         mesh: devices that share exact sweeps, with axes "candidates", "model" or both.
         journal: of its sweeps, so that they can be gone on with.
@@ -111,7 +113,7 @@ def of_pair(
     at_once = memory.prompts_at_once(config, prompts.tokens.shape[1], memory.itemsize_of(pair.base), budget)
     host, donor = (pair.base, pair.special) if mode == "restoration" else (pair.special, pair.base)
     asked = _referring(pair, prompts, asked, at_once)
-    asked = tuple(_holding(config, host, prompts, each, at_once) for each in asked)
+    asked = _holding(config, host, prompts, asked, at_once)
     sign = 1 if mode == "restoration" else -1
     own_ends = exchange is not None and exchange.positions == "last"
     tree = prefix_tree.of_prompts(np.asarray(prompts.tokens), np.asarray(prompts.lengths), own_ends=own_ends)
@@ -128,7 +130,7 @@ def of_pair(
 
         return in_groups(of_some, prompts.tokens.shape[0], at_once).reshape(-1)
 
-    base, special = map(reads, (pair.base, pair.special))
+    base, special = map(reads, (pair.base, pair.special)) if ends is None else ends
     effect_fn = jax.tree_util.Partial(
         _effect_of(config, mode, exchange), models, jnp.asarray(base), jnp.asarray(special)
     )
@@ -274,17 +276,24 @@ def _referring(pair: Pair, prompts: inputs.Inputs, asked: tuple[ReadOut, ...], a
     )
 
 
-def _holding(config, host: Params, prompts: inputs.Inputs, read_out: ReadOut, at_once: int) -> ReadOut:
-    """A contribution through one input alone, with the host's own stream for the others."""
-    if not isinstance(read_out, Contribution) or read_out.through == "all":
-        return read_out
+def _holding(
+    config, host: Params, prompts: inputs.Inputs, asked: tuple[ReadOut, ...], at_once: int
+) -> tuple[ReadOut, ...]:
+    """Contributions through one input alone, with the host's own stream for the others; of one block it is found once."""
 
-    def entering(rows: np.ndarray) -> jax.Array:
-        return jnp.moveaxis(_entering(config, host, prompts.rows(rows), read_out.layer, depth), 0, -1)
+    @functools.cache
+    def entering(layer: int, depth: int) -> jax.Array:
+        def of_some(rows: np.ndarray) -> jax.Array:
+            return jnp.moveaxis(_entering(config, host, prompts.rows(rows), jnp.int32(layer), depth), 0, -1)
 
-    depth = read_outs.depth(config, [read_out])
-    held = np.moveaxis(in_groups(entering, prompts.tokens.shape[0], at_once), -1, 0)
-    return dataclasses.replace(read_out, held=jnp.asarray(held))
+        return jnp.asarray(np.moveaxis(in_groups(of_some, prompts.tokens.shape[0], at_once), -1, 0))
+
+    return tuple(
+        dataclasses.replace(each, held=entering(int(each.layer), read_outs.depth(config, [each])))
+        if isinstance(each, Contribution) and each.through != "all"
+        else each
+        for each in asked
+    )
 
 
 def _seen(name: str, kind: components.Kind, config, read_out: ReadOut) -> np.ndarray:

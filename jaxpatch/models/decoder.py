@@ -14,10 +14,23 @@ from jaxpatch.shapes import Params
 
 
 class Cache(NamedTuple):
-    """Keys (rotated) and values of every layer."""
+    """Keys (rotated) and values of every layer, as attention's products read them: each head's positions together."""
 
-    keys: Float[Array, "L B S K H"]
-    values: Float[Array, "L B S K H"]
+    keys: Float[Array, "L B K S H"]
+    values: Float[Array, "L B K S H"]
+
+    def grown(self, keys: Float[Array, "B T K H"], values: Float[Array, "B T K H"], layer, slot) -> "Cache":
+        """With those of further positions of one layer, from `slot` on."""
+
+        def put(part, new):
+            return jax.lax.dynamic_update_slice(part, jnp.swapaxes(new, 1, 2)[None], (layer, 0, 0, slot, 0))
+
+        return Cache(put(self.keys, keys), put(self.values, values))
+
+    def at(self, layer: jax.Array | int) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]:
+        """Keys and values of one layer."""
+        keys, values = (jax.lax.dynamic_index_in_dim(part, layer, keepdims=False) for part in self)
+        return jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)
 
 
 class Context(NamedTuple):
@@ -160,13 +173,13 @@ class Attention(nn.Module):
     def values(self, x):
         return layers.to_heads(x, self.v())
 
-    def __call__(self, x, context: Context | TreeContext, cache: Cache | None = None):
+    def __call__(self, x, context: Context | TreeContext, cache: Cache | None = None, layer=None):
         k, v = self.keys(x, context.cos_sin), self.values(x)
         if cache is not None and isinstance(context, Context):
-            k = jax.lax.dynamic_update_slice_in_dim(cache.keys, k, context.slot, axis=-3)
-            v = jax.lax.dynamic_update_slice_in_dim(cache.values, v, context.slot, axis=-3)
+            cache = cache.grown(k, v, layer, context.slot)
+            k, v = cache.at(layer)
         z = context.attend(self.config, self.queries(x, context.cos_sin), k, v)
-        return self.write(z), Cache(k, v)
+        return self.write(z), cache
 
     def heads(self, x) -> Heads:
         return Heads(*(layers.to_heads(x, weights()) for weights in (self.q, self.k, self.v)))
@@ -310,8 +323,8 @@ class Block(nn.Module):
         read = self.mlp_input(x)
         return tuple(layers.dense(read, getattr(self.mlp, name)()) for name in inputs(self.config))
 
-    def attention_half(self, x, context: Context | TreeContext, cache: Cache | None = None):
-        written, cache = self.attn(self.attention_input(x), context, cache)
+    def attention_half(self, x, context: Context | TreeContext, cache: Cache | None = None, layer=None):
+        written, cache = self.attn(self.attention_input(x), context, cache, layer)
         return self._first_half(x, written), cache
 
     def attention_at_ends(self, x, context: TreeContext):
@@ -338,9 +351,9 @@ class Block(nn.Module):
         return mid, mid + self.after_mlp(computed), attended, computed
 
     def __call__(self, x, context: Context | TreeContext, cache: Cache | None = None, layer=None):
-        """layer: which one this is, where the context is not yet that of one layer."""
+        """layer: which one this is, where the context is not yet that of one layer, and where there is a cache."""
         context = context if layer is None else context.at(layer)
-        mid, cache = self.attention_half(x, context, cache)
+        mid, cache = self.attention_half(x, context, cache, layer)
         return self.mlp_half(mid), cache
 
 

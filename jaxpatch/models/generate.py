@@ -47,7 +47,7 @@ def greedy(
         steering = steering.at[steer[0]].set(steer[1].astype(steering.dtype))
     ending, filling = jnp.asarray(stops, jnp.int32), jnp.int32(stops[0] if stops else 0)
     reads_again = isinstance(config.rope and config.rope.stretch, LongRope)
-    empty = jnp.zeros((config.layers, batch, slots, config.kv_heads, config.head_width), dtype)
+    empty = jnp.zeros((config.layers, batch, config.kv_heads, slots, config.head_width), dtype)
 
     slot_numbers = jnp.arange(slots)
     slot_positions = jnp.where(slot_numbers < width, slot_numbers, lengths[:, None] + slot_numbers - width)
@@ -60,13 +60,9 @@ def greedy(
         def block(number, carry):
             """The cache is carried whole, so that each block's part is grown where it lies."""
             x, cache = carry
-            own = jax.tree.map(lambda part: jax.lax.dynamic_index_in_dim(part, number, keepdims=False), cache)
-            weights = decoder.layer_of(params, number)
-            x, own = decoder.Block(config).apply({"params": weights}, x, context, own, number)
-            grown = (
-                jax.lax.dynamic_update_index_in_dim(part, new, number, 0) for part, new in zip(cache, own, strict=True)
-            )
-            return x + jnp.where(is_steered[..., None], steering[number], 0), decoder.Cache(*grown)
+            weights = {"params": decoder.layer_of(params, number)}
+            x, cache = decoder.Block(config).apply(weights, x, context, cache, number)
+            return x + jnp.where(is_steered[..., None], steering[number], 0), cache
 
         x = decoder.embedded(config, params, new, positions)
         return jax.lax.fori_loop(0, config.layers, block, (x, cache))

@@ -152,7 +152,7 @@ class Flow:
 
     Attributes:
         nodes: the state first, then the others as they were found. edges: likewise.
-        measured: number of a node -> the scores of its suppliers, for every node that was followed.
+        measured: number of a node -> the scores of its suppliers, for every node that was followed; with ceilings for the state alone.
         rules: by which.
         executed: what `executors` found, where it was asked.
     """
