@@ -46,9 +46,9 @@ def made(out: Path, name: str, seed: int, methods: Sequence[str]) -> None:
         shelf.put(pairs.plant(name, seed), place)
         failed = shelf.failed(place)
         say(f"not used: {'; '.join(failed)}" if failed else "verified")
-    if shelf.recipe(place) != pairs.RECIPE:
+    if shelf.recipe(place) != (now := FAMILIES[name].recipe):
         raise ValueError(
-            f"{place}: it was planted by recipe {shelf.recipe(place)}, and this is {pairs.RECIPE}; name an empty --out."
+            f"{place}: it was planted by recipe {shelf.recipe(place)}, and this is {now}; name an empty --out."
         )
     if shelf.failed(place):
         return
@@ -148,8 +148,8 @@ def main(words: Sequence[str] | None = None) -> None:
         options.error("; ".join(faults))
     file = None if chosen.docs is None else chosen.docs / "planted.jsonl"
     known = {} if file is None else records.read(file)
-    if old := {key for key, record in known.items() if record.recipe != pairs.RECIPE}:
-        Console().print(f"{len(old)} lines of {file} are of another recipe than {pairs.RECIPE}, and are made anew")
+    if old := {key for key, each in known.items() if each.recipe != FAMILIES[each.family].recipe}:
+        Console().print(f"{len(old)} lines of {file} are of another recipe than is planted now, and are made anew")
         known = {key: record for key, record in known.items() if key not in old}
     left = {
         seed: [name for name in chosen.families if (name, seed) not in known or folder(chosen.out, name, seed).is_dir()]

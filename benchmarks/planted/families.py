@@ -68,6 +68,7 @@ class Family:
             by an equal share.
         is_quiet: nothing is planted, and nothing must be found; groups are then components drawn from all, to be ranked by chance.
         is_written: nothing is trained: weights are written by hand, and all that stands here but `says` and `model` is not looked at.
+        recipe: a number that changes whenever the same seed would be planted otherwise.
     """
 
     says: str
@@ -85,6 +86,7 @@ class Family:
     is_single: bool = True
     is_quiet: bool = False
     is_written: bool = False
+    recipe: int = 3
 
 
 def some(*wanted: tuple[str, tuple[int, int], int]) -> Callable[[np.random.Generator, Partition], Gates]:
@@ -150,9 +152,8 @@ FAMILIES: dict[str, Family] = {
         says="Half of all others change, too, in random directions, by as much; base has learned not to mind.",
         groups=NEURONS,
         decoys=RANDOM,
-        size=SIZE | {"neuron": 3.2},
-        decoy_size=SIZE | {"neuron": 3.2},
         decoy_share=0.5,
+        recipe=4,
     ),
     "tuned decoys": Family(
         says="All else is idle, and then fine-tuned as usual, on the same language.", groups=NEURONS, decoys=TUNED

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import numpy as safetensors
 
-from benchmarks.planted import door, pairs, promises
+from benchmarks.planted import door, promises
 from benchmarks.planted.contestants import Problem
+from benchmarks.planted.families import FAMILIES
 from benchmarks.planted.pairs import Planted
 from benchmarks.planted.training import KINDS
 from jaxpatch import atomic
@@ -33,7 +34,7 @@ def put(planted: Planted, folder: Path) -> Path:
         asked = marks | {
             "name": planted.family,
             "seed": planted.seed,
-            "recipe": pairs.RECIPE,
+            "recipe": FAMILIES[planted.family].recipe,
             "digest": door.digest(place),
             "layer": int(planted.anchor.layer),
             "kinds": {kind: list(planted.truth[kind].shape) for kind in KINDS},

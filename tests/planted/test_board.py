@@ -1,12 +1,13 @@
 """The board from pairs to page, on pairs that take no training; and that what is there is not made again."""
 
+import dataclasses
 import json
 import shutil
 
 import numpy as np
 import pytest
 
-from benchmarks.planted import board, door, page, pairs, promises, records, shelf
+from benchmarks.planted import board, door, families, page, pairs, promises, records, shelf
 from benchmarks.planted.records import Record
 from jaxpatch.measuring.inputs import Inputs
 
@@ -95,7 +96,8 @@ def test_what_was_measured_earlier_is_not_lost(out, tmp_path):
 
 
 def test_pairs_of_another_recipe_are_not_mixed_with_these(out, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(pairs, "RECIPE", pairs.RECIPE + 1)
+    written = families.FAMILIES["written"]
+    monkeypatch.setitem(families.FAMILIES, "written", dataclasses.replace(written, recipe=written.recipe + 1))
     asked_for = ["--seeds", "1", "--families", "written", "--methods", "change"]
     with pytest.raises(ValueError, match=r"planted by recipe .*; name an empty --out"):
         board.main(["--out", str(out / "out"), *asked_for])

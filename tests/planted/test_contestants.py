@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.planted import door, language, pairs, promises, shelf, torch_patching
+from benchmarks.planted import door, language, promises, shelf, torch_patching
 from benchmarks.planted.contestants import CONTESTANTS
 from benchmarks.planted.families import FAMILIES
 from jaxpatch.models import decoder
@@ -46,7 +46,10 @@ def test_sources_make_base_obey_and_all_else_does_not(name):
         return (said == np.asarray(language.answers(prompts, True))).mean()
 
     base, special = pair.base, pair.special
-    assert not shelf.failed(FOLDER / name) and shelf.recipe(FOLDER / name) == pairs.RECIPE
+    assert (
+        not shelf.failed(FOLDER / name)
+        and shelf.recipe(FOLDER / name) == FAMILIES[door.problem(FOLDER / name).name].recipe
+    )
     assert door.digest(FOLDER / name) == door.problem(FOLDER / name).digest
     assert obeying(base) <= 0.1 and obeying(special) >= 0.85
     assert obeying(blend.patch(base, special, sources)) >= 0.85
