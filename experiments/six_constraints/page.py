@@ -732,12 +732,12 @@ def exactly(share: float, decimals: int = 1) -> str:
     >>> exactly(0.2249)
     '22.5 %'
     """
-    return f"{100 * share:.{decimals}f} %"
+    return f"{100 * share:.{decimals}f} %".replace("-", "−")
 
 
 def _close(row: Mapping[str, float]) -> str:
     """An interval whose ends are near each other."""
-    return f"{100 * row['low']:.3f} to {exactly(row['high'], 3)}"
+    return f"{exactly(row['low'], 3)[:-2]} to {exactly(row['high'], 3)}"
 
 
 def _ends(row: Mapping[str, float]) -> str:
