@@ -129,9 +129,12 @@ def trace(
     ) -> instrument.Instrument:
         """Both models' own readings are the same whatever is exchanged, and whichever inputs of a target are told apart."""
         asked = [dataclasses.replace(listened[chain], through=name) for name in through] or [listened[chain]]
-        known = None if chain not in ends else tuple(np.tile(end, len(asked)) for end in ends[chain])
+        known = ends.get(chain)
+        if known is not None:
+            known = np.tile(known[0], len(asked)), np.tile(known[1], len(asked))
         made = instrument.of_pair(pair, inputs, asked, exchange=exchange, ends=known, budget=budget, journal=journal)
-        ends.setdefault(chain, (made.base, made.special))
+        if not through:
+            ends[chain] = made.base, made.special
         return made
 
     def measure(chain: tuple[flow.Component, ...]) -> flow.Measured | str:
@@ -166,7 +169,7 @@ def trace(
         return flow.Measured(weights, activations, recovered)
 
     def through(chain: tuple[flow.Component, ...], suppliers: Sequence[flow.Component], is_passed: bool) -> np.ndarray:
-        apart = tool(chain, crossing if is_passed else None, contributions.INPUTS)
+        apart = tool(chain, crossing if is_passed else None, tuple(contributions.INPUTS))
         rows = np.split(np.arange(len(apart.base)), apart.num_read_outs)
         is_kept = normalise.kept_inputs(apart.gap[rows[0]], apart.base[rows[0]])
         shares = np.empty((len(suppliers), len(rows)))

@@ -27,7 +27,7 @@ class Cache(NamedTuple):
 
         return Cache(put(self.keys, keys), put(self.values, values))
 
-    def at(self, layer: jax.Array | int) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]:
+    def at(self, layer) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]:
         """Keys and values of one layer."""
         keys, values = (jax.lax.dynamic_index_in_dim(part, layer, keepdims=False) for part in self)
         return jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)
