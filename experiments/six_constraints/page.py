@@ -147,6 +147,16 @@ def page(found: Sequence[Result | Refused], command: str, missing: Sequence[str]
     return "\n\n".join(parts) + "\n"
 
 
+def _limited(asked: Mapping[str, Any]) -> str:
+    """What a run replaces at most."""
+    if asked["limit"] is None:
+        return ""
+    return (
+        f", of which no more than {asked['limit']} are replaced beside the first sample and the cheap score's first (how many "
+        "contenders that leaves stands with the sources)"
+    )
+
+
 def _made(found: Sequence[Result | Refused], scored: Sequence[Result]) -> str:
     """By what, on what, and how long it took."""
     lines = []
@@ -160,7 +170,9 @@ def _made(found: Sequence[Result | Refused], scored: Sequence[Result]) -> str:
         lines.append(
             "Base: SmolLM2-135M-Instruct (Q4_1, dequantised). Special: the adapter of `experiments/six_constraints`. "
             f"{asked['num_scoring']} "
-            f"scoring prompts, {asked['num_behaviour']} answered ones, screened for the top {asked['top']} of each kind, seed "
+            f"scoring prompts, {asked['num_behaviour']} answered ones, screened for the top {asked['top']} of each kind"
+            + _limited(asked)
+            + ", seed "
             f"{asked['seed']}, {first['dtype']}; {first['machine']['processors']} {first['machine']['backend'].upper()} cores, Python "
             f"{versions['python']}, jax {versions['jax']}, commit {listed(sorted(source))}. Intervals are 95 % bootstrap intervals "
             "over "
@@ -276,8 +288,10 @@ def _plain(each: Result) -> str:
     found, ceilings = each.weights, each.weights.ceilings
     strongest = max((found.top(kind, 1).iloc[0] for kind in found.values), key=lambda row: row["score"])
     relays = each.roles[each.roles["role"].isin(["relay", "both"])]
+    kept, asked = int(found.is_kept.sum()), len(found.is_kept)
+    on = "" if kept == asked else f" ({kept} of {asked} prompts have a gap)"
     told = [
-        f"{each.title}: all neurons together recover {percent(ceilings['all neuron'])} of the state, all heads "
+        f"{each.title}{on}: all neurons together recover {percent(ceilings['all neuron'])} of the state, all heads "
         f"{percent(ceilings['all head'])}, and no single component more than {percent(strongest['score'])} ({strongest['name']})."
     ]
     if len(relays):
@@ -302,6 +316,8 @@ def _plain(each: Result) -> str:
     ends = each.behaviour.set_index("model")["strict"]
     judged = int(each.behaviour["judged"].iloc[0])
     half = f"half way between them takes {_k(behaviour)}" if behaviour else "no beginning of the ranking comes half way"
+    if others := _others_there(each, behaviour):
+        half += f", and as many components that are {others} come half way as well"
     told.append(
         f"On the grid half of the state is there with the first {_k(state)}; of {judged} answers special gives {ends['special']} that "
         f"follow and base {ends['base']}, and {half if _is_shown(each) else 'nothing can be told of what lies between'}."
@@ -343,6 +359,12 @@ def _findings(scored: Sequence[Result]) -> str:
             for role, names in (("source", ["source"]), ("relay", ["relay", "both"]))
         }
         relay, source = layers["relay"], layers["source"]
+        are_heads = (each.roles.loc[relay.index, "kind"] == "head").sum()
+        note(
+            "relays are heads: those that are, of all relays",
+            f"{are_heads} of {len(relay)}",
+            None if len(relay) < FEWEST_FOR_MEDIAN else bool(are_heads > len(relay) / 2),
+        )
         note(
             "relays stand above sources: median block of relays / of sources (and how many there are)",
             f"{relay.median():.3g} ({len(relay)}) / {source.median():.3g} ({len(source)})",
@@ -372,7 +394,8 @@ def _findings(scored: Sequence[Result]) -> str:
         state, behaviour = _half_way(each)
         note(
             "inner recovery is not behaviour: first k on the grid with half of the state / half of the answers",
-            f"{_k(state)} / {_k(behaviour) if _is_shown(each) else 'special shows it hardly more than base'}",
+            f"{_k(state)} / {_k(behaviour) if _is_shown(each) else 'special shows it hardly more than base'}"
+            + (f"; so do {_others_there(each, behaviour)}" if _others_there(each, behaviour) else ""),
             _is_later(each, state, behaviour),
         )
         shared = [row for row in each.flow["overlap"] if row["kind"] == "neuron"]
@@ -391,7 +414,7 @@ def _findings(scored: Sequence[Result]) -> str:
         "above chance where as many, each drawn from all below the highest target that it supplies, would share as much in less than "
         "5 % of draws. Nothing is said "
         f"where there is too little to tell: fewer than {FEWEST_FOR_MEDIAN} relays or sources; answers that come half way with the "
-        "smallest set that wrote any."
+        "smallest set that wrote any, or with as many random components as well."
     )
 
 
@@ -400,9 +423,16 @@ def _is_later(each: Result, state: int | None, behaviour: int | None) -> bool | 
     if state is None or not _is_shown(each):
         return None
     smallest = each.behaviour.loc[each.behaviour["order"] == "top", "size"].min()
-    if behaviour is not None and behaviour <= smallest and state < smallest:
+    if behaviour is not None and ((behaviour <= smallest and state < smallest) or _others_there(each, behaviour)):
         return None
     return behaviour is None or behaviour > state
+
+
+def _others_there(each: Result, size: int | None) -> str:
+    """Random sets of so many components whose answers come half way, too: then it is no merit of the ranking's."""
+    sets, ends = each.behaviour[each.behaviour["size"] == size], each.behaviour.set_index("model")["strict"]
+    is_there = sets["order"].str.startswith("random") & (sets["strict"] >= (ends["special"] + ends["base"]) / 2)
+    return listed(sets.loc[is_there, "order"].tolist())
 
 
 def _k(value: int | None) -> str:
@@ -440,6 +470,8 @@ def _sources(scored: Sequence[Result]) -> str:
                     plural(kind),
                     percent(each.weights.ceilings[f"all {kind}"]),
                     *(int(counts.get(role, 0)) for role in ("source", "relay", "both")),
+                    _replaced(frame),
+                    _left(each, kind),
                     _named(frame, "E_w"),
                     _named(frame, "E_a"),
                     correlation(reach["E_w"].corr(reach["E_a"], method="spearman")),
@@ -454,12 +486,26 @@ def _sources(scored: Sequence[Result]) -> str:
         "sources",
         "relays",
         "both",
+        "of these replaced for E_w, E_a",
+        "contenders left by the limit",
         "highest E_w",
         "highest E_a",
         "Spearman of both",
     ]
     head += ["E_w+ in the lower half of the blocks", "E_a+ there"]
     return table(head, rows)
+
+
+def _replaced(frame: pd.DataFrame) -> str:
+    """How many of the components that have a role have it by exact scores."""
+    placed = frame[frame["role"] != "neither"]
+    return f"{int(placed['E_w_is_exact'].sum()):,}, {int(placed['E_a_is_exact'].sum()):,}"
+
+
+def _left(each: Result, kind: str) -> str:
+    """Of E_w and E_a: how many that might have been among the top a limit left as the cheap score has them."""
+    screened = [found.screening.get(kind) for found in (each.weights, each.activations)]
+    return ", ".join("-" if one is None else f"{one.left:,}" for one in screened)
 
 
 def _named(frame: pd.DataFrame, score: str) -> str:
@@ -598,6 +644,15 @@ def _supply(scored: Sequence[Result]) -> str:
         if rows
         else "None was followed.",
     ]
+    if ended := [
+        [each.title, ", ".join(f"{node['name']} {percent(node['share'])} ({node['end']})" for node in nodes)]
+        for each in scored
+        if (nodes := [n for n in each.flow["nodes"] if n["end"] and n["share"] >= each.flow["rules"]["least"]])
+    ]:
+        lines += [
+            "Relays that carry as much and are not followed, and why:",
+            table(["task", "relays, and their shares of the state"], ended),
+        ]
     carried = [
         [each.title, ", ".join(f"{row['supplier']} {percent(row['E_a'])}" for row in some.to_dict("records"))]
         for each in scored

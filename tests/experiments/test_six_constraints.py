@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import page
 import pandas as pd
 import pytest
 import run as six
@@ -107,3 +109,22 @@ def test_tasks_whose_anchor_fails_are_reported_and_not_scored(tmp_path):
         said = json.loads((tmp_path / "results" / f"{task}.refused.json").read_text(encoding="utf-8"))
         assert "the anchor fails its checks" in said["said"] and f"* {task}: " in page
     assert experiment(tmp_path).stdout.count("is there already") == len(TASKS)
+
+
+@pytest.mark.parametrize(("random", "told"), [(1, True), (3, None)])
+def test_answers_that_random_sets_give_as_well_say_nothing(random, told):
+    """Half way between 2 and 4 of 8 is 3: a ranking that is half way at 100 is no later than its state, unless chance comes as far."""
+    rows = [
+        ("base", None, None, 2),
+        ("special", None, None, 4),
+        ("base + top 30", "top", 30, 2),
+        ("base + top 100", "top", 100, 3),
+        ("base + 100, largest change", "largest change", 100, 4),
+        ("base + 100, random", "random", 100, random),
+    ]
+    behaviour = pd.DataFrame(rows, columns=["model", "order", "size", "strict"]).assign(judged=8)
+    curves = pd.DataFrame({"order": "top", "mode": "restoration", "k": [30, 100], "recovery": [0.6, 0.9]})
+    each = SimpleNamespace(behaviour=behaviour, curves=curves)
+    assert page._half_way(each) == (30, 100)
+    assert page._is_later(each, 30, 100) is told
+    assert page._others_there(each, 100) == ("" if told else "random")
