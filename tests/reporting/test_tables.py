@@ -65,7 +65,11 @@ def test_every_file_of_a_forced_run_says_so(exact, tmp_path):
     tables.write_scores(forced, tmp_path / "scores.csv")
     tables.write_roles(forced, tmp_path / "roles.csv")
     tables.write_flow(forced, tmp_path)
-    for name in ("scores.csv", "roles.csv", "flow.csv"):
+    tables.write_curves(forced, tmp_path / "curves.csv")
+    tables.write_smallest(forced, tmp_path / "smallest.csv")
+    tables.write_answers(forced, tmp_path)
+    written = ("scores", "roles", "flow", "curves", "smallest", "answers", "behaviour")
+    for name in (f"{each}.csv" for each in written):
         assert set(pd.read_csv(tmp_path / name)["forced"]) == {said}
     assert json.loads((tmp_path / "flow.json").read_text(encoding="utf-8"))["note"] == f"forced: {said}"
     graph = ElementTree.parse(tmp_path / "flow.graphml").getroot()

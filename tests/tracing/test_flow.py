@@ -67,6 +67,8 @@ def test_of_redundant_sources_each_is_enough_and_none_is_needed():
     edges = ends(traced((1e5, 1e5)))
     for n in (0, 1):
         assert edges[f"neuron 0.{n}", "head 1.0"].E_w > 0.99
+        assert edges[f"neuron 0.{n}", "state"].role == "both", "what it writes is seen in its activation, too"
+    assert edges["head 1.0", "state"].role == "relay"
     pair, anchor = testing.relay_pair((1e5, 1e5)), jp.Anchor(layer=1, direction=jnp.eye(8)[1])
     lost = jp.score(pair, testing.tiny_inputs(), anchor, kinds=("neuron",), mode="knockout")
     assert np.abs(lost.values["neuron"]).max() < 0.01 and lost.ceilings["all neuron"] == pytest.approx(1, abs=1e-3)
