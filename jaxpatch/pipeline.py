@@ -250,6 +250,7 @@ def scores_with(
             return normalise.normalised(effect, gap, is_kept, options.aggregate)
 
         ends = {k: normalise.intervals(e, gap, is_kept, options.aggregate, options.seed) for k, e in effects.items()}
+        whole = {name: patched[own] - tool.base[own] for name, patched in together.items()}
         made.append(
             scores.Scores(
                 values={kind: value(effect) for kind, effect in effects.items()},
@@ -258,7 +259,8 @@ def scores_with(
                 high={kind: end[1] for kind, end in ends.items()},
                 gap=gap,
                 is_kept=is_kept,
-                ceilings={name: float(value(patched[own] - tool.base[own])) for name, patched in together.items()},
+                ceilings={name: float(value(effect)) for name, effect in whole.items()},
+                whole=whole,
                 noise={k: float(np.abs(value(each[own])).max()) for k, each in apart.items() if seen[k].any()},
                 method=method,
                 mode=tool.mode,

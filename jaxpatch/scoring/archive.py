@@ -38,6 +38,7 @@ def save_scores(found: Scores, path: str | Path, *, note: str = "") -> Path:
 
     arrays = {f"{part}/{kind}": array for part in BY_KIND for kind, array in getattr(found, part).items()}
     arrays |= {"gap": found.gap, "is_kept": found.is_kept}
+    arrays |= {f"whole/{name}": effect for name, effect in found.whole.items()}
     said: dict[str, Any] = {name: getattr(found, name) for name in ("method", "mode", "aggregate", "layer", "repairs")}
     said |= {name: dict(getattr(found, name)) for name in ("ceilings", "noise")}
     said |= {"exchange": found.exchange, "kinds": list(found.values)}
@@ -89,6 +90,7 @@ def load_scores(path: str | Path) -> Scores:
         screening=screening,
         exchange=None if said["exchange"] is None else Exchange(*said["exchange"]),
         repairs=tuple(said["repairs"]),
+        whole={name: arrays[f"whole/{name}"] for name in said["ceilings"] if f"whole/{name}" in arrays},
     )
 
 

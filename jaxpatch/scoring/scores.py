@@ -28,7 +28,8 @@ class Scores:
         low, high: kind -> [*shape], bootstrap interval over inputs (95 %); NaN with fewer than two inputs.
         gap: [B], ``G(x) = F_a(special, x) - F_a(base, x)``.
         is_kept: bool [B], inputs whose gap is large enough to divide by.
-        ceilings: what patching many at once recovers: "all head", ..., "head + neuron", "everything".
+        ceilings: what patching many at once recovers: "all head", ..., "head + neuron", "everything". whole: by the same names the
+            effects that these are of, [B] each.
         noise: kind -> noise floor of exact scores: the largest distance, in E_w, over a few components, between the engine and the
             definition in the highest precision, or between that and itself a second time. Scores that differ by less are alike.
         method: how the effects were found. aggregate: "mean_of_ratios" or "ratio_of_means".
@@ -53,6 +54,7 @@ class Scores:
     screening: Mapping[str, Screening] = field(default_factory=dict, repr=False)
     exchange: Exchange | None = None
     repairs: tuple[str, ...] = ()
+    whole: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def of(self, kinds: Sequence[str]) -> "Scores":
         """The same, of some kinds alone."""

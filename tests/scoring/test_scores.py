@@ -124,6 +124,7 @@ def test_ceilings_are_the_definition():
         reads = [np.asarray(anchor.read(state)) for state in states]
         by_hand = np.mean(((reads[1] - reads[0]) / made.gap)[made.is_kept])
         assert made.ceilings[name] == pytest.approx(by_hand, abs=1e-4)
+        np.testing.assert_allclose(made.whole[name], reads[1] - reads[0], atol=1e-4)
 
 
 def test_ceiling_of_everything_there_is():
