@@ -391,7 +391,7 @@ def written(
     beginnings = [] if others is None else list(_beginnings(found))
     ends = [Writer("base"), Writer("special")]
     write_all([*ends, *(each for each in beginnings if _is_coarse(each, beginnings)), _whole(found)])
-    if number := half_way():
+    if number := half_way():  # and not the first of all, below which there is nothing
         write_all([each for each in beginnings[number - 1 : number] if each.name not in samples])
     beside = []
     if others is not None and (number := half_way()) is not None and beginnings[number] is not beginnings[-1]:

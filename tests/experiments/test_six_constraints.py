@@ -54,18 +54,18 @@ def test_the_whole_chain_ends_in_a_page_that_says_what_the_files_say(tmp_path):
         *TASKS,
         *(f"english_capital.{n}.json" for n in ("switches", "together")),
     }
-    page = (docs / "six_constraints.md").read_text(encoding="utf-8")
+    text = (docs / "six_constraints.md").read_text(encoding="utf-8")
     assert (docs / "six_constraints.svg").read_text(encoding="utf-8").startswith("<?xml")
     manifest = json.loads((results / "english_capital" / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["command"] in page and manifest["forced"] and page.count("**failed**") == len(TASKS)
-    assert "Scored all the same (--force):" in page and "not scored" not in page
-    assert f"--tasks {' '.join(TASKS)} --force" in page, "the command that was typed"
+    assert manifest["command"] in text and manifest["forced"] and text.count("**failed**") == len(TASKS)
+    assert "Scored all the same (--force):" in text and "not scored" not in text
+    assert f"--tasks {' '.join(TASKS)} --force" in text, "the command that was typed"
     for part in ("What the paper finds", "Sources and relays", "Restoration", "Inner recovery", "Who supplies whom"):
-        assert f"\n## {part}" in page
+        assert f"\n## {part}" in text
     for row in pd.read_csv(results / "no_comma" / "behaviour.csv").to_dict("records"):
         assert re.search(
             rf"\| no_comma \(forced\) \| {re.escape(row['model'])} \| .* \| {row['strict']} of 1 \| {row['loose']} of 1 \|",
-            page,
+            text,
         )
     switches = json.loads((results / "english_capital.switches.json").read_text(encoding="utf-8"))
     assert switches["switches"][0]["head spearman"] == pytest.approx(1) and len(switches["forming"]) == 3
@@ -74,14 +74,14 @@ def test_the_whole_chain_ends_in_a_page_that_says_what_the_files_say(tmp_path):
     together = json.loads((results / "english_capital.together.json").read_text(encoding="utf-8"))
     assert {row["name"] for row in together["compared"]} == {"ranking", "greedy", "learned gates", "Shapley values"}
     assert switches["forced"] == together["forced"] == manifest["forced"]
-    told = page[page.index("\n## In plain words") :]
+    told = text[text.index("\n## In plain words") :]
     for task in TASKS:
         assert told.count(task) == told.count(f"{task} (forced)") > 10, "wherever it is named, it is said to be forced"
     assert {row["is_held_out"] for row in together["compared"]} == {False, True}
 
     again = experiment(tmp_path, "--force")
     assert again.returncode == 0 and again.stdout.count("is there already") == len(TASKS)
-    assert (docs / "six_constraints.md").read_text(encoding="utf-8") == page
+    assert (docs / "six_constraints.md").read_text(encoding="utf-8") == text
     other = experiment(tmp_path, "--force", "--seed", "1", "--tasks", "no_comma")
     assert other.returncode == 0 and "is there already" not in other.stdout, "other options are another run"
 
@@ -103,11 +103,11 @@ def test_tasks_whose_anchor_fails_are_reported_and_not_scored(tmp_path):
     testing.tiny_checkpoints(tmp_path, seed=6)
     done = experiment(tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    page = (tmp_path / "docs" / "six_constraints.md").read_text(encoding="utf-8")
-    assert "Reported, and not scored" in page and "## Restoration" not in page
+    text = (tmp_path / "docs" / "six_constraints.md").read_text(encoding="utf-8")
+    assert "Reported, and not scored" in text and "## Restoration" not in text
     for task in TASKS:
         said = json.loads((tmp_path / "results" / f"{task}.refused.json").read_text(encoding="utf-8"))
-        assert "the anchor fails its checks" in said["said"] and f"* {task}: " in page
+        assert "the anchor fails its checks" in said["said"] and f"* {task}: " in text
     assert experiment(tmp_path).stdout.count("is there already") == len(TASKS)
 
 

@@ -46,10 +46,8 @@ def test_sources_make_base_obey_and_all_else_does_not(name):
         return (said == np.asarray(language.answers(prompts, True))).mean()
 
     base, special = pair.base, pair.special
-    assert (
-        not shelf.failed(FOLDER / name)
-        and shelf.recipe(FOLDER / name) == FAMILIES[door.problem(FOLDER / name).name].recipe
-    )
+    assert not shelf.failed(FOLDER / name)
+    assert shelf.recipe(FOLDER / name) == FAMILIES[door.problem(FOLDER / name).name].recipe
     assert door.digest(FOLDER / name) == door.problem(FOLDER / name).digest
     assert obeying(base) <= 0.1 and obeying(special) >= 0.85
     assert obeying(blend.patch(base, special, sources)) >= 0.85
