@@ -152,8 +152,9 @@ FAMILIES: dict[str, Family] = {
         says="Half of all others change, too, in random directions, by as much; base has learned not to mind.",
         groups=NEURONS,
         decoys=RANDOM,
+        size=SIZE | {"neuron": 3.2},
+        decoy_size=SIZE | {"neuron": 3.2},
         decoy_share=0.5,
-        recipe=4,
     ),
     "tuned decoys": Family(
         says="All else is idle, and then fine-tuned as usual, on the same language.", groups=NEURONS, decoys=TUNED

@@ -107,16 +107,15 @@ def trained(name: str, seed: int) -> Planted:
     groups = family.groups(np.random.default_rng([seed, number]), components.of_decoder(base))
     base = _sharpened(base, _any(groups)["head"].any(axis=1), family.sharper)
     sizes = _sizes(family, training.norms(base), groups, np.random.default_rng([seed, number, 1]))
-    others = _decoys(family, config, base, sizes, decoy_key)
-    is_source = _any(groups)
-    if not family.is_quiet:
-        others = training.some_of(others, {kind: (~each).astype(np.float32) for kind, each in is_source.items()})
+    decoys = _decoys(family, config, base, sizes, decoy_key)
     if family.decoys == families.RANDOM:
-        base, _ = training.indifferent(config, base, others, jax.random.fold_in(decoy_key, 1))
+        base, _ = training.indifferent(config, base, decoys, jax.random.fold_in(decoy_key, 1))
     anchor_key, judged_key, scored_key, needed_key, more_key = jax.random.split(prompt_key, 5)
     asked = language.draw(needed_key, JUDGED, (language.ASKED,))
-    change = jax.tree.map(jnp.zeros_like, base)
+    change, others = jax.tree.map(jnp.zeros_like, base), decoys
     if not family.is_quiet:
+        is_source = _any(groups)
+        others = training.some_of(decoys, {kind: (~each).astype(np.float32) for kind, each in is_source.items()})
         own = {kind: np.where(is_source[kind], sizes[kind], 0) for kind in KINDS}
         there = _cases(family, groups)
         start_key, learning_key = jax.random.split(jax.random.fold_in(source_key, number))
