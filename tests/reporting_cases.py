@@ -10,10 +10,12 @@ from jaxpatch.validating.curves import Curve
 HOSTILE = "<script>alert(\"x\")</script> & $\\frac [bold]b[/bold] 'q'"
 
 
-def curve(name: str, mode: str, recovery, *, ks=(1, 10, 84), spread=0.02) -> Curve:
-    """A curve with the same half-width of its interval everywhere."""
+def curve(name: str, mode: str, recovery, *, ks=(1, 10, 84), spread=0.02, top=None) -> Curve:
+    """A curve with the same half-width of its interval everywhere; that of its lag behind another's recovery, top, is twice as wide."""
     recovery = np.array(recovery)
-    return Curve(name, mode, np.array(ks), recovery, recovery - spread, recovery + spread, 2 * (1 - recovery))
+    lag = (np.array(recovery if top is None else top) - recovery) * (-1 if mode == "knockout" else 1)
+    ends = (recovery, recovery - spread, recovery + spread)
+    return Curve(name, mode, np.array(ks), *ends, 2 * (1 - recovery), lag, lag - 2 * spread, lag + 2 * spread)
 
 
 def with_scores(findings: Findings, heads, *, low=None, high=None, layer: int = 1) -> Findings:

@@ -570,7 +570,8 @@ def _validation(findings: Findings, drawn: Mapping[str, str]) -> Html:
                 drawn["curves"],
                 " ".join(wording.stands(findings, mode) for mode in modes),
                 f"Above: the control state, 0{SPACE}% as in base, 100{SPACE}% as in special; bands are 95{SPACE}% "
-                "intervals over prompts. Below: how far the next-token distribution is from special's. k runs over "
+                "intervals over prompts, and leads are judged on the same prompts drawn for both. Below: how far the "
+                "next-token distribution is from special's. k runs over "
                 "the ranking, all kinds together; every control takes as many of each kind. “random”: drawn "
                 "at random, several draws averaged; “same layers”: each from the layer of the one in its place; “same changes”: each "
                 "from those that changed about as much. “largest change”: by the size of special − base. “first order”: by the "
@@ -584,12 +585,29 @@ def _validation(findings: Findings, drawn: Mapping[str, str]) -> Html:
         Column("k", is_number=True),
         Column("control state", is_number=True),
         Column("interval", is_number=True),
+        Column("worse than the ranking by", is_number=True),
+        Column("its interval", is_number=True),
         Column("KL, nats", is_number=True),
     )
+    main = wording.main_curve(findings.curves).name
     rows = [
-        (c.mode, c.name, f"{int(k):,}", wording.percent(r), wording.interval(a, b), wording.number(kl))
+        (
+            *(
+                c.mode,
+                c.name,
+                f"{int(c.ks[n]):,}",
+                wording.percent(c.recovery[n]),
+                wording.interval(c.low[n], c.high[n]),
+            ),
+            *(
+                (DASH, DASH)
+                if c.name == main
+                else (wording.percent(c.lag[n]), wording.interval(c.lag_low[n], c.lag_high[n]))
+            ),
+            wording.number(c.kl[n]),
+        )
         for c in findings.curves
-        for k, r, a, b, kl in zip(c.ks, c.recovery, c.low, c.high, c.kl, strict=True)
+        for n in range(len(c.ks))
     ]
     parts += [_smallest(findings), _areas(findings)]
     parts.append(page.details("The curves as a table", page.table(columns, rows, "Recovery and KL at every k")))

@@ -44,7 +44,8 @@ def write_roles(findings: Findings, path: str | Path) -> None:
 
 
 def write_curves(findings: Findings, path: str | Path) -> None:
-    """Restoration and knockout as CSV: a row an order, mode and k: recovery, its interval, KL in nats. None where not drawn."""
+    """Restoration and knockout as CSV: a row an order, mode and k: recovery, its interval, KL in nats, how far it lags behind
+    the ranking, and that interval. None where not drawn."""
     if findings.curves:
         _write(wording.curves_frame(findings), findings, path)
 

@@ -60,7 +60,7 @@ SPREAD_OUT = 0.1
 class Stand(NamedTuple):
     """How a ranking stands against its controls in one mode.
 
-    looked: the k whose recovery lies in 10-90 %. clear: those where even the intervals are apart. above: those where it
+    looked: the k whose recovery lies in 10-90 %. clear: those where its lead over each is clear of 0. above: those where it
     is better than every control, clear ones included. beaten: (k, its recovery, the best control's name and recovery)
     of the rest.
     """
@@ -236,7 +236,7 @@ def stand(findings: Findings, mode: str) -> Stand | None:
             beaten.append((k, float(main.recovery[n]), best.name, float(best.recovery[n])))
             continue
         above.append(k)
-        if all(_is_apart(mode, main, curve, n) for curve in others):
+        if all(curve.lag_low[n] > 0 for curve in others):
             clear.append(k)
     looked = tuple(int(main.ks[n]) for n in at)
     return Stand(mode, looked, tuple(clear), tuple(above), tuple(beaten), len(others))
@@ -244,11 +244,6 @@ def stand(findings: Findings, mode: str) -> Stand | None:
 
 def _good(mode: str, recovery: float) -> float:
     return -recovery if mode == "knockout" else recovery
-
-
-def _is_apart(mode: str, main: Curve, other: Curve, at: int) -> bool:
-    """Whether the intervals do not overlap; False where there are none."""
-    return bool(main.high[at] < other.low[at] if mode == "knockout" else main.low[at] > other.high[at])
 
 
 def stands(findings: Findings, mode: str) -> str:
@@ -277,10 +272,10 @@ def stands(findings: Findings, mode: str) -> str:
         else f"{side} every control at k = {_ks(found.above)}, not at {listed(beaten)}."
     )
     if found.clear == found.above:
-        return f"{text} Its interval is clear of theirs {'there' if len(found.above) == 1 else 'at each of these'}."
+        return f"{text} Its lead over each is clear of 0 {'there' if len(found.above) == 1 else 'at each of these'}."
     if found.clear:
-        return f"{text} Its interval is clear of theirs at k = {_ks(found.clear)} only."
-    return f"{text} But the intervals overlap everywhere: with these prompts the lead may be chance."
+        return f"{text} Its lead over each is clear of 0 at k = {_ks(found.clear)} only."
+    return f"{text} But its lead over each is nowhere clear of 0: with these prompts it may be chance."
 
 
 def smallest(findings: Findings) -> str:
@@ -352,8 +347,8 @@ def _against_controls(drawn: Sequence[Curve], main: Curve, at: int) -> list[str]
     best = max(others, key=lambda curve: curve.recovery[at])
     if best.recovery[at] >= main.recovery[at]:
         return [f"But a control of the same size does as well: {best.name} recovers {percent(best.recovery[at])}."]
-    overlap = "" if all(_is_apart("restoration", main, c, at) for c in others) else ", and the intervals overlap"
-    return [f"Controls of the same size recover at most {percent(best.recovery[at])} ({best.name}){overlap}."]
+    doubt = "" if all(c.lag_low[at] > 0 for c in others) else ", and the lead may be chance"
+    return [f"Controls of the same size recover at most {percent(best.recovery[at])} ({best.name}){doubt}."]
 
 
 def _from_singles(findings: Findings) -> list[str]:
@@ -643,7 +638,7 @@ def behaviour(findings: Findings) -> pd.DataFrame:
 
 
 def curves_frame(findings: Findings) -> pd.DataFrame:
-    """One row an order, mode and k: order, mode, k, recovery, low, high, kl."""
+    """One row an order, mode and k: order, mode, k, recovery, low, high, kl, lag, lag_low, lag_high."""
     parts = [
         pd.DataFrame(
             {
@@ -654,6 +649,9 @@ def curves_frame(findings: Findings) -> pd.DataFrame:
                 "low": c.low,
                 "high": c.high,
                 "kl": c.kl,
+                "lag": c.lag,
+                "lag_low": c.lag_low,
+                "lag_high": c.lag_high,
             }
         )
         for c in findings.curves
