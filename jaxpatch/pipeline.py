@@ -297,6 +297,8 @@ def validate(
     found: scores.Scores,
     *,
     others: Mapping[str, scores.Scores] | None = None,
+    sizes: Sequence[int] | None = None,
+    modes: Sequence[str] = curves.MODES,
     num_random: int = 3,
     seed: int = 0,
     progress: sweep.Progress = sweep.silent,
@@ -312,10 +314,14 @@ def validate(
         inputs, anchor: as for `score`; the inputs of the scores, or better, others.
         found: what `score` returned. Of overlapping kinds (a head and its layer) only the finer take part.
         others: name -> scores of the same kinds by which other orders are drawn: E_a, first order.
+        sizes: k that are patched; on a log grid up to all that can reach the anchor where None.
+        modes: "restoration", "knockout", or both.
         num_random: random orders that are averaged, of each sort; at least 1.
 
     Returns: a `Curve` for each order and mode; none where no scored component can reach the anchor. Of a `TreePair`, which has no next
         token, `kl` is NaN.
+
+    Raises: ValueError for bad options, all at once; for sizes beyond all that there is; and for others' scores that lack a kind.
 
     Example:
         >>> import jax.numpy as jnp
@@ -325,7 +331,15 @@ def validate(
         >>> sorted({curve.name for curve in drawn})
         ['largest change', 'random', 'random, same changes', 'random, same layers', 'top']
     """
-    if wrong := number_faults({"num_random": (num_random, 1), "seed": (seed, 0)}):
+    wrong = number_faults({"num_random": (num_random, 1), "seed": (seed, 0)})
+    sizes = None if sizes is None else list(sizes)
+    if strange := [size for size in sizes or () if not isinstance(size, int | np.integer) or size < 1]:
+        wrong.append(f"sizes: wanted whole numbers, at least 1; got {', '.join(map(repr, strange))}.")
+    if sizes == [] or (sizes and not strange and sizes != sorted(set(sizes))):
+        wrong.append(f"sizes: wanted at least one, each larger than the one before; got {sizes}.")
+    if not modes or set(modes) - set(curves.MODES):
+        wrong.append(f"modes: wanted some of {', '.join(curves.MODES)}; got {', '.join(map(repr, modes)) or 'none'}.")
+    if wrong:
         raise ValueError("validate: " + " ".join(wrong))
     judged = _judged("validate", pair, inputs, anchor, found)
     if judged is None:
@@ -337,6 +351,10 @@ def validate(
         f"{name}: no {kind!r}" for name, each in others.items() for kind in kinds if kind not in each.values
     ]:
         raise ValueError(f"others: wanted scores of {', '.join(kinds)}; {'; '.join(missing)}.")
+    if sizes and sizes[-1] > len(order.places):
+        raise ValueError(
+            f"validate: sizes: wanted no more than were scored and can reach the anchor, {len(order.places):,}; got {sizes[-1]:,}."
+        )
     changes = {k: np.asarray(components.delta_norms(pair.base, pair.special, tool.partition[k])) for k in kinds}
     ranked = {name: each.values for name, each in others.items()}
     beside = controls.of_equal_size(order, shapes, changes, ranked, range(seed, seed + num_random))
@@ -344,9 +362,10 @@ def validate(
         outcome_fn,
         {"top": [order], **beside},
         shapes,
-        curves.sizes(len(order.places)),
+        curves.sizes(len(order.places)) if sizes is None else np.array(sizes),
         tool.base,
         tool.gap,
+        modes=modes,
         aggregate=found.aggregate,
         seed=seed,
         progress=progress,

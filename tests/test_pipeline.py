@@ -323,6 +323,17 @@ def test_curves_want_controls_that_were_drawn_and_scores_of_weights():
         ValueError, match=r"validate: num_random: wanted a whole number, at least 1; got 0\. seed: wanted"
     ):
         jp.validate(PAIR, INPUTS, ANCHOR, found, num_random=0, seed=-1)
+    for sizes, told in (
+        ([0, 2.5], "at least 1; got 0, 2.5"),
+        ([], r"larger than the one before; got \[\]"),
+        ([4, 3], "before; got"),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"validate: sizes: .*{told}.* modes: wanted some of restoration, knockout; got 'both'"
+        ):
+            jp.validate(PAIR, INPUTS, ANCHOR, found, sizes=sizes, modes=("both",))
+    with pytest.raises(ValueError, match="sizes: wanted no more than were scored and can reach the anchor, 8; got 9"):
+        jp.validate(PAIR, INPUTS, ANCHOR, found, sizes=[2, 9])
     queries = jp.score(PAIR, INPUTS, ANCHOR, kinds=("query",), method="activation")
     with pytest.raises(ValueError, match="validate: found: its 'query' is no kind of this pair's weights"):
         jp.validate(PAIR, INPUTS, ANCHOR, queries)
@@ -392,6 +403,12 @@ def test_validate_leaves_the_models_alone(found):
     before = snapshot(PAIR.base), snapshot(PAIR.special)
     curves = jp.validate(PAIR, INPUTS, ANCHOR, found, num_random=1)
     assert {curve.mode for curve in curves} == {"restoration", "knockout"}
+    some = jp.validate(PAIR, INPUTS, ANCHOR, found, num_random=1, sizes=[3, 10], modes=("knockout",))
+    at = [curves[0].ks.tolist().index(k) for k in (3, 10)]
+    for one in some:
+        same = next(curve for curve in curves if (curve.name, curve.mode) == (one.name, "knockout"))
+        np.testing.assert_array_equal(one.recovery, same.recovery[at])
+        np.testing.assert_array_equal(one.lag_low, same.lag_low[at])
     assert (snapshot(PAIR.base), snapshot(PAIR.special)) == before
 
 

@@ -3,8 +3,9 @@
     python experiments/six_constraints/run.py --out results/six_constraints --docs docs/results
 
 For each task `jaxpatch trace` with the settings below, into a folder of its own; a task whose anchor fails its checks is reported, and
-not scored (`--force` scores it all the same, and marks what comes of it). Then every choice of the method is turned by itself, for two
-of the tasks (`switches.py`), and for one it is asked what ranking one by one loses (`together.py`). At the end `page.py` writes
+not scored (`--force` scores it all the same, and marks what comes of it). Of each scored task it is asked where its state forms, and
+whether prompts that no score saw are recovered alike (`state.py`). Then every choice of the method is turned by itself, for two of the
+tasks (`switches.py`), and for one it is asked what ranking one by one loses (`together.py`). At the end `page.py` writes
 six_constraints.md and its figure out of these files alone. What is there already, by the same options, is not done again: a run that
 was stopped goes on. What to expect, and how long it takes: docs/results/six_constraints.md.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import page
+import state
 import switches
 import together
 from rich.console import Console
@@ -47,6 +49,8 @@ SETTINGS = {
     "limit": 200,
     "levels": 1,
 }
+THROUGH = ("head", "neuron")
+"""Kinds of which relays are followed."""
 
 
 def settings(task: str, chosen: argparse.Namespace) -> run.Trace:
@@ -59,6 +63,7 @@ def settings(task: str, chosen: argparse.Namespace) -> run.Trace:
         out=chosen.out / task,
         force=chosen.force,
         overwrite=True,
+        through=THROUGH,
         **given,
     )
 
@@ -70,6 +75,7 @@ def command(asked: run.Trace) -> list[str]:
     for name in SETTINGS:
         if getattr(asked, name) != getattr(run.Trace, name):
             words += [f"--{name.replace('_', '-')}", str(getattr(asked, name))]
+    words += ["--through", *asked.through]
     return [*words, "--force"] if asked.force else words
 
 
@@ -128,6 +134,7 @@ def main() -> None:
         else:
             chain(each, console)
     parts: tuple[tuple[str, tuple[str, ...], Callable[[jp.Pair, run.Trace], dict[str, Any]]], ...] = (
+        ("state", tuple(asked), state.found),
         ("switches", SWITCHED, switches.found),
         ("together", TOGETHER, together.found),
     )

@@ -26,13 +26,8 @@ FLOORS = (0.0, 0.25)
 
 
 def found(pair: jp.Pair, asked: run.Trace) -> dict[str, Any]:
-    """Of one task: `forming`, and `turned` as `switches`."""
-    sets = prompts_of(asked)
-    anchor = jp.load_anchor(asked.out / "anchor.safetensors")
-    return {
-        "forming": forming(pair, jp.encode(pair, sets.scoring[: asked.num_scoring]), anchor),
-        "switches": turned(pair, sets, anchor, asked),
-    }
+    """Of one task."""
+    return {"switches": turned(pair, prompts_of(asked), jp.load_anchor(asked.out / "anchor.safetensors"), asked)}
 
 
 def prompts_of(asked: run.Trace) -> prompt_sets.PromptSets:
@@ -44,13 +39,6 @@ def prompts_of(asked: run.Trace) -> prompt_sets.PromptSets:
         "behaviour": 1,
     }
     return prompt_sets.of_task(asked.task, counts, seed=asked.seed)
-
-
-def forming(pair: jp.Pair, prompts: jp.Inputs, anchor: jp.Anchor) -> list[float]:
-    """How far special is ahead of base along the anchor's direction after each block, as a share of that at the anchor: [L]."""
-    every = [jp.Anchor(layer=layer, direction=anchor.direction) for layer in range(pair.config.layers)]
-    gaps = instrument.of_pair(pair, prompts, every).gap.reshape(len(every), -1).mean(axis=1)
-    return (gaps / gaps[anchor.layer]).tolist()
 
 
 def turned(pair: jp.Pair, sets: prompt_sets.PromptSets, anchor: jp.Anchor, asked: run.Trace) -> list[dict[str, Any]]:

@@ -206,7 +206,7 @@ def refuse_untrusted(info: AnchorInfo) -> None:
         "the anchor fails its checks, so nothing is scored:\n"
         + "\n".join(f"  - {c.name} is {c.value:.3g}, wanted {c.wanted}" for c in info.failed)
         + f"\nBlocks tried: {tried}; {where}.\nTry another layer, another contrast, more prompts, or accept that this pair does not "
-        "differ in this behaviour along one direction. `jaxpatch run --force` goes on all the same, and every result says so.",
+        "differ in this behaviour along one direction. The same command with --force goes on all the same, and every result says so.",
         info,
     )
 

@@ -12,6 +12,7 @@ from jaxpatch.reporting import figures, page, stylesheet, wording
 from jaxpatch.reporting.findings import Findings, Sample
 from jaxpatch.reporting.page import Column, Html
 from jaxpatch.reporting.wording import DASH, SPACE
+from jaxpatch.scoring.scores import Scores
 
 NUM_TOP = 20
 NUM_AGAINST = 5
@@ -223,7 +224,7 @@ def _scores(findings: Findings, drawn: Mapping[str, str]) -> Html:
     parts: list[Any] = [
         page.tag("h3", "What patching many at once recovers"),
         page.paragraph("Single scores do not add up to these: components interact." + rest),
-        _bars(found.ceilings),
+        _bars(found),
     ]
     for kind in found.values:
         for name, about in ((f"{kind}_map", _map_words), (f"{kind}_depth", _depth_words)):
@@ -259,15 +260,17 @@ def _scores(findings: Findings, drawn: Mapping[str, str]) -> Html:
     return page.section("scores", "Scores", f"{E_W} {INTERVAL}", *parts)
 
 
-def _bars(ceilings: Mapping[str, float]) -> Html:
+def _bars(found: Scores) -> Html:
+    """What patching many at once recovers, each with its interval."""
     cells = []
-    for name, share in ceilings.items():
+    for name, share in found.ceilings.items():
         width = 0.0 if math.isnan(share) else min(abs(share), 1.0)
         fill = page.tag("div", class_="fill minus" if share < 0 else "fill", style=f"width:{100 * width:.1f}%")
         cells += [
             page.tag("div", wording.ceiling_name(name)),
             page.tag("div", fill, class_="track", aria_hidden="true"),
             page.tag("div", wording.percent(share), class_="number"),
+            page.tag("div", wording.interval(*found.ceiling_ends(name)), class_="number"),
         ]
     return page.tag("div", *cells, class_="bars")
 
@@ -360,7 +363,7 @@ def _relays(findings: Findings, drawn: Mapping[str, str]) -> Html:
     parts += [
         page.tag("h3", "What exchanging many at once recovers"),
         page.paragraph("E_a of whole kinds: all of their activations at once, the same prompts and anchor."),
-        _bars(found.ceilings),
+        _bars(found),
         page.details(
             "How far E_a can be trusted",
             page.paragraph(_exchanged(findings)),

@@ -68,7 +68,7 @@ pre { background: var(--pale); border: 1px solid var(--line); border-radius: 8px
 .badge.yes { background: #e3f3ec; color: var(--green); }
 .badge.no { background: #fbe9e0; color: var(--rust); }
 .badge.none { background: #eef0f2; color: var(--soft); }
-.bars { display: grid; grid-template-columns: max-content minmax(80px, 1fr) max-content; gap: 7px 14px;
+.bars { display: grid; grid-template-columns: max-content minmax(80px, 1fr) max-content max-content; gap: 7px 14px;
   align-items: center;
   font-size: 14.5px; margin: 10px 0 22px; max-width: 640px; }
 .bars .track { position: relative; height: 12px; background: #eef0f2; border-radius: 3px; overflow: hidden; }
@@ -107,7 +107,7 @@ footer { padding-top: 18px; padding-bottom: 60px; font-size: 13.5px; color: var(
   .cards dd { font-size: 18px; }
   .answers { grid-template-columns: 1fr; }
   .facts tbody th { white-space: normal; padding-right: 14px; }
-  .bars { grid-template-columns: minmax(0, max-content) minmax(60px, 1fr) max-content; font-size: 13.5px; }
+  .bars { grid-template-columns: minmax(0, max-content) minmax(40px, 1fr) max-content max-content; font-size: 13.5px; }
 }
 @media print {
   body { font-size: 11pt; }

@@ -9,6 +9,7 @@ import pandas as pd
 
 from jaxpatch.patching.components import Kind, Partition, lookup
 from jaxpatch.patching.exchange import Exchange
+from jaxpatch.scoring import normalise
 from jaxpatch.scoring.method import Screening
 
 LARGEST_NOISE = 0.1
@@ -90,6 +91,18 @@ class Scores:
                 can |= is_before | self.effects[kind].any(axis=0)
             made[kind] = can
         return made
+
+    def ceiling_ends(self, name: str, *, seed: int = 0) -> tuple[float, float]:
+        """Interval of a ceiling (95 %, bootstrap over inputs); NaN with fewer than two inputs, and where nobody kept its effects.
+
+        Raises: KeyError where there is no such ceiling.
+        """
+        if name not in self.ceilings:
+            raise KeyError(f"{name!r} is no ceiling of these scores; they have {', '.join(self.ceilings) or 'none'}.")
+        if name not in self.whole:
+            return float("nan"), float("nan")
+        low, high = normalise.intervals(self.whole[name], self.gap, self.is_kept, self.aggregate, seed)
+        return float(low), float(high)
 
     @property
     def num_dropped(self) -> int:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import findings
 import page
 import pandas as pd
 import pytest
@@ -17,6 +18,7 @@ import run as six
 
 from jaxpatch import testing
 from jaxpatch.reporting import manifest as manifests
+from jaxpatch.reporting.wording import interval
 
 ROOT = Path(__file__).parents[2]
 SHORT = [
@@ -52,7 +54,8 @@ def test_the_whole_chain_ends_in_a_page_that_says_what_the_files_say(tmp_path):
     results, docs = tmp_path / "results", tmp_path / "docs"
     assert {path.name for path in results.iterdir()} == {
         *TASKS,
-        *(f"english_capital.{n}.json" for n in ("switches", "together")),
+        *(f"english_capital.{n}.json" for n in ("state", "switches", "together")),
+        "no_comma.state.json",
     }
     text = (docs / "six_constraints.md").read_text(encoding="utf-8")
     assert (docs / "six_constraints.svg").read_text(encoding="utf-8").startswith("<?xml")
@@ -64,11 +67,20 @@ def test_the_whole_chain_ends_in_a_page_that_says_what_the_files_say(tmp_path):
         assert f"\n## {part}" in text
     for row in pd.read_csv(results / "no_comma" / "behaviour.csv").to_dict("records"):
         assert re.search(
-            rf"\| no_comma \(forced\) \| {re.escape(row['model'])} \| .* \| {row['strict']} of 1 \| {row['loose']} of 1 \|",
+            rf"\| no_comma \(forced\) \| {re.escape(row['model'])} \| .* \| {row['strict']} of 1 \([^|]*%\) \| {row['loose']} of 1 \|",
             text,
         )
     switches = json.loads((results / "english_capital.switches.json").read_text(encoding="utf-8"))
-    assert switches["switches"][0]["head spearman"] == pytest.approx(1) and len(switches["forming"]) == 3
+    assert switches["switches"][0]["head spearman"] == pytest.approx(1)
+    state = json.loads((results / "english_capital.state.json").read_text(encoding="utf-8"))
+    assert (
+        len(state["forming"]["shares"]) == 3
+        and state["forming"]["low"] <= state["forming"]["half"] <= state["forming"]["high"]
+    )
+    assert {row["order"] for row in state["fresh"]} > {"top", "first order", "largest E_a", "random"}
+    assert state["forced"] == manifest["forced"] and {
+        row["lag"] for row in state["fresh"] if row["order"] == "top"
+    } == {0}
     centred = next(row for row in switches["switches"] if row["switch"] == "read-out: centred")
     assert centred["head spearman"] == pytest.approx(1), "a centre moves nothing"
     together = json.loads((results / "english_capital.together.json").read_text(encoding="utf-8"))
@@ -111,20 +123,52 @@ def test_tasks_whose_anchor_fails_are_reported_and_not_scored(tmp_path):
     assert experiment(tmp_path).stdout.count("is there already") == len(TASKS)
 
 
-@pytest.mark.parametrize(("random", "told"), [(1, True), (3, None)])
-def test_answers_that_random_sets_give_as_well_say_nothing(random, told):
-    """Half way between 2 and 4 of 8 is 3: a ranking that is half way at 100 is no later than its state, unless chance comes as far."""
+@pytest.mark.parametrize(
+    ("written", "random", "special", "verdict"),
+    [
+        (0, 0, 8, "holds"),  # 0 of 8 is 0 to 32 %: less than half
+        (1, 0, 8, "holds"),  # 2 to 47 %
+        (2, 0, 8, "cannot be told"),  # 7 to 59 %
+        (8, 0, 8, "**does not hold**"),  # 68 to 100 %
+        (8, 4, 8, "cannot be told"),  # random sets come half way as well
+        (0, 0, 1, "cannot be told"),  # special hardly shows it
+    ],
+)
+def test_state_is_not_behaviour_where_half_of_the_answers_are_surely_missing(written, random, special, verdict):
+    """Half of the state is there with 30; the smallest set that wrote with no fewer has 100."""
     rows = [
-        ("base", None, None, 2),
-        ("special", None, None, 4),
-        ("base + top 30", "top", 30, 2),
-        ("base + top 100", "top", 100, 3),
-        ("base + 100, largest change", "largest change", 100, 4),
+        ("base", None, None, 0),
+        ("special", None, None, special),
+        ("base + top 10", "top", 10, 0),
+        ("base + top 100", "top", 100, written),
+        ("base + 100, largest change", "largest change", 100, 8),
         ("base + 100, random", "random", 100, random),
     ]
     behaviour = pd.DataFrame(rows, columns=["model", "order", "size", "strict"]).assign(judged=8)
-    curves = pd.DataFrame({"order": "top", "mode": "restoration", "k": [30, 100], "recovery": [0.6, 0.9]})
-    each = SimpleNamespace(behaviour=behaviour, curves=curves)
-    assert page._half_way(each) == (30, 100)
-    assert page._is_later(each, 30, 100) is told
-    assert page._others_there(each, 100) == ("" if told else "random")
+    curves = pd.DataFrame({"order": "top", "mode": "restoration", "k": [10, 30, 100], "recovery": [0.1, 0.6, 0.9]})
+    told = findings.state_is_not_behaviour(SimpleNamespace(behaviour=behaviour, curves=curves))
+    assert told.verdict == verdict
+    assert told.value.startswith(f"half of the state with 30; with 100 follow {written} of 8 (")
+    assert told.value.endswith("half as well with random") == (random > 0)
+
+
+def test_a_lead_is_clear_where_its_interval_on_the_same_prompts_is():
+    frame = pd.DataFrame(
+        [
+            ("top", 30, 0.5, 0.3, 0.7, 0.0, 0.0, 0.0),
+            ("one", 30, 0.49, 0.3, 0.7, 0.01, 0.005, 0.02),
+            ("other", 30, 0.4, 0.1, 0.7, 0.1, -0.1, 0.3),
+            ("third", 30, 0.6, 0.5, 0.7, -0.1, -0.2, 0.1),
+            ("top", 100, 0.9, 0.8, 1.0, 0.0, 0.0, 0.0),
+        ],
+        columns=["order", "k", "recovery", "low", "high", "lag", "lag_low", "lag_high"],
+    )
+    told = page._against(frame, 1000)
+    assert told == [
+        [
+            "30",
+            f"50.0 % ({interval(0.3, 0.7)})",
+            *("49.0 % (0.5 to 2.0)", "40.0 % (−10.0 to 30.0)", "60.0 % (−20.0 to 10.0)"),
+            "clearly of one; not clearly of other; not of third",
+        ]
+    ]

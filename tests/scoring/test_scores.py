@@ -1,5 +1,7 @@
 """From effects to scores: by hand."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -125,6 +127,16 @@ def test_ceilings_are_the_definition():
         by_hand = np.mean(((reads[1] - reads[0]) / made.gap)[made.is_kept])
         assert made.ceilings[name] == pytest.approx(by_hand, abs=1e-4)
         np.testing.assert_allclose(made.whole[name], reads[1] - reads[0], atol=1e-4)
+        low, high = made.ceiling_ends(name)
+        ratios = (made.whole[name] / made.gap)[made.is_kept]
+        assert (
+            ratios.min() - 1e-6 <= low <= made.ceilings[name] + 1e-6
+            and made.ceilings[name] - 1e-6 <= high <= ratios.max() + 1e-6
+        )
+        assert high > low or np.ptp(ratios) < 1e-6
+    assert np.isnan(dataclasses.replace(made, whole={}).ceiling_ends("all layer")).all(), "an older archive has none"
+    with pytest.raises(KeyError, match="'all head' is no ceiling of these scores; they have all layer"):
+        made.ceiling_ends("all head")
 
 
 def test_ceiling_of_everything_there_is():
