@@ -1,0 +1,82 @@
+"""Merging beside mergekit: models as both sides take them, what mergekit makes of them, and the numbers that ours draws."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import torch
+from mergekit.merge_methods import merge_state_dicts
+
+import jaxpatch as jp
+from jaxpatch.merging import tensors
+from jaxpatch.models import convert
+from jaxpatch.models.config import DecoderConfig
+from jaxpatch.models.families import FAMILIES
+from jaxpatch.trees import paths
+
+
+class Case(NamedTuple):
+    """A base, and experts of it."""
+
+    config: DecoderConfig
+    base: dict
+    experts: Sequence[dict]
+
+    def as_tensors(self, tree: dict) -> dict[str, torch.Tensor]:
+        """What a checkpoint of it holds, by name, in the order in which mergekit takes it."""
+        rules = FAMILIES[self.config.family].rules(self.config)
+        made = {name: torch.tensor(np.asarray(array)) for name, array in convert.to_tensors(tree, rules, self.config)}
+        return dict(sorted(made.items()))
+
+    def by_mergekit(self, method: str, *, weights=1.0, density=None, scale=None, gamma=None, epsilon=None, **options):
+        """Through its door for dicts of tensors."""
+        names = [f"expert {number}" for number in range(len(self.experts))]
+        dicts = dict(zip(names, map(self.as_tensors, self.experts), strict=True))
+        if method != "linear":
+            dicts["base"] = self.as_tensors(self.base)
+
+        def each(value):
+            return dict(zip(names, np.broadcast_to(value, len(names)).tolist(), strict=True))
+
+        said = {"density": density, "gamma": gamma, "epsilon": epsilon}
+        parameters: dict[str, Any] = options | {name: each(value) for name, value in said.items() if value is not None}
+        parameters |= {"t": weights} if method == "slerp" else {"weight": each(weights)}
+        parameters |= {} if scale is None else {"lambda": scale}
+        return merge_state_dicts(dicts, method, parameters=parameters, base="base" if method != "linear" else None)
+
+    def drawn(self, seed: int = 0) -> list[dict[str, torch.Tensor]]:
+        """The uniform numbers of our merge, as checkpoint tensors: one dict for each expert."""
+        leaves = paths.leaves(self.base)
+        layouts = tensors.layouts({path: leaf.shape for path, leaf in leaves.items()})
+        trees = [{} for _ in self.experts]
+        for number, (path, leaf) in enumerate(sorted(leaves.items())):
+            key = jax.random.fold_in(jax.random.key(seed), number)
+            rows = tensors.split(leaf, layouts[path]).shape
+            for tree, each in zip(trees, jax.random.uniform(key, (len(trees), *rows)), strict=True):
+                tree[path] = tensors.joined(each, layouts[path], leaf.shape)
+        return [self.as_tensors(paths.with_leaves(self.base, tree)) for tree in trees]
+
+
+def assert_same(case: Case, method: str, **asked) -> None:
+    """1e-6 of each tensor's largest entry."""
+    wanted = case.by_mergekit(method, **asked)
+    ours = {name: value for name, value in asked.items() if name != "rescale"}
+    if "rescale" in asked:
+        ours["rescale"] = "norm" if asked["rescale"] else "none"
+    got = case.as_tensors(jp.merge(method, case.base, case.experts, **ours))
+    assert got.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        large = float(tensor.abs().max())
+        np.testing.assert_allclose(got[name].numpy(), tensor.numpy(), rtol=1e-6, atol=1e-6 * large, err_msg=name)
+
+
+def assert_same_where_dropped(case: Case, method: str, monkeypatch, **asked) -> int:
+    """The same for what is random: mergekit's trials are replaced by ours. Returns how many of them it did not ask for."""
+    uniform = case.drawn()
+    trials = iter([each[name] for name in uniform[0] for each in uniform])
+    monkeypatch.setattr(
+        torch, "bernoulli", lambda chance: (next(trials).reshape(chance.shape) < chance).to(chance.dtype)
+    )
+    assert_same(case, method, **asked)
+    return len(list(trials))
