@@ -30,6 +30,7 @@ def with_scores(findings: Findings, heads, *, low=None, high=None, layer: int = 
         gap=np.ones(2),
         is_kept=np.ones(2, bool),
         ceilings={"all head": 0.6, "everything": 1.0},
+        whole={"all head": np.array([0.5, 0.7]), "everything": np.ones(2)},
         layer=layer,
     )
     return trusted(findings)._replace(scores=found, curves=())
