@@ -112,7 +112,8 @@ def test_numbers_on_the_page_are_those_of_the_data(exact, pages):
     page = Page(pages["exact"])
     assert wording.headline(exact).replace(wording.SPACE, " ") in page
     for name, share in exact.scores.ceilings.items():
-        assert f"{wording.ceiling_name(name)} {wording.percent(share)}".replace(wording.SPACE, " ") in page
+        ends = wording.interval(*exact.scores.ceiling_ends(name))
+        assert f"{wording.ceiling_name(name)} {wording.percent(share)} {ends}".replace(wording.SPACE, " ") in page
     row = exact.scores.to_frame().nlargest(1, "score").iloc[0]
     ends = wording.interval(row.low, row.high).replace(wording.SPACE, " ")
     score = wording.percent(row.score).replace(wording.SPACE, " ")
@@ -123,6 +124,13 @@ def test_numbers_on_the_page_are_those_of_the_data(exact, pages):
         assert wording.stands(exact, mode).replace(wording.SPACE, " ") in page
     top = exact.curves[0]
     assert f"restoration top 1 {wording.percent(top.recovery[0])}".replace(wording.SPACE, " ") in page
+    other = next(c for c in exact.curves if (c.name, c.mode) == ("random", "restoration"))
+    told = (
+        wording.interval(other.low[1], other.high[1]),
+        wording.percent(other.lag[1]),
+        wording.interval(other.lag_low[1], other.lag_high[1]),
+    )
+    assert f"{wording.percent(other.recovery[1])} {' '.join(told)}".replace(wording.SPACE, " ") in page
     areas = [
         next(c.area for c in exact.curves if (c.name, c.mode) == ("random", m)) for m in ("restoration", "knockout")
     ]
