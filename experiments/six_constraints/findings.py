@@ -143,7 +143,7 @@ def suppliers_are_sources(each: Result) -> Told:
 
 FINDINGS: dict[str, Callable[[Result], Told]] = {
     "MLP neurons carry more of the state than heads: recovered by all neurons / by all heads": neurons_carry_more,
-    "sources are shallow: more than half of the neurons' positive E_w in the lower half of the blocks": sources_are_shallow,
+    "sources are shallow: more than half of neurons' E_w+ in the lower half of the blocks up to the anchor": sources_are_shallow,
     "relays are heads: those that are, of all relays": relays_are_heads,
     "relays stand above sources: median block of relays / of sources": relays_stand_above,
     "the state forms in the middle: block after which half of it is there, in the middle third of all": state_forms_in_the_middle,

@@ -290,7 +290,7 @@ def _sources(scored: Sequence[Result]) -> str:
         "highest E_a",
         "Spearman of both",
     ]
-    head += ["E_w+ in the lower half of the blocks", "E_a+ there"]
+    head += ["E_w+ in the lower half of the blocks up to the anchor", "E_a+ there"]
     return cells.table(head, rows)
 
 
