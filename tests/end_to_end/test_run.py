@@ -148,7 +148,11 @@ def test_an_anchor_that_fails_its_checks_stops_a_run_and_force_marks_all_of_its_
     assert in_process("--no-validation") == 1
     said = " ".join(capsys.readouterr().err.split())
     assert "the anchor fails its checks, so nothing is scored" in said and "wanted at least 1.5" in said
-    assert "Blocks tried: 1, 2;" in said and "--force` goes on all the same" in said and not left_behind(tmp_path)
+    assert (
+        "Blocks tried: 1, 2;" in said
+        and "The same command with --force goes on all the same" in said
+        and not left_behind(tmp_path)
+    )
     assert in_process("--no-validation", "--force") == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "Forced: read nothing into these scores" in printed
