@@ -96,7 +96,3 @@ def _parsed(arguments: list[str]) -> Any:
         description="Find which parameters carry a behaviour: Weight Patching in JAX.",
         config=FLAT,
     )
-
-
-if __name__ == "__main__":
-    main()

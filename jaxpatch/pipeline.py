@@ -313,7 +313,8 @@ def validate(
     Args:
         inputs, anchor: as for `score`; the inputs of the scores, or better, others.
         found: what `score` returned. Of overlapping kinds (a head and its layer) only the finer take part.
-        others: name -> scores of the same kinds by which other orders are drawn: E_a, first order.
+        others: name -> scores of the same kinds by which other orders are drawn: E_a, first order. "top" and the controls' own names
+            are taken.
         sizes: k that are patched; on a log grid up to all that can reach the anchor where None.
         modes: "restoration", "knockout", or both.
         num_random: random orders that are averaged, of each sort; at least 1.
@@ -332,13 +333,15 @@ def validate(
         ['largest change', 'random', 'random, same changes', 'random, same layers', 'top']
     """
     wrong = number_faults({"num_random": (num_random, 1), "seed": (seed, 0)})
-    sizes = None if sizes is None else list(sizes)
-    if strange := [size for size in sizes or () if not isinstance(size, int | np.integer) or size < 1]:
-        wrong.append(f"sizes: wanted whole numbers, at least 1; got {', '.join(map(repr, strange))}.")
-    if sizes == [] or (sizes and not strange and sizes != sorted(set(sizes))):
-        wrong.append(f"sizes: wanted at least one, each larger than the one before; got {sizes}.")
-    if not modes or set(modes) - set(curves.MODES):
+    strange = curves.size_faults(sizes)
+    wrong += strange
+    if sizes is not None and not strange and list(sizes) != sorted(set(sizes)):
+        wrong.append(f"sizes: wanted each larger than the one before; got {list(sizes)}.")
+    if not modes or set(modes) - set(curves.MODES) or len(set(modes)) < len(modes):
         wrong.append(f"modes: wanted some of {', '.join(curves.MODES)}; got {', '.join(map(repr, modes)) or 'none'}.")
+    others = others or {}
+    if taken := [name for name in others if name in ("top", *controls.NAMES)]:
+        wrong.append(f"others: {', '.join(map(repr, taken))} is there by itself; give yours another name.")
     if wrong:
         raise ValueError("validate: " + " ".join(wrong))
     judged = _judged("validate", pair, inputs, anchor, found)
@@ -346,12 +349,11 @@ def validate(
         return ()
     tool, outcome_fn, order, shapes = judged
     kinds = tuple(shapes)
-    others = others or {}
     if missing := [
         f"{name}: no {kind!r}" for name, each in others.items() for kind in kinds if kind not in each.values
     ]:
         raise ValueError(f"others: wanted scores of {', '.join(kinds)}; {'; '.join(missing)}.")
-    if sizes and sizes[-1] > len(order.places):
+    if sizes is not None and sizes[-1] > len(order.places):
         raise ValueError(
             f"validate: sizes: wanted no more than were scored and can reach the anchor, {len(order.places):,}; got {sizes[-1]:,}."
         )
@@ -471,7 +473,7 @@ def smallest_sets(
     if len(top) != 1 or top[0].ks[-1] != len(order.places):
         got = ", ".join(f"{curve.name} ({curve.mode}) of {int(curve.ks[-1]):,}" for curve in drawn) or "none"
         raise ValueError(
-            f"smallest_sets: wanted the curves that validate drew of these scores, one called top (restoration) of "
+            f"smallest_sets: wanted the curves that validate drew of these scores, of its own sizes, one called top (restoration) of "
             f"{len(order.places):,} components; got {got}."
         )
     is_kept = normalise.kept_inputs(tool.gap, tool.base)

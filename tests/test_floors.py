@@ -58,6 +58,7 @@ MAY_IMPORT = {
     ),
     "recipe": ("expert_runs", "models", "plan", "run", "trees"),
     "cli": ("check", "diff", "expert_runs", "merge_run", "plan", "recipe", "run", "validation"),
+    "__main__": ("cli",),
     "__init__": (
         "experts",
         "hierarchy",

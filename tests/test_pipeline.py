@@ -324,8 +324,9 @@ def test_curves_want_controls_that_were_drawn_and_scores_of_weights():
     ):
         jp.validate(PAIR, INPUTS, ANCHOR, found, num_random=0, seed=-1)
     for sizes, told in (
-        ([0, 2.5], "at least 1; got 0, 2.5"),
-        ([], r"larger than the one before; got \[\]"),
+        ([0, 2.5, True], "at least 1; got 0, 2.5, True"),
+        ([], "at least 1; got none"),
+        (5, "wanted a list of whole numbers; got 5"),
         ([4, 3], "before; got"),
     ):
         with pytest.raises(
@@ -334,6 +335,11 @@ def test_curves_want_controls_that_were_drawn_and_scores_of_weights():
             jp.validate(PAIR, INPUTS, ANCHOR, found, sizes=sizes, modes=("both",))
     with pytest.raises(ValueError, match="sizes: wanted no more than were scored and can reach the anchor, 8; got 9"):
         jp.validate(PAIR, INPUTS, ANCHOR, found, sizes=[2, 9])
+    for name in ("top", "random", "largest change", "random, same layers"):
+        with pytest.raises(
+            ValueError, match=f"validate: modes: wanted .*; got 'knockout', 'knockout'. others: '{name}' is there by"
+        ):
+            jp.validate(PAIR, INPUTS, ANCHOR, found, others={name: found}, modes=("knockout", "knockout"))
     queries = jp.score(PAIR, INPUTS, ANCHOR, kinds=("query",), method="activation")
     with pytest.raises(ValueError, match="validate: found: its 'query' is no kind of this pair's weights"):
         jp.validate(PAIR, INPUTS, ANCHOR, queries)

@@ -57,15 +57,15 @@ def whole(found: jp.Scores, name: str) -> str:
     return f"{percent(found.ceilings[name])} ({interval(*found.ceiling_ends(name))})"
 
 
-def lower_half(found: jp.Scores, kind: str) -> tuple[float, float, float]:
-    """Share of the positive scores of a kind that lies in the lower half of the blocks up to the anchor, and its interval: of the same
-    components' scores on prompts drawn again."""
+def lower_half(found: jp.Scores, kind: str, blocks: int) -> tuple[float, float, float]:
+    """Share of the positive scores of a kind that lies in the lower half of so many blocks, and its interval: of the same components'
+    scores on prompts drawn again."""
     values = found.values[kind][: found.layer + 1].reshape(found.layer + 1, -1)
     effects = found.effects[kind][found.is_kept].astype(np.float32)
     effects = effects[:, : found.layer + 1].reshape(len(effects), *values.shape)
     drawn = normalise.drawn_weights(found.gap, found.is_kept, found.aggregate, 0)
     by_layer = np.clip(drawn @ (effects * (values > 0)).sum(axis=2), 0, None)
-    own, half = np.clip(values, 0, None).sum(axis=1), (found.layer + 1) // 2
+    own, half = np.clip(values, 0, None).sum(axis=1), blocks // 2
     shares = by_layer[:, :half].sum(1) / by_layer.sum(1)
     return float(own[:half].sum() / own.sum()), *map(float, np.percentile(shares, (2.5, 97.5)))
 

@@ -6,11 +6,13 @@ from typing import NamedTuple
 import cells
 import numpy as np
 import pandas as pd
-import result
 from result import Result
+from scipy import stats
 
-from jaxpatch.reporting.wording import interval, percent
+from jaxpatch.measuring.prompt_sets import NUM_LAYER
+from jaxpatch.reporting.wording import interval, number, percent
 from jaxpatch.scoring import normalise
+from jaxpatch.validating import controls
 
 RELAYS = ("relay", "both")
 FEWEST_FOR_MEDIAN = 5
@@ -35,12 +37,16 @@ def of_tasks(scored: Sequence[Result]) -> str:
     return (
         cells.table(["finding", *(each.title for each in scored)], rows)
         + "\n\nIn brackets 95 % intervals. A finding holds where the whole interval is as said, does not hold where none of it is, and "
-        "cannot be told otherwise. Intervals are over prompts; of shares that were counted (relays, answers, neurons) Wilson's; of "
-        "medians over the components that they are of. A size's runs from the first on the grid at which the curve's interval reaches "
-        "80 % to the first at which all of it does. An overlap is above chance where as many, each drawn from all below the highest "
-        "target that it supplies, would share as much in less than 5 % of draws. Nothing is told of fewer than "
-        f"{FEWEST_FOR_MEDIAN} relays or sources, nor of answers where special's hardly differ from base's, or where as many random "
-        "components come half way as well."
+        "cannot be told otherwise. Intervals are over prompts; of what was counted (relays, answers, neurons) Wilson's; of medians "
+        "over the components that they are of. Of E_w+, the sum of the scores above 0, both halves are asked: of the blocks up to "
+        "the anchor, and of all; where they disagree it cannot be told. Nearly as much lies below 0, so that they say where neurons "
+        "help, not where more helps than hinders. The state forms in the middle where base, pushed along a direction fitted to the "
+        f"block itself, obeys at least half as often as after the best of the blocks tried ({NUM_LAYER} answers each). A size's "
+        "interval runs from the first on the grid at which the curve's reaches 80 % to the first at which all of it does, and "
+        "nothing is told where as few components that no score chose recover it, too. Behaviour: a sign test, prompt by prompt, p "
+        f"below {LEVEL:g}. An overlap is above chance where as many, each drawn from all below the highest target that it supplies, "
+        f"would share as much in less than 5 % of draws. Nothing is told of fewer than {FEWEST_FOR_MEDIAN} relays or sources. A relay "
+        "is high beside the largest of its own kind, so that rates of heads and of neurons are of two scales."
     )
 
 
@@ -56,20 +62,41 @@ def neurons_carry_more(each: Result) -> Told:
 
 
 def sources_are_shallow(each: Result) -> Told:
-    """Neurons, by the sum of their positive scores."""
-    half = cells.lower_half(each.weights, "neuron")
-    return Told(cells.with_ends(half), _verdict(_is_above(half[1:], 0.5)))
+    """Neurons, by the sum of their positive scores; of which blocks the lower half is meant may matter, so both are asked."""
+    layer, total = each.layer, len(each.weights.values["neuron"])
+    upto, of_all = (cells.lower_half(each.weights, "neuron", blocks) for blocks in (layer + 1, total))
+    holds = {_is_above(half[1:], 0.5) for half in (upto, of_all)}
+    value = f"{cells.with_ends(upto)} up to the anchor, {cells.with_ends(of_all)} of all blocks"
+    return Told(value, _verdict(holds.pop() if len(holds) == 1 else None))
 
 
 def relays_are_heads(each: Result) -> Told:
-    """Most of them, by number."""
-    relays = each.roles[each.roles["role"].isin(RELAYS)]
+    """Rather than neurons: by the share of each kind that can reach the anchor."""
+    can_reach = each.roles[each.roles["layer"] <= each.layer]
+    is_relay = can_reach["role"].isin(RELAYS)
+    counts = {kind: (int(part.sum()), len(part)) for kind, part in is_relay.groupby(can_reach["kind"])}
+    heads, neurons = (cells.counted(*counts[kind]) for kind in ("head", "neuron"))
+    told = [
+        f"{counts[kind][0]} of {counts[kind][1]:,} {kind}s ({interval(*ends)})"
+        for kind, ends in (("head", heads), ("neuron", neurons))
+    ]
+    holds = True if heads[0] > neurons[1] else False if heads[1] < neurons[0] else None
+    return Told(" / ".join(told), _verdict(holds))
+
+
+def relays_are_late(each: Result) -> Told:
+    """Above the first third of all blocks, more often than a component that can reach the anchor."""
+    can_reach = each.roles[each.roles["layer"] <= each.layer]
+    relays = can_reach[can_reach["role"].isin(RELAYS)]
+    total = len(each.weights.values["neuron"])
     if relays.empty:
         return Told("there are none", _verdict(None))
-    heads = int((relays["kind"] == "head").sum())
-    ends = cells.counted(heads, len(relays))
-    holds = None if len(relays) < FEWEST_FOR_MEDIAN else _is_above(ends, 0.5)
-    return Told(f"{heads} of {len(relays)} ({interval(*ends)})", _verdict(holds))
+    above, chance = int((relays["layer"] >= total / 3).sum()), float((can_reach["layer"] >= total / 3).mean())
+    ends = cells.counted(above, len(relays))
+    value = (
+        f"{above} of {len(relays)} ({interval(*ends)}), median block {relays['layer'].median():.3g} / {percent(chance)}"
+    )
+    return Told(value, _verdict(None if len(relays) < FEWEST_FOR_MEDIAN else _is_above(ends, chance)))
 
 
 def relays_stand_above(each: Result) -> Told:
@@ -85,46 +112,52 @@ def relays_stand_above(each: Result) -> Told:
 
 
 def state_forms_in_the_middle(each: Result) -> Told:
-    """By the block after which half of it is there."""
-    forming = each.state["forming"] if each.state else {}
-    if not forming:
-        return Told("-", _verdict(None))
-    total = len(forming["shares"])
-    ends = (forming["low"] + 1, forming["high"] + 1)
-    value = f"{forming['half']} ({forming['low']:.3g} to {forming['high']:.3g}) of {total}"
-    return Told(value, _verdict(_is_between(ends, (total / 3, 2 * total / 3))))
+    """By what it does: base, pushed along a direction of the block itself, obeys half as often there as after the best block."""
+    info = each.manifest["anchor"]
+    tried = [(c["layer"], round(c["success"] * NUM_LAYER)) for c in info["candidates"] if c["success"] is not None]
+    total = len(each.weights.values["neuron"])
+    middle = [one for one in tried if total / 3 <= one[0] + 1 <= 2 * total / 3]
+    if not middle:
+        return Told("no block of the middle third was tried", _verdict(None))
+    there, best = (max(some, key=lambda one: one[1]) for some in (middle, tried))
+    ends = cells.counted(there[1], NUM_LAYER)
+    value = f"{there[1]} of {NUM_LAYER} after block {there[0]} ({interval(*ends)}) / {best[1]} after {best[0]}"
+    return Told(value, _verdict(_is_above(ends, best[1] / 2 / NUM_LAYER) if best[1] else None))
 
 
 def few_recover_it(each: Result) -> Told:
-    """Components, 80 % of the state."""
+    """Components, 80 % of the state; and no others as few do."""
     few, total = each.smallest.set_index("share").loc[0.8, "size"], int(each.curves["k"].max())
-    top = each.curves.query("order == 'top' and mode == 'restoration'")
+    curves = each.curves[each.curves["mode"] == "restoration"]
+    top = curves[curves["order"] == "top"]
     reached = [top.loc[top[end] >= 0.8, "k"] for end in ("high", "low")]
     sizes = [int(ks.iloc[0]) if len(ks) else None for ks in reached]
     value = "no size does" if pd.isna(few) else f"{int(few):,}"
-    return Told(
-        f"{value} ({cells.size(sizes[0])} to {cells.size(sizes[1])}) of {total:,}",
-        _verdict(_is_below(sizes, MANY * total)),
-    )
+    value += f" ({cells.size(sizes[0])} to {cells.size(sizes[1])}) of {total:,}"
+    others = curves[curves["order"].isin(controls.NAMES) & (curves["k"] < MANY * total) & (curves["recovery"] >= 0.8)]
+    if len(others):
+        row = others.sort_values("k").iloc[0]
+        return Told(f"{value}, and {row['k']:,} by {row['order']} {percent(row['recovery'])}", _verdict(None))
+    return Told(value, _verdict(_is_below(sizes, MANY * total)))
 
 
 def state_is_not_behaviour(each: Result) -> Told:
-    """Where half of the state is there, fewer than half as many answers follow as of special's."""
-    found = result.set_of_half(each)
-    if found is None:
-        return Told("no set that wrote has half of the state", _verdict(None))
-    state, row = found
-    ends = each.behaviour.set_index("model")["strict"]
-    follow = cells.counted(row["strict"], row["judged"])
+    """A set that recovers all of the state answers less than special, prompt by prompt."""
+    recovered = each.curves.query("order == 'top' and mode == 'restoration'").set_index("k")["recovery"]
+    sets = each.behaviour[each.behaviour["order"] == "top"].sort_values("size")
+    whole = sets[[recovered[int(size)] >= 1 for size in sets["size"]]]
+    if whole.empty:
+        return Told("no set that wrote has all of the state", _verdict(None))
+    row = whole.iloc[0]
+    follows = each.answers.pivot(index="prompt", columns="model", values="follows").astype(bool)
+    less, more = follows["special"] & ~follows[row["model"]], follows[row["model"]] & ~follows["special"]
+    apart = int(less.sum() + more.sum())
+    p = stats.binomtest(int(less.sum()), apart).pvalue if apart else 1.0
     value = (
-        f"half of the state with {state:,}; with {int(row['size']):,} follow {int(row['strict'])} of {int(row['judged'])} "
-        f"({interval(*follow)}), special's {int(ends['special'])}, base's {int(ends['base'])}"
+        f"with {int(row['size']):,}, {percent(recovered[int(row['size'])])} of the state and {row['strict']} of {row['judged']}"
+        f" answers; special {int(follows['special'].sum())}, base {int(follows['base'].sum())} (p {number(p)})"
     )
-    if others := result.others_there(each, int(row["size"])):
-        return Told(f"{value}, and half as well with {others}", _verdict(None))
-    if not result.is_shown(each):
-        return Told(value, _verdict(None))
-    return Told(value, _verdict(_is_below(follow, (ends["special"] + ends["base"]) / 2 / row["judged"])))
+    return Told(value, _verdict(None if p >= LEVEL else bool(less.sum() > more.sum())))
 
 
 def suppliers_are_sources(each: Result) -> Told:
@@ -143,12 +176,17 @@ def suppliers_are_sources(each: Result) -> Told:
 
 FINDINGS: dict[str, Callable[[Result], Told]] = {
     "MLP neurons carry more of the state than heads: recovered by all neurons / by all heads": neurons_carry_more,
-    "sources are shallow: more than half of neurons' E_w+ in the lower half of the blocks up to the anchor": sources_are_shallow,
-    "relays are heads: those that are, of all relays": relays_are_heads,
+    "sources are shallow: more than half of neurons' E_w+ in the lower half of the blocks": sources_are_shallow,
+    "relays are heads: relays, of all heads up to the anchor / of all neurons": relays_are_heads,
+    "relays are mid or late: those above the first third of all blocks / of all components up to the anchor": relays_are_late,
     "relays stand above sources: median block of relays / of sources": relays_stand_above,
-    "the state forms in the middle: block after which half of it is there, in the middle third of all": state_forms_in_the_middle,
+    "the state forms in the middle: answers steered along it after the best block of the middle third / after any": (
+        state_forms_in_the_middle
+    ),
     "few components recover the state: those that recover 80 %, of all that can; fewer than 5 %": few_recover_it,
-    "inner recovery is not behaviour: where half of the state is there, fewer than half of the answers are": state_is_not_behaviour,
+    "inner recovery is not behaviour: answers of the first set that wrote with all of the state / of special": (
+        state_is_not_behaviour
+    ),
     "traced suppliers are ranked sources: neurons shared (the paper: 75 %) / by chance": suppliers_are_sources,
 }
 
@@ -174,10 +212,3 @@ def _is_below(sizes: Sequence[float | None], bound: float) -> bool | None:
     """
     low, high = (np.inf if size is None else size for size in sizes)
     return True if high < bound else False if low > bound else None
-
-
-def _is_between(ends: tuple[float, float], bounds: tuple[float, float]) -> bool | None:
-    """Whether all of an interval is between two bounds, or none of it; None where it cannot be told."""
-    if bounds[0] <= ends[0] and ends[1] <= bounds[1]:
-        return True
-    return False if ends[1] < bounds[0] or ends[0] > bounds[1] else None

@@ -11,17 +11,20 @@ import pandas as pd
 import picture
 import result
 from result import Refused, Result
-from state import LOOKED
 
 import jaxpatch as jp
 from jaxpatch import atomic
+from jaxpatch.measuring.prompt_sets import NUM_LAYER
 from jaxpatch.reporting import drawing
 from jaxpatch.reporting.wording import FEWEST_TO_HALVE, correlation, counted, interval, listed, number, percent, plural
 from jaxpatch.scoring import normalise
+from jaxpatch.tracing import roles
 from jaxpatch.validating.curves import Curve
 
 FIRST = {"head": 10, "neuron": 100}
 """Of each kind, compared across tasks."""
+LOOKED = (0.2, 0.8)
+"""Recovery between which a ranking is compared with its controls."""
 READ_BY_HEADS = {"query": "queries", "key": "keys", "value": "values"}
 NUM_NAMED = 3
 NUM_PAIRS = 5
@@ -103,14 +106,11 @@ def _made(found: Sequence[Result | Refused], scored: Sequence[Result]) -> str:
         asked = first["options"]
         lines.append(
             "Base: SmolLM2-135M-Instruct (Q4_1, dequantised). Special: the adapter of `experiments/six_constraints`. "
-            f"{asked['num_scoring']} "
-            f"scoring prompts, {asked['num_behaviour']} answered ones, screened for the top {asked['top']} of each kind"
-            + _limited(asked)
-            + ", seed "
+            f"{asked['num_scoring']} scoring prompts, {asked['num_behaviour']} answered ones, screened for the top {asked['top']} of "
+            "each kind" + _limited(asked) + ", seed "
             f"{asked['seed']}, {first['dtype']}; {first['machine']['processors']} {first['machine']['backend'].upper()} cores, Python "
             f"{versions['python']}, jax {versions['jax']}, commit {listed(sorted(source))}. Intervals are 95 % bootstrap intervals "
-            "over "
-            "prompts."
+            "over prompts."
         )
     rows = []
     for each in found:
@@ -123,7 +123,7 @@ def _made(found: Sequence[Result | Refused], scored: Sequence[Result]) -> str:
         rows.append(
             [each.task, "forced" if each.forced else "scored", *(f"{x / 60:.1f}" for x in (seconds["all"], *parts))]
         )
-    extra = sum(part["seconds"] for r in scored for part in (r.state, r.switches, r.together) if part)
+    extra = sum(part["seconds"] for r in scored for part in (r.fresh, r.switches, r.together) if part)
     total = (
         sum(r.manifest["seconds"]["all"] for r in scored)
         + sum(r.seconds for r in found if isinstance(r, Refused))
@@ -132,9 +132,8 @@ def _made(found: Sequence[Result | Refused], scored: Sequence[Result]) -> str:
     head = ["task", "what became of it", "minutes", "anchor", "E_w", "E_a", "trace", "curves", "answers"]
     lines += [
         cells.table(head, rows),
-        f"{total / 60:.0f} minutes in all, {extra / 60:.1f} of them for what is asked beside the chain: where the state forms, "
-        f"prompts that "
-        "no score saw, and the last two sections.",
+        f"{total / 60:.0f} minutes in all, {extra / 60:.1f} of them for what is asked beside the chain: prompts that no score "
+        "saw, and the last two sections.",
     ]
     for each in scored[:1]:
         lines.append(f"Each task is one command; the first one's:\n\n```\n{each.manifest['command']}\n```")
@@ -143,7 +142,7 @@ def _made(found: Sequence[Result | Refused], scored: Sequence[Result]) -> str:
 
 def _commits(scored: Sequence[Result]) -> set[str]:
     """Of the code that made the results, shortened."""
-    made = [part for r in scored for part in (r.manifest, r.state, r.switches, r.together) if part]
+    made = [part for r in scored for part in (r.manifest, r.fresh, r.switches, r.together) if part]
     return {(part.get("source") or {}).get("commit", "unknown")[:7] for part in made}
 
 
@@ -179,7 +178,7 @@ def _anchors(found: Sequence[Result | Refused]) -> str:
         "after block",
         "split-half cosine",
         "gap G, mean / standard deviation",
-        "plain answers of base that obey",
+        f"plain answers of base that obey (of {NUM_LAYER})",
         "steered",
     ]
     head += ["KL to special, nats", "steered", "verdict"]
@@ -273,8 +272,8 @@ def _sources(scored: Sequence[Result]) -> str:
                     _named(frame, "E_w"),
                     _named(frame, "E_a"),
                     correlation(reach["E_w"].corr(reach["E_a"], method="spearman")),
-                    cells.with_ends(cells.lower_half(each.weights, kind)),
-                    cells.with_ends(cells.lower_half(each.activations, kind)),
+                    cells.with_ends(cells.lower_half(each.weights, kind, each.layer + 1)),
+                    cells.with_ends(cells.lower_half(each.activations, kind, each.layer + 1)),
                 ]
             )
     head = [
@@ -291,7 +290,14 @@ def _sources(scored: Sequence[Result]) -> str:
         "Spearman of both",
     ]
     head += ["E_w+ in the lower half of the blocks up to the anchor", "E_a+ there"]
-    return cells.table(head, rows)
+    share, own = (percent(part) for part in roles.DEFAULTS)
+    return (
+        f"A score is high where its interval lies above 0 and it is at least {share} of the largest of its kind and task, so that "
+        "counts of different tasks are not of one scale. Source: high E_w, no high E_a. Relay: high E_a, of which E_w is less than "
+        f"{own}. Both: high E_a, and E_w more of it. Nothing is done about there being many components: of those whose E_w is "
+        "nothing, a few in a "
+        "hundred have an interval above 0 by chance, though seldom so large a score.\n\n" + cells.table(head, rows)
+    )
 
 
 def _replaced(frame: pd.DataFrame) -> str:
@@ -335,12 +341,13 @@ def _restoration(scored: Sequence[Result]) -> str:
         [
             f"Wherever the ranking's curve lies between {percent(LOOKED[0])} and {percent(LOOKED[1])}: the share of the state that "
             "the first k recover in base (restoration), or that is left in special without them (knockout). In brackets: of the "
-            "ranking "
-            "its interval; of a control the interval of how far it is behind the ranking on the same prompts, in points.",
+            "ranking its interval; of a control the interval of how far it is behind the ranking on the same prompts, in points. Each "
+            f"random control is {_draws(scored)}, and intervals are over the few prompts alone: by so few they are too narrow rather "
+            "than too wide. More than 100 % is possible, since components that work against the state stand last.",
             cells.table(["task", "mode", "k", "ranking", *names, "ranking is ahead"], rows),
+            _beside_first_order(scored),
             "The same in one number: the area under each curve, the state on average over log k from 1 to all. A better order has "
-            "more in "
-            "restoration and less in knockout.",
+            "more in restoration and less in knockout.",
             cells.table(
                 ["task", "mode", *("ranking" if name == "top" else name for name in ("top", *names))],
                 _areas(scored, names),
@@ -382,6 +389,32 @@ def _against(curves: pd.DataFrame, total: int) -> list[list[str]]:
     return rows
 
 
+def _draws(scored: Sequence[Result]) -> str:
+    """How many orders a random control is of.
+
+    >>> from types import SimpleNamespace
+    >>> _draws([SimpleNamespace(manifest={"options": {"num_random": 1}})])
+    'one draw'
+    """
+    count = scored[0].manifest["options"]["num_random"]
+    return "one draw" if count == 1 else f"the mean of {count} draws"
+
+
+def _beside_first_order(scored: Sequence[Result]) -> str:
+    """How much truly replacing wins over the gradient alone, in a sentence; nothing where no size can be looked at."""
+    lags = []
+    for each in scored:
+        curves = each.curves[each.curves["mode"] == "restoration"]
+        top = curves[(curves["order"] == "top") & curves["recovery"].between(*LOOKED)]
+        lags += curves.loc[(curves["order"] == "first order") & curves["k"].isin(top["k"]), "lag"].tolist()
+    if not lags:
+        return "First order cannot be compared at any of these sizes."
+    return (
+        f"Restoration by the ranking and by first order alone are {cells.points(min(lags))} to {cells.points(max(lags))} points "
+        "apart: of these small differences of weights the gradient says nearly as much as truly replacing."
+    )
+
+
 def _areas(scored: Sequence[Result], names: Sequence[str]) -> list[list[str]]:
     """A row a task and mode: the area under the curve of the ranking, and of each control."""
     rows = []
@@ -400,18 +433,23 @@ def _fresh(scored: Sequence[Result]) -> str:
     """Restoration on prompts that were not scored."""
     rows, untold, names = [], [], []
     for each in scored:
-        curves = pd.DataFrame(each.state["fresh"] if each.state else [])
+        curves = pd.DataFrame(each.fresh["fresh"] if each.fresh else [])
         some = _against(curves, int(each.curves["k"].max())) if len(curves) else []
         names = [name for name in curves["order"].unique() if name != "top"] if some else names
         rows += [[each.title, *line] for line in some]
-        untold += [] if some else [each.title]
+        if not some:
+            top = curves[curves["order"] == "top"] if len(curves) else curves
+            told = [f"{row.k:,}: {percent(row.recovery)} ({interval(row.low, row.high)})" for row in top.itertuples()]
+            untold.append([each.title, "; ".join(told) or "special is no further along than base"])
     text = (
         "Restoration with the ranking, and with its controls, on as many prompts that neither chose the anchor nor were scored; "
-        "wherever the "
-        "ranking recovers between 20 % and 80 % of their gap. Brackets as above.\n\n"
+        "wherever the ranking recovers between 20 % and 80 % of their gap. Brackets as above.\n\n"
     )
     text += cells.table(["task", "k", "ranking", *names, "ranking is ahead"], rows) if rows else "Of no task."
-    return text + (f"\n\nAt none of the sizes that were tried: {listed(untold)}." if untold and rows else "")
+    if untold:
+        text += "\n\nOf these no size that was tried does, and nothing can be compared:\n\n"
+        text += cells.table(["task", "the first k, and what they recover"], untold)
+    return text
 
 
 def _halves(scored: Sequence[Result]) -> str:
@@ -431,8 +469,7 @@ def _halves(scored: Sequence[Result]) -> str:
         return "There are too few prompts to tell."
     return (
         "Scores by one half of the scored prompts against those by the other, over random halves: the ranking by all of them is "
-        "steadier than "
-        "this says.\n\n"
+        "steadier than this says.\n\n"
         + cells.table(
             ["task", "score", "kind", "Spearman (95 % of halves)", "of the first, shared on average (by chance)"], rows
         )
@@ -462,8 +499,7 @@ def _behaviour(scored: Sequence[Result]) -> str:
     head += ["KL from base where not asked", "perplexity of base's answers there"]
     return (
         "By IFEval's strict and loose rules (of the strict ones Wilson's interval, over prompts); KL in nats a token, along "
-        "special's answers to the same prompts, and along base's "
-        "answers to "
+        "special's answers to the same prompts, and along base's answers to "
         "prompts without the instruction (side effects).\n\n" + cells.table(head, rows)
     )
 
@@ -495,9 +531,12 @@ def _supply(scored: Sequence[Result]) -> str:
         for each in scored
         for row in each.flow["overlap"]
     ]
+    rules = scored[0].flow["rules"]
     lines = [
-        "Relays of the state that carry enough of it to be followed, and who supplies what they contribute. Suppliers of relays are "
-        "found by the cheap scores; through which of a head's inputs each acts, the others held at base's, is measured exactly.",
+        f"Relays that carry at least {percent(rules['least'])} of the state, the first {rules['most']} of each kind, and who supplies "
+        f"what they contribute (the first {rules['most']} of each kind and role); relays of relays down to level {rules['levels']}, 1 "
+        "being the state's own. Suppliers of relays are found by the cheap scores; through which of a head's inputs each acts, the "
+        "others held at base's, is measured exactly.",
         cells.table(
             [
                 "task",

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 import jaxpatch as jp
@@ -16,7 +15,7 @@ CLEARLY = 0.25
 
 
 class Result(NamedTuple):
-    """One task that was scored. Tables are the run's own; state, switches and together are None where nobody asked."""
+    """One task that was scored. Tables are the run's own; fresh, switches and together are None where nobody asked."""
 
     task: str
     manifest: Mapping[str, Any]
@@ -28,7 +27,8 @@ class Result(NamedTuple):
     behaviour: pd.DataFrame
     flow: Mapping[str, Any]
     edges: pd.DataFrame
-    state: Mapping[str, Any] | None
+    answers: pd.DataFrame
+    fresh: Mapping[str, Any] | None
     switches: Mapping[str, Any] | None
     together: Mapping[str, Any] | None
 
@@ -66,7 +66,7 @@ def read(results: Path, name: str) -> Result | Refused | None:
     folder = results / name
     if not (folder / "manifest.json").is_file():
         return None
-    parts = [results / f"{name}.{part}.json" for part in ("state", "switches", "together")]
+    parts = [results / f"{name}.{part}.json" for part in ("fresh", "switches", "together")]
     return Result(
         name,
         json.loads((folder / "manifest.json").read_text(encoding="utf-8")),
@@ -75,6 +75,7 @@ def read(results: Path, name: str) -> Result | Refused | None:
         *(pd.read_csv(folder / f"{table}.csv") for table in ("roles", "curves", "smallest", "behaviour")),
         json.loads((folder / "flow.json").read_text(encoding="utf-8")),
         pd.read_csv(folder / "flow.csv"),
+        pd.read_csv(folder / "answers.csv"),
         *(json.loads(part.read_text(encoding="utf-8")) if part.is_file() else None for part in parts),
     )
 
@@ -95,13 +96,6 @@ def is_shown(each: Result) -> bool:
     """Whether special's answers show the behaviour clearly more often than base's, so that something can lie between them."""
     ends = each.behaviour.set_index("model")["strict"]
     return bool(ends["special"] - ends["base"] >= CLEARLY * each.behaviour["judged"].iloc[0])
-
-
-def set_of_half(each: Result) -> tuple[int, Mapping[str, Any]] | None:
-    """The first k at which half of the state is recovered, and what the smallest set that wrote with no fewer components writes."""
-    state, _ = half_way(each)
-    sets = each.behaviour[(each.behaviour["order"] == "top") & (each.behaviour["size"] >= (state or np.inf))]
-    return None if state is None or sets.empty else (state, sets.sort_values("size").iloc[0].to_dict())
 
 
 def others_there(each: Result, size: int | None) -> str:

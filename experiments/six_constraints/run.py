@@ -3,8 +3,8 @@
     python experiments/six_constraints/run.py --out results/six_constraints --docs docs/results
 
 For each task `jaxpatch trace` with the settings below, into a folder of its own; a task whose anchor fails its checks is reported, and
-not scored (`--force` scores it all the same, and marks what comes of it). Of each scored task it is asked where its state forms, and
-whether prompts that no score saw are recovered alike (`state.py`). Then every choice of the method is turned by itself, for two of the
+not scored (`--force` scores it all the same, and marks what comes of it). Of each scored task it is asked whether prompts that
+no score saw are recovered alike (`fresh.py`). Then every choice of the method is turned by itself, for two of the
 tasks (`switches.py`), and for one it is asked what ranking one by one loses (`together.py`). At the end `page.py` writes
 six_constraints.md and its figure out of these files alone. What is there already, by the same options, is not done again: a run that
 was stopped goes on. What to expect, and how long it takes: docs/results/six_constraints.md.
@@ -20,8 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fresh
 import page
-import state
 import switches
 import together
 from rich.console import Console
@@ -42,7 +42,7 @@ SETTINGS = {
     "num_anchor": 32,
     "num_scoring": 8,
     "num_behaviour": 8,
-    "num_random": 1,
+    "num_random": 3,
     "max_new": 96,
     "top": 100,
     "seed": 0,
@@ -134,7 +134,7 @@ def main() -> None:
         else:
             chain(each, console)
     parts: tuple[tuple[str, tuple[str, ...], Callable[[jp.Pair, run.Trace], dict[str, Any]]], ...] = (
-        ("state", tuple(asked), state.found),
+        ("fresh", tuple(asked), fresh.found),
         ("switches", SWITCHED, switches.found),
         ("together", TOGETHER, together.found),
     )

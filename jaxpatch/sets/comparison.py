@@ -10,6 +10,7 @@ from jaxpatch.measuring import sweep
 from jaxpatch.measuring.instrument import Instrument
 from jaxpatch.patching import components
 from jaxpatch.scoring import normalise
+from jaxpatch.validating import curves
 
 RANKING = "ranking"
 """What the others are compared with."""
@@ -45,17 +46,15 @@ def faults(sets: Mapping[str, Sequence[tuple]], sizes: Sequence[int] | None) -> 
     >>> faults({"mine": [("head", (0, 1))]}, [3])
     ['sets: wanted at least 3 components of each; mine has 1.']
     """
-    sizes = None if sizes is None else list(sizes)
     found = [] if sets else ["sets: wanted at least one, name -> components; got none."]
     found += [f"sets: {name!r} is there by itself; give yours another name." for name in sets if name == RANKING]
     for name, each in sets.items():
         places = [(kind, tuple(place)) for kind, place, *_ in each]
         twice = sorted(one for one, times in Counter(places).items() if times > 1)
         found += [f"sets: {name} holds {kind} {place} more than once." for kind, place in twice]
-    wrong = [size for size in sizes or () if not isinstance(size, int | np.integer) or size < 1]
-    if wrong or sizes == []:
-        found.append(f"sizes: wanted whole numbers, at least 1; got {', '.join(map(repr, wrong)) or 'none'}.")
-    longest = 1 if wrong else max(sizes or (1,))
+    wrong = curves.size_faults(sizes)
+    found += wrong
+    longest = max(sizes) if sizes is not None and not wrong else 1
     short = [f"{name} has {len(each)}" for name, each in sets.items() if len(each) < longest]
     return found + ([f"sets: wanted at least {longest} components of each; {', '.join(short)}."] if short else [])
 

@@ -10,6 +10,12 @@ ALIKE = 10
 """Components whose changes count as alike in size: neighbours in their order."""
 
 
+RANDOM_ALIKE, RANDOM_IN_LAYERS, RANDOM = "random, same changes", "random, same layers", "random"
+CHANGE = "largest change"
+NAMES = (CHANGE, RANDOM_ALIKE, RANDOM_IN_LAYERS, RANDOM)
+"""Of the controls that are always there."""
+
+
 class Order(NamedTuple):
     """Components, most important first. kinds: which kind each is, [n] numbers into `names`; places: flat index in its kind, [n]."""
 
@@ -94,17 +100,17 @@ def of_equal_size(
     """What a ranking must beat, by name: other rankings, the largest changes of weights, and random orders, one for each seed, drawn
     from those that changed as much, from each layer, or from all.
 
-    Args: changes: kind -> norm of what special's parameters changed. others: name -> values by kind.
+    Args: changes: kind -> norm of what special's parameters changed. others: name -> values by kind, by names that none of `NAMES` is.
     """
     seeds, in_layers = tuple(seeds), {}
     if all(np.prod(shape[1:]) > 1 for shape in shapes.values()):  # otherwise there is nothing else in a layer
-        in_layers = {"random, same layers": [shuffled_in_layers(order, shapes, seed) for seed in seeds]}
+        in_layers = {RANDOM_IN_LAYERS: [shuffled_in_layers(order, shapes, seed) for seed in seeds]}
     return {
         **{name: [matched(order, values)] for name, values in others.items()},
-        "largest change": [matched(order, changes)],
-        "random, same changes": [shuffled_among_alike(order, changes, seed) for seed in seeds],
+        CHANGE: [matched(order, changes)],
+        RANDOM_ALIKE: [shuffled_among_alike(order, changes, seed) for seed in seeds],
         **in_layers,
-        "random": [shuffled(order, seed) for seed in seeds],
+        RANDOM: [shuffled(order, seed) for seed in seeds],
     }
 
 

@@ -37,8 +37,8 @@ class Curve(NamedTuple):
 
     @property
     def area(self) -> float:
-        """Mean recovery over log k, from 1 to all: between 0 and 1 where recovery is. The higher in restoration, the lower in
-        knockout, the better the order.
+        """Mean recovery over log k, from the first k to the last (1 to all, unless other sizes were asked for: only areas over the
+        same are comparable): between 0 and 1 where recovery is. The higher in restoration, the lower in knockout, the better the order.
 
         >>> ks, rising = np.array([1, 10, 100]), np.array([0.0, 0.5, 1.0])
         >>> round(Curve("top", "restoration", ks, *[rising] * 7).area, 6)
@@ -57,6 +57,22 @@ def sizes(total: int) -> np.ndarray:
     """
     grid = [k for power in range(9) for k in (10**power, 3 * 10**power) if k < total]
     return np.array([*grid, total])
+
+
+def size_faults(given: Sequence[int] | None) -> list[str]:
+    """What is wrong with sizes; None are all right.
+
+    >>> size_faults([1, 2.5]), size_faults(5)
+    (['sizes: wanted whole numbers, at least 1; got 2.5.'], ['sizes: wanted a list of whole numbers; got 5.'])
+    """
+    if given is None:
+        return []
+    if not isinstance(given, Sequence | np.ndarray) or isinstance(given, str):
+        return [f"sizes: wanted a list of whole numbers; got {given!r}."]
+    wrong = [k for k in given if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1]
+    if wrong or len(given) == 0:
+        return [f"sizes: wanted whole numbers, at least 1; got {', '.join(map(repr, wrong)) or 'none'}."]
+    return []
 
 
 def draw(

@@ -14,7 +14,7 @@ from jaxpatch import cli
 
 def started(arguments, **environment):
     here = os.environ | environment
-    command = [sys.executable, "-m", "jaxpatch.cli", *arguments]
+    command = [sys.executable, "-m", "jaxpatch", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=here)
 
 

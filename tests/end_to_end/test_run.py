@@ -17,7 +17,7 @@ from jaxpatch import cli, reference, results, resume, run
 from jaxpatch.measuring import anchors, memory, sweep
 from jaxpatch.scoring import archive
 
-COMMAND = (sys.executable, "-u", "-m", "jaxpatch.cli")
+COMMAND = (sys.executable, "-u", "-m", "jaxpatch")
 INTERRUPTIBLE = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from jaxpatch import cli; cli.main()"
 )

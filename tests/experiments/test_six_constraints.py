@@ -18,7 +18,7 @@ import run as six
 
 from jaxpatch import testing
 from jaxpatch.reporting import manifest as manifests
-from jaxpatch.reporting.wording import interval
+from jaxpatch.reporting.wording import interval, percent
 
 ROOT = Path(__file__).parents[2]
 SHORT = [
@@ -36,6 +36,12 @@ SHORT = [
     "5",
 ]
 TASKS = ("english_capital", "no_comma")
+SETS = [
+    ("base", None, None),
+    ("special", None, None),
+    ("base + top 10", "top", 10),
+    ("base + top 100", "top", 100),
+]
 
 
 def experiment(folder: Path, *more: str) -> subprocess.CompletedProcess:
@@ -54,8 +60,8 @@ def test_the_whole_chain_ends_in_a_page_that_says_what_the_files_say(tmp_path):
     results, docs = tmp_path / "results", tmp_path / "docs"
     assert {path.name for path in results.iterdir()} == {
         *TASKS,
-        *(f"english_capital.{n}.json" for n in ("state", "switches", "together")),
-        "no_comma.state.json",
+        *(f"english_capital.{n}.json" for n in ("fresh", "switches", "together")),
+        "no_comma.fresh.json",
     }
     text = (docs / "six_constraints.md").read_text(encoding="utf-8")
     assert (docs / "six_constraints.svg").read_text(encoding="utf-8").startswith("<?xml")
@@ -72,15 +78,10 @@ def test_the_whole_chain_ends_in_a_page_that_says_what_the_files_say(tmp_path):
         )
     switches = json.loads((results / "english_capital.switches.json").read_text(encoding="utf-8"))
     assert switches["switches"][0]["head spearman"] == pytest.approx(1)
-    state = json.loads((results / "english_capital.state.json").read_text(encoding="utf-8"))
-    assert (
-        len(state["forming"]["shares"]) == 3
-        and state["forming"]["low"] <= state["forming"]["half"] <= state["forming"]["high"]
-    )
-    assert {row["order"] for row in state["fresh"]} > {"top", "first order", "largest E_a", "random"}
-    assert state["forced"] == manifest["forced"] and {
-        row["lag"] for row in state["fresh"] if row["order"] == "top"
-    } == {0}
+    fresh = json.loads((results / "english_capital.fresh.json").read_text(encoding="utf-8"))
+    assert {row["order"] for row in fresh["fresh"]} > {"top", "first order", "largest E_a", "random"}
+    assert fresh["forced"] == manifest["forced"]
+    assert {row["lag"] for row in fresh["fresh"] if row["order"] == "top"} == {0}
     centred = next(row for row in switches["switches"] if row["switch"] == "read-out: centred")
     assert centred["head spearman"] == pytest.approx(1), "a centre moves nothing"
     together = json.loads((results / "english_capital.together.json").read_text(encoding="utf-8"))
@@ -124,32 +125,54 @@ def test_tasks_whose_anchor_fails_are_reported_and_not_scored(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("written", "random", "special", "verdict"),
+    ("special", "written", "verdict"),
     [
-        (0, 0, 8, "holds"),  # 0 of 8 is 0 to 32 %: less than half
-        (1, 0, 8, "holds"),  # 2 to 47 %
-        (2, 0, 8, "cannot be told"),  # 7 to 59 %
-        (8, 0, 8, "**does not hold**"),  # 68 to 100 %
-        (8, 4, 8, "cannot be told"),  # random sets come half way as well
-        (0, 0, 1, "cannot be told"),  # special hardly shows it
+        ("11111111", "00000000", "holds"),
+        ("11111111", "10000000", "holds"),  # 7 of 7 one way: p 0.016
+        ("11111111", "11100000", "cannot be told"),  # 5 of 5: p 0.063
+        ("00000000", "11111111", "**does not hold**"),
+        ("11110000", "00001111", "cannot be told"),  # as many, on other prompts
+        ("00000000", "00000000", "cannot be told"),
     ],
 )
-def test_state_is_not_behaviour_where_half_of_the_answers_are_surely_missing(written, random, special, verdict):
-    """Half of the state is there with 30; the smallest set that wrote with no fewer has 100."""
-    rows = [
-        ("base", None, None, 0),
-        ("special", None, None, special),
-        ("base + top 10", "top", 10, 0),
-        ("base + top 100", "top", 100, written),
-        ("base + 100, largest change", "largest change", 100, 8),
-        ("base + 100, random", "random", 100, random),
-    ]
+def test_state_is_not_behaviour_by_a_sign_test_of_the_first_set_with_all_of_the_state(special, written, verdict):
+    """Of the sets that wrote, that of 100 is the first with all of the state."""
+    models = {"base": "00000000", "special": special, "base + top 10": special, "base + top 100": written}
+    answers = pd.DataFrame(
+        [(str(n), model, mark == "1") for model, marks in models.items() for n, mark in enumerate(marks)],
+        columns=["prompt", "model", "follows"],
+    )
+    rows = [(model, order, size, models[model].count("1")) for model, order, size in SETS]
     behaviour = pd.DataFrame(rows, columns=["model", "order", "size", "strict"]).assign(judged=8)
-    curves = pd.DataFrame({"order": "top", "mode": "restoration", "k": [10, 30, 100], "recovery": [0.1, 0.6, 0.9]})
-    told = findings.state_is_not_behaviour(SimpleNamespace(behaviour=behaviour, curves=curves))
+    curves = pd.DataFrame({"order": "top", "mode": "restoration", "k": [10, 30, 100], "recovery": [0.1, 1.2, 1.1]})
+    told = findings.state_is_not_behaviour(SimpleNamespace(behaviour=behaviour, curves=curves, answers=answers))
     assert told.verdict == verdict
-    assert told.value.startswith(f"half of the state with 30; with 100 follow {written} of 8 (")
-    assert told.value.endswith("half as well with random") == (random > 0)
+    assert told.value.startswith(
+        f"with 100, {percent(1.1)} of the state and {written.count('1')} of 8 answers; special "
+    )
+
+
+def restored(**others):
+    """Restoration at 3 and 30 of 1,000 by the ranking, 0.3 and 0.9, and by others."""
+    rows = [
+        (name, "restoration", k, value, value - 0.05, value + 0.05)
+        for name, values in {"top": (0.3, 0.9), **others}.items()
+        for k, value in zip((3, 30, 1000), (*values, 1.0), strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["order", "mode", "k", "recovery", "low", "high"])
+
+
+@pytest.mark.parametrize(
+    ("others", "verdict"),
+    [
+        ({"random": (0.1, 0.2), "largest E_a": (0.2, 0.9)}, "holds"),
+        ({"random": (0.1, 0.85)}, "cannot be told"),
+        ({"largest change": (0.9, 0.2)}, "cannot be told"),
+    ],
+)
+def test_few_are_no_finding_where_as_few_that_no_score_chose_do_as_well(others, verdict):
+    smallest = pd.DataFrame({"share": [0.8], "size": [20.0]})
+    assert findings.few_recover_it(SimpleNamespace(curves=restored(**others), smallest=smallest)).verdict == verdict
 
 
 def test_a_lead_is_clear_where_its_interval_on_the_same_prompts_is():
