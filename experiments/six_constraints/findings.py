@@ -10,7 +10,7 @@ from result import Result
 from scipy import stats
 
 from jaxpatch.measuring.prompt_sets import NUM_LAYER
-from jaxpatch.reporting.wording import interval, number, percent
+from jaxpatch.reporting.wording import interval, listed, number, percent
 from jaxpatch.scoring import normalise
 from jaxpatch.validating import controls
 
@@ -32,10 +32,13 @@ class Told(NamedTuple):
 
 
 def of_tasks(scored: Sequence[Result]) -> str:
-    """A row a finding, a column a task."""
-    rows = [[said, *(": ".join(look(each)) for each in scored)] for said, look in FINDINGS.items()]
+    """Of every finding what it comes to, then a row a finding, a column a task."""
+    told = {said: [look(each) for each in scored] for said, look in FINDINGS.items()}
+    titles = [each.title for each in scored]
     return (
-        cells.table(["finding", *(each.title for each in scored)], rows)
+        "\n".join(in_short(said, titles, [each.verdict for each in found]) for said, found in told.items())
+        + "\n\nThe numbers that decide:\n\n"
+        + cells.table(["finding", *titles], [[said, *map(": ".join, found)] for said, found in told.items()])
         + "\n\nIn brackets 95 % intervals. A finding holds where the whole interval is as said, does not hold where none of it is, and "
         "cannot be told otherwise. Intervals are over prompts; of what was counted (relays, answers, neurons) Wilson's; of medians "
         "over the components that they are of. Of E_w+, the sum of the scores above 0, both halves are asked: of the blocks up to "
@@ -48,6 +51,19 @@ def of_tasks(scored: Sequence[Result]) -> str:
         f"would share as much in less than 5 % of draws. Nothing is told of fewer than {FEWEST_FOR_MEDIAN} relays or sources. A relay "
         "is high beside the largest of its own kind, so that rates of heads and of neurons are of two scales."
     )
+
+
+def in_short(said: str, titles: Sequence[str], verdicts: Sequence[str]) -> str:
+    """A finding, and of which tasks it is told what.
+
+    >>> in_short("relays are heads: of all relays", ["caps", "quote", "title"], ["holds", "cannot be told", "holds"])
+    '* Relays are heads: holds for caps and title; cannot be told for quote.'
+    """
+    claim = said.partition(":")[0]
+    of = {
+        verdict: [title for title, one in zip(titles, verdicts, strict=True) if one == verdict] for verdict in verdicts
+    }
+    return f"* {claim[0].upper()}{claim[1:]}: {'; '.join(f'{verdict} for {listed(several)}' for verdict, several in of.items())}."
 
 
 def neurons_carry_more(each: Result) -> Told:

@@ -25,6 +25,12 @@ FIRST = {"head": 10, "neuron": 100}
 """Of each kind, compared across tasks."""
 LOOKED = (0.2, 0.8)
 """Recovery between which a ranking is compared with its controls."""
+EXPECTED = {
+    "no_comma": "no_comma fails at mid-depth",
+    "title": "title is nearly a control (special hardly obeys it more often than base)",
+    "multiple_sections": "multiple_sections is nearly one, too",
+}
+"""Of the anchors, before anything was scored."""
 READ_BY_HEADS = {"query": "queries", "key": "keys", "value": "values"}
 NUM_NAMED = 3
 NUM_PAIRS = 5
@@ -183,7 +189,24 @@ def _anchors(found: Sequence[Result | Refused]) -> str:
     ]
     head += ["KL to special, nats", "steered", "verdict"]
     told = [f"{what}:\n\n" + "\n".join(several) for what, several in reasons.items() if several]
-    return "\n\n".join([cells.table(head, rows), *told])
+    return "\n\n".join([cells.table(head, rows), *told, *_beside_expectation(found)])
+
+
+def _beside_expectation(found: Sequence[Result | Refused]) -> list[str]:
+    """What was expected of this pair's anchors before anything was scored, and what came; nothing of other tasks."""
+    came = []
+    for each in found:
+        if each.task not in EXPECTED:
+            continue
+        if isinstance(each, Refused) or each.forced:
+            came.append(f"{each.task} fails")
+        else:
+            ends = each.behaviour.set_index("model")[["strict", "judged"]]
+            (special, judged), (base, _) = ends.loc["special"], ends.loc["base"]
+            came.append(
+                f"{each.task} holds, and of {judged} answers {special} of special's follow and {base} of base's"
+            )
+    return [f"Expected of this pair: {listed(list(EXPECTED.values()))}. Found: {'; '.join(came)}."] if came else []
 
 
 def _chosen(each: Result | Refused) -> str:
