@@ -71,6 +71,28 @@ def assert_same(case: Case, method: str, **asked) -> None:
         np.testing.assert_allclose(got[name].numpy(), tensor.numpy(), rtol=1e-6, atol=1e-6 * large, err_msg=name)
 
 
+def differing(case: Case, method: str, **asked) -> dict[str, np.ndarray]:
+    """Where ours is not what mergekit's is, by tensor, flat."""
+    wanted, got = case.by_mergekit(method, **asked), case.as_tensors(jp.merge(method, case.base, case.experts, **asked))
+    return {
+        name: (got[name] - tensor).abs().numpy().ravel() > 1e-6 * float(tensor.abs().max())
+        for name, tensor in wanted.items()
+    }
+
+
+def of_equals_first_is_larger(monkeypatch) -> None:
+    """mergekit's sorts leave to torch which of equal magnitudes is taken for the larger; ours is the first, and so it is here."""
+    argsort, sort = torch.argsort, torch.sort
+    monkeypatch.setattr(torch, "argsort", lambda x, **how: argsort(x, stable=True, **how))
+
+    def sorted_up(x, *, descending):
+        assert not descending
+        values, places = sort(x.flip(-1), stable=True)
+        return torch.return_types.sort((values, x.shape[-1] - 1 - places))
+
+    monkeypatch.setattr(torch, "sort", sorted_up)
+
+
 def assert_same_where_dropped(case: Case, method: str, monkeypatch, **asked) -> int:
     """The same for what is random: mergekit's trials are replaced by ours. Returns how many of them it did not ask for."""
     uniform = case.drawn()

@@ -21,9 +21,14 @@ class Entry(NamedTuple):
     method: str
     said: Mapping[str, Any]
 
+    @property
+    def validated(self) -> float:
+        """By which its settings were chosen: the least mean distance of its tries from the experts, nats a token."""
+        return min(float(np.mean(list(each["kl"].values()))) for each in self.said["tries"])
+
     def verdicts(self, name: str) -> np.ndarray:
-        """Of one task, the mean over seeds of each prompt's: [prompts]."""
-        return np.mean([test["verdicts"][name] for test in self.said["tests"]], axis=0)
+        """Of one task: [seeds, prompts]."""
+        return np.array([test["verdicts"][name] for test in self.said["tests"]], float)
 
     def mean_of(self, what: str) -> float:
         """Over seeds."""
@@ -49,10 +54,12 @@ def drawn(alone: Mapping[str, Any], names: Sequence[str], seed: int = 0) -> Draw
 
 
 def normalised(entry: Entry, again: Drawn) -> np.ndarray:
-    """The mean over tasks of the score as a share of the expert's own, on all draws."""
+    """The mean over tasks of the score as a share of the expert's own, on all draws; its seeds are drawn again, too."""
+    num_seeds, rng = len(entry.said["tests"]), np.random.default_rng(list(entry.method.encode()))
+    seeds = np.concatenate([np.arange(num_seeds)[None], rng.integers(0, num_seeds, (DRAWS, num_seeds))])
     shares = []
     for name, rows in again.rows.items():
-        reached = entry.verdicts(name)[rows].mean(axis=1)
+        reached = entry.verdicts(name)[seeds[:, :, None], rows[:, None]].mean(axis=(1, 2))
         shares.append(reached / np.maximum(again.own[name], 1e-9))
     return np.mean(shares, axis=0)
 
@@ -74,7 +81,7 @@ def write(out: Path, docs: Path, teams: Sequence[Sequence[str]], command: str) -
         "contender is tried by its few settings on prompts to validate by (KL to each expert along its own answers), and the best of "
         f"these is tested once, on {alone['asked']['test']} prompts of each task; random ones with {alone['asked']['seeds']} seeds. "
         "Scores are shares of right answers; normalised, shares of the expert's own. Intervals are 95 %, over prompts drawn again, the "
-        "same for all.",
+        "same for all, and over seeds.",
         "## Base and experts alone",
         _alone(alone),
     ]
@@ -117,6 +124,7 @@ def _team(entries: Sequence[Entry], alone: Mapping[str, Any], names: Sequence[st
                 f"{entry.mean_of('neutral perplexity'):.2f}",
                 f"{entry.said['differs']:.0%}",
                 f"{entry.said['size']:.2f}",
+                f"{entry.validated:.3f}",
                 settings,
             ]
         )
@@ -128,18 +136,19 @@ def _team(entries: Sequence[Entry], alone: Mapping[str, Any], names: Sequence[st
         "neutral perplexity",
         "parameters changed",
         "size of the change",
+        "KL from experts, validated",
         "chosen",
     ]
     return [table(head, rows), _verdict(ordered, reached)]
 
 
 def _verdict(ordered: Sequence[Entry], reached: Mapping[str, np.ndarray]) -> str:
-    """The best way that knows scores against each that does not, and against the controls."""
+    """The way that knows scores and validated best against each that does not, and against the controls."""
     ours = [entry for entry in ordered if entry.said["sort"] == "mechanism"]
     others = [entry for entry in ordered if entry.said["sort"] != "mechanism"]
     if not ours or not others:
         return ""
-    best, lines = ours[0].method, []
+    best, lines = min(ours, key=lambda entry: entry.validated).method, []
     for sort in ("baseline", "control"):
         for entry in others:
             if entry.said["sort"] == sort:
@@ -149,8 +158,8 @@ def _verdict(ordered: Sequence[Entry], reached: Mapping[str, np.ndarray]) -> str
     baselines = [name for name, sort, *_ in lines if sort == "baseline"]
     strongest = next((entry.method for entry in ordered if entry.said["sort"] == "baseline"), None)
     said = (
-        f"Best of those that know scores: {best}. It is ahead of {len(ahead)} of {len(baselines)} baselines outside the interval. "
-        f"The best baseline: {strongest}."
+        f"Of those that know scores {best} validated best. It is ahead of {len(ahead)} of {len(baselines)} baselines outside the "
+        f"interval. Tested best were {ours[0].method} of them, and of the baselines {strongest}."
     )
     return said + "\n\n" + table(["less", "", f"{best} less this, normalised"], [line[:3] for line in lines])
 

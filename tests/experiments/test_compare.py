@@ -109,6 +109,7 @@ def results(out, verdicts):
     files = {"alone": alone, "conflicts": {kind: [] for kind in KINDS}}
     for method, (sort, counts) in verdicts.items():
         said = {"method": method, "sort": sort, "settings": {"scale": 0.5}, "tests": [test(counts)]}
+        said["tries"] = [{"kl": {"sums": kl, "records": 0.5}} for kl in (0.7, 1.1)]
         files[f"sums-records/{method}"] = said | {"differs": 0.5, "size": 1.0}
     (out / "sums-records").mkdir()
     for name, said in files.items():
@@ -127,8 +128,13 @@ def test_the_page_says_who_is_ahead_and_what_got_worse(parts, tmp_path):
     )
     parts["compare_page"].write(tmp_path, tmp_path, [["sums", "records"]], "command")
     text = (tmp_path / "experts.md").read_text(encoding="utf-8")
-    assert "| soft | by scores | 80% | 100% | 1.00 (1.00 to 1.00) | 2.00 | 50% | 1.00 | scale 0.5 |" in text
+    assert "| soft | by scores | 80% | 100% | 1.00 (1.00 to 1.00) | 2.00 | 50% | 1.00 | 0.600 | scale 0.5 |" in text
     assert "| TIES | looks at no score | 10% (below base) | 30% | 0.21" in text
-    assert "Best of those that know scores: soft. It is ahead of 1 of 2 baselines outside the interval." in text
-    assert "The best baseline: average." in text and "| average | baseline | 0.00 (0.00 to 0.00) |" in text
+    assert (
+        "Of those that know scores soft validated best. It is ahead of 1 of 2 baselines outside the interval." in text
+    )
+    assert (
+        "Tested best were soft of them, and of the baselines average." in text
+        and "| average | baseline | 0.00 (0.00 to 0.00) |" in text
+    )
     assert "| sums | 80% | 100% | 2.00 |" in text and "| base | 20% | 0% | 2.00 |" in text
