@@ -118,13 +118,15 @@ def relays_are_late(each: Result) -> Told:
 def relays_stand_above(each: Result) -> Told:
     """Sources, by the median of their blocks."""
     relay, source = (each.roles.loc[each.roles["role"].isin(names), "layer"] for names in (RELAYS, ("source",)))
-    value = f"{relay.median():.3g} of {len(relay)} / {source.median():.3g} of {len(source)}"
+    value = f"{relay.median():.3g} ({len(relay)} relays) / {source.median():.3g} ({len(source)} sources)"
     if min(len(relay), len(source)) < FEWEST_FOR_MEDIAN:
         return Told(value, _verdict(None))
     draw = np.random.default_rng(0)
     drawn = [np.median(draw.choice(blocks, (NUM_RESAMPLES, len(blocks))), axis=1) for blocks in (relay, source)]
     low, high = np.percentile(drawn[0] - drawn[1], (2.5, 97.5))
-    return Told(f"{value} ({low:.3g} to {high:.3g} above)".replace("-", "−"), _verdict(_is_above((low, high), 0)))
+    return Told(
+        f"{value} ({low:.3g} to {high:.3g} blocks above)".replace("-", "−"), _verdict(_is_above((low, high), 0))
+    )
 
 
 def state_forms_in_the_middle(each: Result) -> Told:
