@@ -62,7 +62,7 @@ class Stand(NamedTuple):
 
     looked: the k whose recovery lies in 10-90 %. clear: those where its lead over each is clear of 0. above: those where it
     is better than every control, clear ones included. beaten: (k, its recovery, the best control's name and recovery)
-    of the rest.
+    of the rest. unclear: the controls over which its lead is not clear of 0 at every k of `above`.
     """
 
     mode: str
@@ -70,6 +70,7 @@ class Stand(NamedTuple):
     clear: tuple[int, ...]
     above: tuple[int, ...]
     beaten: tuple[tuple[int, float, str, float], ...]
+    unclear: tuple[str, ...]
     num_controls: int
 
 
@@ -239,7 +240,8 @@ def stand(findings: Findings, mode: str) -> Stand | None:
         if all(curve.lag_low[n] > 0 for curve in others):
             clear.append(k)
     looked = tuple(int(main.ks[n]) for n in at)
-    return Stand(mode, looked, tuple(clear), tuple(above), tuple(beaten), len(others))
+    unclear = [curve.name for curve in others if any(int(main.ks[n]) in above and not curve.lag_low[n] > 0 for n in at)]
+    return Stand(mode, looked, tuple(clear), tuple(above), tuple(beaten), tuple(unclear), len(others))
 
 
 def _good(mode: str, recovery: float) -> float:
@@ -273,6 +275,11 @@ def stands(findings: Findings, mode: str) -> str:
     )
     if found.clear == found.above:
         return f"{text} Its lead over each is clear of 0 {'there' if len(found.above) == 1 else 'at each of these'}."
+    if len(found.unclear) < found.num_controls:
+        there = f"over each at k = {_ks(found.clear)}, and elsewhere " if found.clear else ""
+        return (
+            f"{text} Its lead is clear of 0 {there}over each but {listed(list(found.unclear))}: there it may be chance."
+        )
     if found.clear:
         return f"{text} Its lead over each is clear of 0 at k = {_ks(found.clear)} only."
     return f"{text} But its lead over each is nowhere clear of 0: with these prompts it may be chance."

@@ -118,7 +118,7 @@ def test_an_untrusted_anchor_comes_first(heads):
 
 def test_stand_looks_only_where_orders_can_differ(heads):
     found = restored(heads, [0.05, 0.5, 0.6], ("random", [0.0, 0.3, 0.6]))
-    assert wording.stand(found, "restoration") == ("restoration", (4,), (4,), (4,), (), 1)
+    assert wording.stand(found, "restoration") == ("restoration", (4,), (4,), (4,), (), (), 1)
     assert wording.stand(found, "knockout") is None and wording.stands(found, "knockout") == ""
 
 
@@ -149,6 +149,16 @@ def test_in_knockout_less_is_better(heads):
         ([0.01, 0.05, 0.6], (("random", [0.0, 0.0, 0.6]),), "cannot tell the ranking from its controls"),
         ([0.1, 0.5, 0.6], (), "no controls to compare with"),
         ([0.2, 0.5, 0.6], (("random", [0.19, 0.49, 0.6]),), "nowhere clear of 0: with these prompts it may be chance"),
+        (
+            [0.2, 0.5, 0.6],
+            (("first order", [0.19, 0.49, 0.6]), ("random", [0.0, 0.1, 0.6])),
+            "Its lead is clear of 0 over each but first order: there it may be chance.",
+        ),
+        (
+            [0.2, 0.5, 0.6],
+            (("first order", [0.19, 0.3, 0.6]), ("random", [0.0, 0.1, 0.6])),
+            "Its lead is clear of 0 over each at k = 4, and elsewhere over each but first order: there it may be chance.",
+        ),
     ],
 )
 def test_stands_admits_what_the_curves_cannot_say(heads, top, others, words):
