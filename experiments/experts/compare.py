@@ -43,7 +43,7 @@ ADAPTERS = {
 MAX_NEW = {"constraints": 96, "sums": 64, "records": 64}
 KINDS = ("head", "kv", "neuron")
 """Together all that adapters of linear layers change."""
-SETTINGS = {"learn": 16, "validation": 8, "test": 32, "neutral": 8, "cuts": 2, "steps": 4, "seeds": 2}
+SETTINGS = {"learn": 16, "validation": 4, "test": 24, "neutral": 8, "cuts": 2, "steps": 4, "seeds": 2}
 """Prompts of each task to learn and to score by, to validate by, to test by; prompts that ask for nothing; places at which an answer is
 cut, for scores; steps of integrated gradients; seeds that a random contender is tested by."""
 
@@ -70,7 +70,7 @@ def known(chosen: argparse.Namespace, console: Console) -> Known:
             texts = [example.user for example in make(split, getattr(chosen, wanted), seed=7)]
             asked = jp.encode(pair, texts)
             told[name][split] = kept(
-                chosen.out / f"{name}.{split}.npz",
+                chosen.out / f"{name}.{split}-{len(texts)}.npz",
                 lambda pair=pair, asked=asked, name=name: jp.continuation(
                     pair, pair.special, asked, max_new=MAX_NEW[name]
                 ),
@@ -78,7 +78,9 @@ def known(chosen: argparse.Namespace, console: Console) -> Known:
         console.print(f"{name}: answers are there")
     pair = next(iter(pairs.values()))
     plain = jp.encode(pair, prompts.prompts("anchor", chosen.neutral))
-    neutral = kept(chosen.out / "neutral.npz", lambda: jp.continuation(pair, pair.base, plain, max_new=64))
+    neutral = kept(
+        chosen.out / f"neutral-{chosen.neutral}.npz", lambda: jp.continuation(pair, pair.base, plain, max_new=64)
+    )
     return Known(
         pairs,
         told,
@@ -132,7 +134,8 @@ def scored(chosen: argparse.Namespace, there: Known, console: Console) -> dict[s
     """Of each expert its scores on its own task, and what its data say."""
     found = {}
     for name, pair in there.pairs.items():
-        inputs, file = cut(there.told[name]["train"], chosen.cuts), chosen.out / f"{name}.scores.safetensors"
+        inputs = cut(there.told[name]["train"], chosen.cuts)
+        file = chosen.out / f"{name}.scores-{chosen.learn}-{chosen.cuts}-{chosen.steps}.safetensors"
         if not file.is_file():
             began = time.monotonic()
             made = jp.score(pair, inputs, jp.NextToken("kl"), kinds=KINDS, method="integrated", steps=chosen.steps)
@@ -141,7 +144,7 @@ def scored(chosen: argparse.Namespace, there: Known, console: Console) -> dict[s
         statistics = {
             "fisher": jp.fisher(pair, pair.special, inputs),
             "moments": jp.moments(pair, pair.special, inputs),
-            "mask": kept_mask(chosen.out / f"{name}.mask.npz", pair, there.told[name]["train"]),
+            "mask": kept_mask(chosen.out / f"{name}.mask-{chosen.learn}-{STEPS}.npz", pair, there.told[name]["train"]),
         }
         found[name] = jp.load_scores(file), statistics
     return found

@@ -23,7 +23,7 @@ BUDGETS = tuple({"budget": budget, "scale": scale} for budget in (0.2, 0.6) for 
 """Four tries each, wherever there is something to try."""
 PARTS = ({"part": 0.3}, {"part": 0.4}, {"part": 0.6}, {"part": 0.7})
 SPARSITIES = ({"sparsity": 0.0}, {"sparsity": 0.3})
-STEPS, RATE, BATCH, START = 20, 0.05, 4, 0.5
+STEPS, RATE, BATCH, START = 12, 0.05, 4, 0.5
 """Of gates that are learned."""
 BASELINE, MECHANISM, CONTROL = "baseline", "mechanism", "control"
 
