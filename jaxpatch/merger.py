@@ -56,7 +56,8 @@ def merge(
             mergekit's differ, there is an option for both.
 
     Returns: a new tree of base's dtypes. Where nothing changes it is base to the last bit, and where all of one expert's change is
-    taken, the expert. Leaves that hold no floats are base's.
+    taken, the expert. Leaves that hold no floats are base's, and where differences are added up those that all experts share with it
+        (as one array: `with_one_base`).
 
     Raises: ValueError for a method or an option that there is not, for trees that do not match or hold NaN, for numbers out of range:
         all that is wrong at once.
@@ -92,7 +93,8 @@ def merge(
     layouts = tensors.layouts({path: np.shape(leaf) for path, leaf in leaves.items()})
     merged = {}
     for number, (path, leaf) in enumerate(sorted(leaves.items())):
-        if not _is_floating(leaf):
+        is_shared = "scale" in known.takes and all(expert[path] is leaf for expert in own)
+        if is_shared or not _is_floating(leaf):
             merged[path] = leaf
             continue
         size = math.prod(np.shape(leaf)[layouts[path].stack :])

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import compare_page
 import examples
+import jax
 import jax.numpy as jnp
 import numpy as np
 from contenders import BATCH, CONTENDERS, STEPS, Team
@@ -43,7 +44,7 @@ ADAPTERS = {
 MAX_NEW = {"constraints": 96, "sums": 64, "records": 64}
 KINDS = ("head", "kv", "neuron")
 """Together all that adapters of linear layers change."""
-SETTINGS = {"learn": 16, "validation": 4, "test": 24, "neutral": 8, "cuts": 2, "steps": 4, "seeds": 2}
+SETTINGS = {"learn": 16, "validation": 4, "test": 16, "neutral": 8, "cuts": 2, "steps": 4, "seeds": 2}
 """Prompts of each task to learn and to score by, to validate by, to test by; prompts that ask for nothing; places at which an answer is
 cut, for scores; steps of integrated gradients; seeds that a random contender is tested by."""
 
@@ -194,7 +195,7 @@ def contend(chosen: argparse.Namespace, there: Known, names: Sequence[str], team
     contender, tries, best = CONTENDERS[method], [], None
     for settings in contender.tries:
         began = time.monotonic()
-        params = contender.make(team, settings, 0)
+        params = jax.block_until_ready(contender.make(team, settings, 0))
         merged_at = time.monotonic()
         kl = validated(there, names, params)
         tries.append({"settings": settings, "kl": kl, "seconds": merged_at - began})

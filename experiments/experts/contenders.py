@@ -17,11 +17,12 @@ from jaxpatch.shapes import Params
 from jaxpatch.trees import paths
 
 Settings = Mapping[str, Any]
-SCALES = ({"scale": 0.4}, {"scale": 0.6}, {"scale": 0.8}, {"scale": 1.0})
-DENSITIES = tuple({"density": density, "scale": scale} for density in (0.2, 0.6) for scale in (0.6, 1.0))
-BUDGETS = tuple({"budget": budget, "scale": scale} for budget in (0.2, 0.6) for scale in (0.6, 1.0))
-"""Four tries each, wherever there is something to try."""
-PARTS = ({"part": 0.3}, {"part": 0.4}, {"part": 0.6}, {"part": 0.7})
+SCALES = ({"scale": 0.4}, {"scale": 0.7}, {"scale": 1.0})
+SHARES = ((0.2, 1.0), (0.6, 0.6), (0.6, 1.0))
+DENSITIES = tuple({"density": share, "scale": scale} for share, scale in SHARES)
+BUDGETS = tuple({"budget": share, "scale": scale} for share, scale in SHARES)
+"""Three tries each, wherever there is something to try."""
+PARTS = ({"part": 0.3}, {"part": 0.5}, {"part": 0.7})
 SPARSITIES = ({"sparsity": 0.0}, {"sparsity": 0.3})
 STEPS, RATE, BATCH, START = 12, 0.05, 4, 0.5
 """Of gates that are learned."""

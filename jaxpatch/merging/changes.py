@@ -1,5 +1,8 @@
 """What experts differ from base by, and the steps that most methods share: rescaled, agreed upon, added up, added to base."""
 
+import functools
+import operator
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -37,6 +40,17 @@ def per_expert(values: Float[Array, " experts"]) -> Float[Array, "experts 1 1 1"
     return values[:, None, None, None]
 
 
+def total(each: Experts) -> Tensors:
+    """The sum over experts, written out: one pass over the entries, many times faster on a CPU than a reduction of so short an axis.
+
+    A choice stands before each addition, lest compilers add a product before it is rounded: the order of experts would matter.
+
+    >>> total(jnp.array([[[[1.0]]], [[[2.0]]]])).tolist()
+    [[[3.0]]]
+    """
+    return functools.reduce(operator.add, (jnp.where(one == 0, 0, one) for one in each))
+
+
 def to_own_norm(kept: Experts, whole: Experts) -> Experts:
     """Each tensor stretched to the L1 norm that it had before some of its entries were dropped.
 
@@ -56,7 +70,7 @@ def elected(weighted: Experts) -> Keep:
     >>> elected(jnp.array([[[[1.0, -1.0]]], [[[-2.0, 1.0]]]])).tolist()
     [[[[False, False]]], [[[True, True]]]]
     """
-    majority = jnp.where(weighted.sum(0) >= 0, 1.0, -1.0)
+    majority = jnp.where(total(weighted) >= 0, 1.0, -1.0)
     return jnp.sign(weighted) == majority
 
 
@@ -65,12 +79,12 @@ def summed(changes: Experts, weights: Float[Array, " experts"], *, by_sign: bool
     weighted = changes * per_expert(weights)
     if by_sign:
         agree = elected(weighted)
-        total, divisor = (jnp.where(agree, each, 0).sum(0) for each in (weighted, per_expert(weights)))
+        change, divisor = (total(jnp.where(agree, each, 0)) for each in (weighted, per_expert(weights)))
         is_none = divisor == 0
     else:
-        total, divisor = weighted.sum(0), weights.sum()
+        change, divisor = total(weighted), weights.sum()
         is_none = jnp.abs(divisor) < NO_WEIGHT
-    return total / jnp.where(is_none, 1, divisor) if is_normalized else total
+    return change / jnp.where(is_none, 1, divisor) if is_normalized else change
 
 
 def added(base: Tensors, experts: Experts, change: Tensors) -> Tensors:
@@ -88,7 +102,9 @@ def added(base: Tensors, experts: Experts, change: Tensors) -> Tensors:
 
 def settled(average: Tensors, experts: Experts, weights: Float[Array, " experts"]) -> Tensors:
     """An average of experts entry by entry: to the last bit what they agree on, or the one expert that has all the weight."""
-    return alone(jnp.where((experts == experts[0]).all(0), experts[0], average), experts, weights)
+    first, *others = experts
+    is_one = functools.reduce(operator.and_, (each == first for each in others), jnp.ones_like(first, bool))
+    return alone(jnp.where(is_one, first, average), experts, weights)
 
 
 def alone(average: Tensors, experts: Experts, weights: Float[Array, " experts"]) -> Tensors:

@@ -10,8 +10,8 @@ def merge(base, experts, asked, options):
     """``base + lambda m tau``, tau the weighted sum of the differences; m where so many experts as are `needed` have the entry."""
     own = changes.of(base, experts)
     weighted = changes.per_expert(asked.weights) * own
-    total = weighted.sum(0)
-    is_needed = masks(own, total, options["threshold"]).sum(0) >= options["needed"]
+    total = changes.total(weighted)
+    is_needed = changes.total(masks(own, total, options["threshold"]).astype(jnp.int32)) >= options["needed"]
     return changes.added(base, experts, asked.scale * jnp.where(is_needed, total, 0))
 
 

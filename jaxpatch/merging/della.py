@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from jaxpatch.merging import changes, dare
+from jaxpatch.merging import changes, dare, magnitudes
 from jaxpatch.merging.method import Method, Range
 
 
@@ -17,7 +17,7 @@ def merge(base, experts, asked, options):
 def chances(own, density, epsilon: float):
     """From ``density - epsilon`` for the smallest of a row to ``density + epsilon`` for the largest, evenly by rank; a row of one has
     `density`, and at a density of 0 or 1 all have that."""
-    ranks = jnp.argsort(jnp.argsort(jnp.abs(own), axis=-1), axis=-1).astype(jnp.float32)
+    ranks = magnitudes.ranks(own).astype(jnp.float32)
     last = max(own.shape[-1] - 1, 1)
     between = changes.per_expert(density)
     spread = jnp.where((between <= 0) | (between >= 1) | (own.shape[-1] == 1), 0.0, epsilon)

@@ -11,7 +11,7 @@ def merge(base, experts, asked, options):
     if asked.statistics is None:
         return linear.merge(base, experts, asked, {"normalize": True})
     weights = changes.per_expert(asked.weights) * jnp.maximum(asked.statistics, options["floor"])
-    return changes.settled((weights * experts).sum(0) / weights.sum(0), experts, asked.weights)
+    return changes.settled(changes.total(weights * experts) / changes.total(weights), experts, asked.weights)
 
 
 METHOD = Method(

@@ -12,8 +12,8 @@ def merge(base, experts, asked, options):
     known = asked.statistics
     mask = ties.keep(own, asked, options["trim"]) if known is None else known > 0
     weights = jnp.where(mask, changes.per_expert(asked.weights), 0)
-    divisor = weights.sum(0)
-    change = (weights * own).sum(0) / jnp.where(divisor == 0, 1, divisor)
+    divisor = changes.total(weights)
+    change = changes.total(weights * own) / jnp.where(divisor == 0, 1, divisor)
     return changes.added(base, experts, asked.scale * change)
 
 

@@ -1,17 +1,21 @@
-"""Which entries are the largest, exactly so many: without sorting.
+"""Which entries are the largest, exactly so many, and each one's rank: by the bits of floats.
 
-Floats that are not negative are ordered as their bits are, read as integers; so the k-th largest is found bit by bit, each by counting
-how many entries are not below, and 31 such passes over the entries, which run at the speed of memory, find it exactly.
+Floats that are not negative are ordered as their bits are, read as integers. So the k-th largest is found bit by bit, each by counting
+how many entries are not below: 31 passes over a tensor, which stays in the cache. And ranks are found by sorting integers that hold
+some bits of a magnitude and an entry's place, which is several times faster on a CPU than sorting by a key and carrying places along.
 """
 
 from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 BITS = 31
 """Of a float32 without its sign."""
+DIGIT = 4
+"""Bits found by one pass over all leaves."""
 
 
 def order(values: Float[Array, " *shape"]) -> Int[Array, " *shape"]:
@@ -30,15 +34,7 @@ def kth(values: Float[Array, "stack ..."], count: Int[Array, " stack"]) -> Int[A
     >>> (kth(values, jnp.array([2])) == order(values)[:, 2]).tolist()
     [True]
     """
-    ordered = order(values)
-    axes = tuple(range(1, values.ndim))
-
-    def step(number: jax.Array, found: jax.Array) -> jax.Array:
-        tried = found | (1 << (BITS - 1 - number))
-        are_above = (ordered >= jnp.expand_dims(tried, axes)).sum(axes, dtype=jnp.int32)
-        return jnp.where(are_above >= count, tried, found)
-
-    return jax.lax.fori_loop(0, BITS, step, jnp.zeros(values.shape[0], jnp.int32))
+    return jax.lax.map(lambda each: _kth(*each), (order(values), count))
 
 
 def largest(values: Float[Array, "stack ..."], count: Int[Array, " stack"]) -> Bool[Array, "stack ..."]:
@@ -47,12 +43,48 @@ def largest(values: Float[Array, "stack ..."], count: Int[Array, " stack"]) -> B
     >>> largest(jnp.array([[3.0, -1.0, 1.0]]), jnp.array([2])).tolist()
     [[True, True, False]]
     """
-    axes = tuple(range(1, values.ndim))
-    ordered, edge = order(values), jnp.expand_dims(kth(values, count), axes)
+    return jax.lax.map(lambda each: _largest(*each), (order(values), count))
+
+
+def _kth(ordered: Int[Array, "..."], count: Int[Array, ""]) -> Int[Array, ""]:
+    """One tensor's: all passes over it while it is in the cache."""
+
+    def step(number: jax.Array, found: jax.Array) -> jax.Array:
+        tried = found | (1 << (BITS - 1 - number))
+        return jnp.where((ordered >= tried).sum(dtype=jnp.int32) >= count, tried, found)
+
+    return jax.lax.fori_loop(0, BITS, step, jnp.int32(0))
+
+
+def _largest(ordered: Int[Array, "..."], count: Int[Array, ""]) -> Bool[Array, "..."]:
+    edge = _kth(ordered, count)
     above, equal = ordered > edge, ordered == edge
-    room = jnp.expand_dims(count, axes) - above.sum(axes, keepdims=True, dtype=jnp.int32)
-    place = jnp.cumsum(equal.reshape(len(values), -1), axis=1, dtype=jnp.int32).reshape(values.shape)
-    return above | (equal & (place <= room))
+    room = count - above.sum(dtype=jnp.int32)
+
+    def first() -> jax.Array:
+        place = jnp.cumsum(equal.ravel(), dtype=jnp.int32).reshape(equal.shape)
+        return above | (equal & (place <= room))
+
+    return jax.lax.cond(equal.sum(dtype=jnp.int32) <= room, lambda: above | equal, first)
+
+
+def ranks(values: Float[Array, "*stack row"]) -> Int[Array, "*stack row"]:
+    """Of each entry, how many of its row (the last axis) are smaller by magnitude, or equal and before it.
+
+    >>> ranks(jnp.array([[3.0, -1.0, 2.0, 1.0]])).tolist()
+    [[3, 0, 2, 1]]
+    """
+    ordered, size = order(values).astype(jnp.uint32), values.shape[-1]
+    places = jnp.broadcast_to(jnp.arange(size, dtype=jnp.uint32), values.shape)
+    for_place = max(size - 1, 1).bit_length()
+    digit, found = 32 - for_place, places
+    # the lowest digits first, each sort keeping the order of the one before among equal digits
+    for shift in range(0, BITS, digit):
+        digits = (jnp.take_along_axis(ordered, found, -1) >> shift) & ((1 << digit) - 1)
+        sorted_ = jnp.sort((digits << for_place) | places, axis=-1)
+        found = jnp.take_along_axis(found, sorted_ & ((1 << for_place) - 1), -1)
+    empty = jnp.zeros(values.shape, jnp.int32)
+    return jnp.put_along_axis(empty, found, places.astype(jnp.int32), axis=-1, inplace=False)
 
 
 def kth_of_all(pairs: Callable[[], Iterable[tuple[jax.Array, jax.Array]]], count: int) -> float:
@@ -66,13 +98,22 @@ def kth_of_all(pairs: Callable[[], Iterable[tuple[jax.Array, jax.Array]]], count
     if count == 0:
         return float("inf")
     found = 0
-    for number in range(BITS):
-        tried = found | (1 << (BITS - 1 - number))
-        if sum(int(_not_below(base, expert, tried)) for base, expert in pairs()) >= count:
-            found = tried
-    return float(jax.lax.bitcast_convert_type(jnp.int32(found), jnp.float32))
+    for shift in reversed(range(0, BITS, DIGIT)):
+        tried = found | (np.arange(1, 1 << DIGIT, dtype=np.int64) << shift)
+        tried = tried[tried < 1 << BITS].astype(np.int32)
+        not_below = sum(np.asarray(_not_below(base, expert, tried), np.int64) for base, expert in pairs())
+        found = max([found, *tried[not_below >= count].tolist()])
+    return float(np.int32(found).view(np.float32))
 
 
 @jax.jit
 def _not_below(base: jax.Array, expert: jax.Array, tried: jax.Array) -> jax.Array:
-    return (order(expert.astype(jnp.float32) - base.astype(jnp.float32)) >= tried).sum(dtype=jnp.int32)
+    """Of each magnitude tried, how many entries of the difference are not below: [tried]."""
+
+    def counted(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+        one, other = (each.astype(jnp.float32) for each in pair)
+        ordered = order(other - one)
+        return jax.lax.map(lambda edge: (ordered >= edge).sum(dtype=jnp.int32), tried)
+
+    pairs = base, expert
+    return counted(pairs) if base.ndim < 3 else jax.lax.map(counted, pairs).sum(0)

@@ -211,6 +211,16 @@ def test_any_tree_will_do():
     assert made[0]["w"].tolist() == [[1.5] * 3] * 2 and made[0]["steps"].tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_leaves_that_experts_share_with_base_are_what_the_method_makes_of_the_same_numbers(method):
+    base, one, _ = models()
+    one = one | {"embed": base["embed"]}
+    apart = one | {"embed": jax.tree.map(lambda leaf: leaf + 0, base["embed"])}
+    got, wanted = (merged(method, base, [each], weights=0.8) for each in (one, apart))
+    assert is_same(got, wanted)
+    assert (got["embed"]["kernel"] is base["embed"]["kernel"]) == ("scale" in METHODS[method].takes)
+
+
 @pytest.mark.parametrize("count", [0, 1, 7, 59, 60])
 def test_the_largest_are_found_without_sorting(count):
     rng = np.random.default_rng(count)
@@ -221,6 +231,28 @@ def test_the_largest_are_found_without_sorting(count):
     for own, each in zip(values.astype(np.float32), found, strict=True):
         first = np.argsort(-np.abs(own).ravel(), kind="stable")[:count]
         assert set(np.flatnonzero(each)) == set(first)
+
+
+@pytest.mark.parametrize("width", [1, 2, 15, 2**16 + 1])
+def test_ranks_are_those_of_a_stable_sort(width):
+    rng = np.random.default_rng(width)
+    values = rng.normal(size=(3, 2, width)).astype(np.float32) * 10.0 ** rng.integers(-30, 30, (3, 2, width))
+    values[1] = rng.integers(-2, 3, (2, width))  # ties, and zeros of both signs
+    wanted = np.argsort(np.argsort(np.abs(values.astype(np.float32)), axis=-1, kind="stable"), axis=-1, kind="stable")
+    assert (np.asarray(magnitudes.ranks(jnp.asarray(values, jnp.float32))) == wanted).all()
+
+
+def test_the_kth_of_all_leaves_is_that_of_their_differences():
+    rng = np.random.default_rng(0)
+    leaves = [
+        rng.normal(size=shape).astype(np.float32) * 10.0 ** rng.integers(-30, 30, shape) for shape in ((7,), (2, 3, 5))
+    ]
+    leaves.append(rng.integers(-2, 3, (4, 3)))
+    leaves = [jnp.asarray(each, jnp.float32) for each in leaves]
+    sorted_ = np.sort(np.concatenate([np.abs(each).ravel() for each in leaves]))[::-1]
+    pairs = [(jnp.zeros_like(each), each) for each in leaves]
+    found = [magnitudes.kth_of_all(lambda: pairs, count) for count in range(1, len(sorted_) + 1)]
+    assert found == sorted_.tolist()
 
 
 def test_tensors_of_a_decoder_are_those_of_its_checkpoint():
