@@ -10,12 +10,14 @@ from result import Result
 from scipy import stats
 
 from jaxpatch.measuring.prompt_sets import NUM_LAYER
-from jaxpatch.reporting.wording import interval, listed, number, percent
+from jaxpatch.reporting.wording import interval, listed, number, percent, plural
 from jaxpatch.scoring import normalise
 from jaxpatch.validating import controls
 
 RELAYS = ("relay", "both")
-FEWEST_FOR_MEDIAN = 5
+"""All of high E_a, whatever their own weights do."""
+FEWEST = 5
+"""Relays, or sources, of which something is told."""
 MANY = 0.05
 """Of all components that can matter: fewer are few."""
 LEVEL = 0.05
@@ -42,14 +44,18 @@ def of_tasks(scored: Sequence[Result]) -> str:
         + "\n\nIn brackets 95 % intervals. A finding holds where the whole interval is as said, does not hold where none of it is, and "
         "cannot be told otherwise. Intervals are over prompts; of what was counted (relays, answers, neurons) Wilson's; of medians "
         "over the components that they are of. Of E_w+, the sum of the scores above 0, both halves are asked: of the blocks up to "
-        "the anchor, and of all; where they disagree it cannot be told. Nearly as much lies below 0, so that they say where neurons "
-        "help, not where more helps than hinders. The state forms in the middle where base, pushed along a direction fitted to the "
+        f"the anchor, and of all; where they disagree it cannot be told. {_below_zero(scored)}, so that they say where neurons "
+        "help, not where more helps than hinders; and noise adds to such sums, so that their intervals lean upwards. The middle "
+        f"third is {_middle(scored[0])}. The state forms there where base, pushed along a direction fitted to the "
         f"block itself, obeys at least half as often as after the best of the blocks tried ({NUM_LAYER} answers each). A size's "
         "interval runs from the first on the grid at which the curve's reaches 80 % to the first at which all of it does, and "
         "nothing is told where as few components that no score chose recover it, too. Behaviour: a sign test, prompt by prompt, p "
-        f"below {LEVEL:g}. An overlap is above chance where as many, each drawn from all below the highest target that it supplies, "
-        f"would share as much in less than 5 % of draws. Nothing is told of fewer than {FEWEST_FOR_MEDIAN} relays or sources. A relay "
-        "is high beside the largest of its own kind, so that rates of heads and of neurons are of two scales."
+        f"below {LEVEL:g}. An overlap is above chance where as many of either kind, each drawn from all below the highest target that "
+        "it supplies, would share as much in less than 5 % of draws; its interval takes each supplier as found by itself, though one "
+        f"tree may feed several targets, and is too narrow for it. Nothing is told of fewer than {FEWEST} relays or sources. Relays "
+        "are all of high E_a, those that are both among them; only where they stand beside sources are both left out, on either side. "
+        "What is high is so beside the largest of its own kind: heads and neurons are compared by those that carry the same share of "
+        "the state, and in number most relays may be neurons."
     )
 
 
@@ -64,6 +70,27 @@ def in_short(said: str, titles: Sequence[str], verdicts: Sequence[str]) -> str:
         verdict: [title for title, one in zip(titles, verdicts, strict=True) if one == verdict] for verdict in verdicts
     }
     return f"* {claim[0].upper()}{claim[1:]}: {'; '.join(f'{verdict} for {listed(several)}' for verdict, several in of.items())}."
+
+
+def _middle_third(total: int) -> range:
+    """Of so many blocks.
+
+    >>> _middle_third(30)
+    range(9, 20)
+    """
+    return range(-(-total // 3) - 1, 2 * total // 3)
+
+
+def _middle(each: Result) -> str:
+    blocks = _middle_third(len(each.weights.values["neuron"]))
+    return f"blocks {blocks[0]} to {blocks[-1]}, both among them"
+
+
+def _below_zero(scored: Sequence[Result]) -> str:
+    """How much of neurons' scores is below 0, beside what is above."""
+    values = [each.weights.values["neuron"][: each.layer + 1] for each in scored]
+    shares = [float(-own[own < 0].sum() / own[own > 0].sum()) for own in values]
+    return f"Below 0 lies {percent(min(shares))} to {percent(max(shares))} as much"
 
 
 def neurons_carry_more(each: Result) -> Told:
@@ -87,9 +114,10 @@ def sources_are_shallow(each: Result) -> Told:
 
 
 def relays_are_heads(each: Result) -> Told:
-    """Rather than neurons: by the share of each kind that can reach the anchor."""
+    """More often than neurons are: of those that can reach the anchor, by a share of the state that is the same for both."""
+    least = each.flow["rules"]["least"]
     can_reach = each.roles[each.roles["layer"] <= each.layer]
-    is_relay = can_reach["role"].isin(RELAYS)
+    is_relay = can_reach["role"].isin(RELAYS) & (can_reach["E_a"] >= least)
     counts = {kind: (int(part.sum()), len(part)) for kind, part in is_relay.groupby(can_reach["kind"])}
     heads, neurons = (cells.counted(*counts[kind]) for kind in ("head", "neuron"))
     told = [
@@ -97,7 +125,9 @@ def relays_are_heads(each: Result) -> Told:
         for kind, ends in (("head", heads), ("neuron", neurons))
     ]
     holds = True if heads[0] > neurons[1] else False if heads[1] < neurons[0] else None
-    return Told(" / ".join(told), _verdict(holds))
+    return Told(
+        f"{' / '.join(told)} carry {percent(least)} or more", _verdict(holds if is_relay.sum() >= FEWEST else None)
+    )
 
 
 def relays_are_late(each: Result) -> Told:
@@ -112,14 +142,14 @@ def relays_are_late(each: Result) -> Told:
     value = (
         f"{above} of {len(relays)} ({interval(*ends)}), median block {relays['layer'].median():.3g} / {percent(chance)}"
     )
-    return Told(value, _verdict(None if len(relays) < FEWEST_FOR_MEDIAN else _is_above(ends, chance)))
+    return Told(value, _verdict(None if len(relays) < FEWEST else _is_above(ends, chance)))
 
 
 def relays_stand_above(each: Result) -> Told:
     """Sources, by the median of their blocks."""
-    relay, source = (each.roles.loc[each.roles["role"].isin(names), "layer"] for names in (RELAYS, ("source",)))
+    relay, source = (each.roles.loc[each.roles["role"] == role, "layer"] for role in ("relay", "source"))
     value = f"{relay.median():.3g} ({len(relay)} relays) / {source.median():.3g} ({len(source)} sources)"
-    if min(len(relay), len(source)) < FEWEST_FOR_MEDIAN:
+    if min(len(relay), len(source)) < FEWEST:
         return Told(value, _verdict(None))
     draw = np.random.default_rng(0)
     drawn = [np.median(draw.choice(blocks, (NUM_RESAMPLES, len(blocks))), axis=1) for blocks in (relay, source)]
@@ -134,7 +164,7 @@ def state_forms_in_the_middle(each: Result) -> Told:
     info = each.manifest["anchor"]
     tried = [(c["layer"], round(c["success"] * NUM_LAYER)) for c in info["candidates"] if c["success"] is not None]
     total = len(each.weights.values["neuron"])
-    middle = [one for one in tried if total / 3 <= one[0] + 1 <= 2 * total / 3]
+    middle = [one for one in tried if one[0] in _middle_third(total)]
     if not middle:
         return Told("no block of the middle third was tried", _verdict(None))
     there, best = (max(some, key=lambda one: one[1]) for some in (middle, tried))
@@ -179,23 +209,25 @@ def state_is_not_behaviour(each: Result) -> Told:
 
 
 def suppliers_are_sources(each: Result) -> Told:
-    """Neurons that tracing found beside as many that E_w ranks first."""
-    shared = [row for row in each.flow["overlap"] if row["kind"] == "neuron"]
-    if not shared:
+    """Heads and neurons that tracing found beside as many of each that E_w ranks first."""
+    rows = each.flow["overlap"]
+    if not rows:
         return Told("none traced", _verdict(None))
-    row = shared[0]
-    ends = cells.counted(row["shared"], row["traced"])
+    shared, traced = (sum(row[name] for row in rows) for name in ("shared", "traced"))
+    ends = cells.counted(shared, traced)
     beside = {None: "may be as many as", False: "fewer than", True: "more than"}[_is_above(ends, PAPERS_SHARE)]
+    kinds = ", ".join(f"{row['shared']} of {row['traced']} {plural(row['kind'])}" for row in rows)
+    is_clear = all(row["p"] < LEVEL for row in rows)
     return Told(
-        f"{row['shared']} of {row['traced']} ({interval(*ends)}) / {percent(row['chance'])}",
-        f"{'above' if row['p'] < LEVEL else 'not above'} chance, {beside} the paper's",
+        f"{shared} of {traced} ({interval(*ends)}; {kinds}) / {', '.join(percent(row['chance']) for row in rows)}",
+        f"{'above' if is_clear else 'not above'} chance, {beside} the paper's",
     )
 
 
 FINDINGS: dict[str, Callable[[Result], Told]] = {
     "MLP neurons carry more of the state than heads: recovered by all neurons / by all heads": neurons_carry_more,
     "sources are shallow: more than half of neurons' E_w+ in the lower half of the blocks": sources_are_shallow,
-    "relays are heads: relays, of all heads up to the anchor / of all neurons": relays_are_heads,
+    "heads are relays more often than neurons: of all heads up to the anchor / of all neurons": relays_are_heads,
     "relays are mid or late: those above the first third of all blocks / of all components up to the anchor": relays_are_late,
     "relays stand above sources: median block of relays / of sources": relays_stand_above,
     "the state forms in the middle: answers steered along it after the best block of the middle third / after any": (
@@ -205,7 +237,7 @@ FINDINGS: dict[str, Callable[[Result], Told]] = {
     "inner recovery is not behaviour: answers of the first set that wrote with all of the state / of special": (
         state_is_not_behaviour
     ),
-    "traced suppliers are ranked sources: neurons shared (the paper: 75 %) / by chance": suppliers_are_sources,
+    "traced suppliers are ranked sources: shared (the paper: 75 %) / by chance": suppliers_are_sources,
 }
 
 

@@ -21,6 +21,9 @@ from jaxpatch.scoring import normalise
 from jaxpatch.tracing import roles
 from jaxpatch.validating.curves import Curve
 
+TABLES = ("curves", "smallest", "behaviour", "answers", "flow")
+PARTS = ("refused", "fresh", "switches", "together")
+"""Files of a task's results that stand beside the page: all but the scores, which are megabytes."""
 FIRST = {"head": 10, "neuron": 100}
 """Of each kind, compared across tasks."""
 LOOKED = (0.2, 0.8)
@@ -32,6 +35,12 @@ EXPECTED = {
 }
 """Of the anchors, before anything was scored."""
 READ_BY_HEADS = {"query": "queries", "key": "keys", "value": "values"}
+STANDS = ("clearly ahead of", "ahead, not clearly, of", "level with", "not ahead of", "clearly behind")
+"""Where a ranking may stand beside a control."""
+ALIKE = 0.95
+"""Spearman of two rankings that are nearly one."""
+UNSTEADY = 1.5
+"""Standard deviations of the gap over prompts: where its mean is less, shares of it are of little use one by one."""
 NUM_NAMED = 3
 NUM_PAIRS = 5
 
@@ -48,7 +57,18 @@ def write(results: Path, docs: Path, names: Sequence[str], command: str, remark:
     if scored:
         drawn = drawing.svg(picture.figure(scored), "six")
         atomic.text(docs / "six_constraints.svg", f'<?xml version="1.0" encoding="utf-8"?>\n{drawn}', overwrite=True)
+    for each in found:
+        _beside(results, docs / "six_constraints", each)
     atomic.text(docs / "six_constraints.md", text, overwrite=True)
+
+
+def _beside(results: Path, folder: Path, each: Result | Refused) -> None:
+    """The small tables that the page is of, so that it can be checked without running anything."""
+    tables = [results / each.task / f"{table}.csv" for table in TABLES]
+    for file in (*tables, *(results / f"{each.task}.{part}.json" for part in PARTS)):
+        if file.is_file():
+            kept = folder / (f"{each.task}.{file.name}" if file.parent != results else file.name)
+            atomic.text(kept, file.read_text(encoding="utf-8"), overwrite=True)
 
 
 def page(found: Sequence[Result | Refused], command: str, missing: Sequence[str] = (), remark: str = "") -> str:
@@ -143,6 +163,9 @@ def _made(found: Sequence[Result | Refused], scored: Sequence[Result]) -> str:
     ]
     for each in scored[:1]:
         lines.append(f"Each task is one command; the first one's:\n\n```\n{each.manifest['command']}\n```")
+    lines.append(
+        "Curves, answers and edges stand beside this page, in [six_constraints](six_constraints); scores do not, they are large."
+    )
     return "\n\n".join(lines)
 
 
@@ -189,7 +212,20 @@ def _anchors(found: Sequence[Result | Refused]) -> str:
     ]
     head += ["KL to special, nats", "steered", "verdict"]
     told = [f"{what}:\n\n" + "\n".join(several) for what, several in reasons.items() if several]
+    if away := _holds_by_answers_alone(found):
+        told.append(
+            f"An anchor holds by what base does when pushed along it. Of {listed(away)} it obeys more, and yet its next tokens are "
+            "further from special's than before: such an anchor is the weaker for it."
+        )
     return "\n\n".join([cells.table(head, rows), *told, *_beside_expectation(found)])
+
+
+def _holds_by_answers_alone(found: Sequence[Result | Refused]) -> list[str]:
+    """Tasks whose anchor passes though the next token's KL to special rises."""
+    scored = [each for each in found if isinstance(each, Result) and not each.forced]
+    return [
+        each.title for each in scored if each.manifest["anchor"]["kl_after"] >= each.manifest["anchor"]["kl_before"]
+    ]
 
 
 def _beside_expectation(found: Sequence[Result | Refused]) -> list[str]:
@@ -199,7 +235,9 @@ def _beside_expectation(found: Sequence[Result | Refused]) -> list[str]:
         if each.task not in EXPECTED:
             continue
         if isinstance(each, Refused) or each.forced:
-            came.append(f"{each.task} fails")
+            came.append(
+                f"{each.task} fails" + ("" if isinstance(each, Result) else ", and no answers of special were counted")
+            )
         else:
             ends = each.behaviour.set_index("model")[["strict", "judged"]]
             (special, judged), (base, _) = ends.loc["special"], ends.loc["base"]
@@ -224,13 +262,15 @@ def _plain(each: Result) -> str:
     """What was found of one task, in sentences."""
     found = each.weights
     strongest = max((found.top(kind, 1).iloc[0] for kind in found.values), key=lambda row: row["score"])
-    relays = each.roles[each.roles["role"].isin(["relay", "both"])]
+    relays = each.roles[each.roles["role"].isin(findings.RELAYS)]
     kept, asked = int(found.is_kept.sum()), len(found.is_kept)
     on = "" if kept == asked else f" ({kept} of {asked} prompts have a gap)"
     told = [
         f"{each.title}{on}: all neurons together recover {cells.whole(found, 'all neuron')} of the state, all heads "
         f"{cells.whole(found, 'all head')}, and no single component more than {percent(strongest['score'])} ({strongest['name']})."
     ]
+    if unsteady := _unsteady(found):
+        told.append(unsteady)
     if len(relays):
         row = relays.loc[relays["E_a"].idxmax()]
         told.append(
@@ -258,14 +298,56 @@ def _plain(each: Result) -> str:
         else "no beginning of the ranking comes half way"
     )
     if others := result.others_there(each, behaviour):
-        half += f", and as many components that are {others} come half way as well"
+        half += f", and as many that no score chose come half way as well ({others})"
+    half += _and_back(each, behaviour)
     if not result.is_shown(each):
         half = "nothing can be told of what lies between"
+    if beaten := _beaten(each):
+        told.append(f"Knocked out, {beaten} take clearly more away than as many of the ranking.")
     told.append(
         f"On the grid half of the state is there with the first {cells.size(state)}; of {judged} answers special gives "
         f"{ends['special']} that follow and base {ends['base']}, and {half}."
     )
     return " ".join(told)
+
+
+def _and_back(each: Result, size: int | None) -> str:
+    """Whether answers are lost again where more of the ranking is put in."""
+    sets = each.behaviour[each.behaviour["order"] == "top"].sort_values("size")
+    ends = each.behaviour.set_index("model")["strict"]
+    if size is None or sets["strict"].iloc[-1] >= (ends["special"] + ends["base"]) / 2:
+        return ""
+    last = sets.iloc[-1]
+    return f"; with all {int(last['size']):,} that can reach the anchor {last['strict']} follow"
+
+
+def _beaten(each: Result) -> str:
+    """By which orders, and with which sizes that can be compared, more is taken away than by the ranking."""
+    curves = each.curves[each.curves["mode"] == "knockout"]
+    top = curves[(curves["order"] == "top") & curves["recovery"].between(*LOOKED)]
+    others = curves[(curves["order"] != "top") & curves["k"].isin(top["k"]) & (curves["lag_high"] < 0)]
+    return listed(
+        [
+            f"the first {listed([f'{k:,}' for k in some['k']])} by {name}"
+            for name, some in others.groupby("order", sort=False)
+        ]
+    )
+
+
+def _unsteady(found: jp.Scores) -> str:
+    """Of a gap that differs much between prompts: what whole kinds recover by the ratio of means, too."""
+    gap = found.gap[found.is_kept]
+    steadiness = float(gap.mean() / gap.std(ddof=1)) if len(gap) > 1 else np.inf
+    if steadiness >= UNSTEADY:
+        return ""
+    told = [
+        f"{listed([plural(kind)])} {percent(float(found.whole[f'all {kind}'][found.is_kept].sum() / gap.sum()))}"
+        for kind in found.values
+    ]
+    return (
+        f"Its gap is hardly larger than its spread ({number(steadiness)}), so that shares are unsteady; by the ratio of means "
+        f"{listed(told)}."
+    )
 
 
 def _first(count: int) -> str:
@@ -367,8 +449,10 @@ def _restoration(scored: Sequence[Result]) -> str:
             "ranking its interval; of a control the interval of how far it is behind the ranking on the same prompts, in points. Each "
             f"random control is {_draws(scored)}, and intervals are over the few prompts alone: by so few they are too narrow rather "
             "than too wide. More than 100 % is possible, since components that work against the state stand last.",
-            cells.table(["task", "mode", "k", "ranking", *names, "ranking is ahead"], rows),
+            cells.table(["task", "mode", "k", "ranking", *names, "the ranking is"], rows),
             _beside_first_order(scored),
+            "At which of these k the ranking leads every control, and every one but first order:",
+            _leads(scored),
             "The same in one number: the area under each curve, the state on average over log k from 1 to all. A better order has "
             "more in restoration and less in knockout.",
             cells.table(
@@ -391,15 +475,11 @@ def _against(curves: pd.DataFrame, total: int) -> list[list[str]]:
             f"{cells.exactly(row['recovery'])} ({cells.points(row['lag_low'])} to {cells.points(row['lag_high'])})"
             for _, row in others.iterrows()
         ]
-        ahead = {
-            "clearly of": others.index[others["lag_low"] > 0],
-            "not clearly of": others.index[(others["lag"] > 0) & ~(others["lag_low"] > 0)],
-            "not of": others.index[~(others["lag"] > 0)],
-        }
+        stands = others.apply(_stands, axis=1)
         said = [
-            f"{how} {'all' if len(names) == len(others) else ' / '.join(names)}"
-            for how, names in ahead.items()
-            if len(names)
+            f"{how} {'all' if (stands == how).all() else ' / '.join(others.index[stands == how])}"
+            for how in STANDS
+            if (stands == how).any()
         ]
         rows.append(
             [
@@ -410,6 +490,53 @@ def _against(curves: pd.DataFrame, total: int) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def _stands(control: pd.Series) -> str:
+    """Where the ranking stands beside one control, by its interval on the same prompts."""
+    if control["lag"] == control["lag_low"] == control["lag_high"] == 0:
+        return "level with"
+    if control["lag"] > 0:
+        return "clearly ahead of" if control["lag_low"] > 0 else "ahead, not clearly, of"
+    return "clearly behind" if control["lag_high"] < 0 else "not ahead of"
+
+
+def _leads(scored: Sequence[Result]) -> str:
+    """At which of the sizes that can be compared the ranking leads all, and all but first order: a row a task and way to judge."""
+    rows = []
+    for each in scored:
+        fresh = pd.DataFrame(each.fresh["fresh"] if each.fresh else [], columns=list(each.curves))
+        judged = {mode: each.curves[each.curves["mode"] == mode] for mode in ("restoration", "knockout")}
+        for name, curves in (judged | {"restoration, other prompts": fresh}).items():
+            top = curves[curves["order"] == "top"]
+            ks = top.loc[top["recovery"].between(*LOOKED) & (top["k"] < each.curves["k"].max()), "k"]
+            others = curves[(curves["order"] != "top") & curves["k"].isin(ks)]
+            if others.empty:
+                continue
+            better, clear = (others[lag].gt(0).groupby(others["k"]) for lag in ("lag", "lag_low"))
+            beside = others[others["order"] != "first order"]
+            but_one = beside["lag_low"].gt(0).groupby(beside["k"])
+            rows.append(
+                [
+                    each.title,
+                    name,
+                    listed([f"{k:,}" for k in ks]),
+                    *map(_ks, (but_one.all(), better.all(), clear.all())),
+                ]
+            )
+    head = [
+        "task",
+        "judged by",
+        "k",
+        "clearly ahead of all but first order at",
+        "ahead of all at",
+        "clearly ahead of all at",
+    ]
+    return cells.table(head, rows)
+
+
+def _ks(holds: pd.Series) -> str:
+    return listed([f"{k:,}" for k in holds.index[holds]]) or "none"
 
 
 def _draws(scored: Sequence[Result]) -> str:
@@ -468,7 +595,7 @@ def _fresh(scored: Sequence[Result]) -> str:
         "Restoration with the ranking, and with its controls, on as many prompts that neither chose the anchor nor were scored; "
         "wherever the ranking recovers between 20 % and 80 % of their gap. Brackets as above.\n\n"
     )
-    text += cells.table(["task", "k", "ranking", *names, "ranking is ahead"], rows) if rows else "Of no task."
+    text += cells.table(["task", "k", "ranking", *names, "the ranking is"], rows) if rows else "Of no task."
     if untold:
         text += "\n\nOf these no size that was tried does, and nothing can be compared:\n\n"
         text += cells.table(["task", "the first k, and what they recover"], untold)
@@ -535,7 +662,7 @@ def _supply(scored: Sequence[Result]) -> str:
                 continue
             node = next(node for node in each.flow["nodes"] if node["name"] == target)
             for role in ("relay", "source"):
-                some = edges[edges["role"].isin([role, "both"] if role == "relay" else [role])]
+                some = edges[edges["role"].isin(findings.RELAYS if role == "relay" else [role])]
                 score = "E_a" if role == "relay" else "E_w"
                 rows.append(
                     [
@@ -556,16 +683,16 @@ def _supply(scored: Sequence[Result]) -> str:
     ]
     rules = scored[0].flow["rules"]
     lines = [
-        f"Relays that carry at least {percent(rules['least'])} of the state, the first {rules['most']} of each kind, and who supplies "
-        f"what they contribute (the first {rules['most']} of each kind and role); relays of relays down to level {rules['levels']}, 1 "
-        "being the state's own. Suppliers of relays are found by the cheap scores; through which of a head's inputs each acts, the "
-        "others held at base's, is measured exactly.",
+        f"Relays (those that are both among them) that carry at least {percent(rules['least'])} of the state, the first "
+        f"{rules['most']} of each kind, and who supplies what they contribute (the first {rules['most']} of each kind and role); "
+        f"relays of relays down to level {rules['levels']}, 1 being the state's own. Suppliers of relays are found by the cheap "
+        "scores; through which of a head's inputs each acts, the others held at base's, is measured exactly.",
         cells.table(
             [
                 "task",
                 "relay",
                 "share of the state",
-                "by its own weights",
+                "of its own contribution, by its own weights",
                 "its suppliers",
                 "share of what it contributes",
                 "mostly through its",
@@ -623,8 +750,11 @@ def _overlaps(scored: Sequence[Result]) -> str:
                 [name, *(int(n) if i != j else "-" for j, n in enumerate(row))]
                 for i, (name, row) in enumerate(zip(both.names, both.shared, strict=True))
             ]
+            apart = ~np.eye(len(rows), dtype=bool)
+            low, high = both.shared[apart].min(), both.shared[apart].max()
             parts.append(
-                f"{title}, the first {count} {plural(kind)}; by chance at most {both.chance[~np.eye(len(rows), dtype=bool)].max():.2g}:"
+                f"{title}, of the first {count} {plural(kind)} two tasks share {low:.0f} to {high:.0f}; by chance at most "
+                f"{both.chance[apart].max():.2g}:"
             )
             parts.append(cells.table(["", *both.names], rows))
     return "\n\n".join(parts)
@@ -643,11 +773,31 @@ def _switches(scored: Sequence[Result]) -> str:
             rows.append([*line, f"{row['strongest']} {percent(row['score'])}"])
     head = ["task", "switch", "prompts that count"]
     head += [f"{plural(kind)}: {what}" for kind in FIRST for what in ("Spearman", "of the first shared")]
-    return (
+    return _most_unlike(scored) + (
         "The ranking of each beside that of the defaults (projection on the instruction's direction at the chosen block, mean of "
         f"ratios, gap floor {normalise.SMALLEST_GAP:g} of the median), all by `local_linear`.\n\n"
         + cells.table([*head, "strongest"], rows)
     )
+
+
+def _most_unlike(scored: Sequence[Result]) -> str:
+    """Which choices matter most, and which least, in a sentence."""
+    turned = [row for each in scored for row in (each.switches or {"switches": []})["switches"][1:] if "kept" in row]
+    if not turned:
+        return ""
+    frame = pd.DataFrame(
+        {
+            "choice": [row["switch"].replace("after block", "of the anchor, after block") for row in turned],
+            "same": [
+                np.nanmean([np.nan if row[f"{kind} spearman"] is None else row[f"{kind} spearman"] for kind in FIRST])
+                for row in turned
+            ],
+        }
+    )
+    by_choice = frame.groupby("choice")["same"].mean().sort_values()
+    most, least = by_choice.index[0], [name for name, same in by_choice.items() if same >= ALIKE]
+    told = f"What matters most is {most} (Spearman {correlation(by_choice.iloc[0])} on average)"
+    return told + (f"; what hardly matters, {listed(least)} ({correlation(ALIKE)} or more).\n\n" if least else ".\n\n")
 
 
 def _correlated(value: float | None) -> str:
@@ -667,7 +817,8 @@ def _together(scored: Sequence[Result]) -> str:
         ]
         parts.append(
             f"{each.title}: of the ranking's first {len(said['names'])}, {len(clear)} of {len(said['pairs'])} pairs interact with an "
-            f"interval clear of 0, {sum(row['interaction'] < 0 for row in clear)} of them below it (they stand for each other). All "
+            f"interval clear of 0 (some {max(1, round(findings.LEVEL * len(said['pairs'])))} would be by chance), "
+            f"{sum(row['interaction'] < 0 for row in clear)} of them below it (they stand for each other). All "
             f"together recover {cells.exactly(said['joint']['value'])}, which is {cells.exactly(said['excess']['value'])} "
             f"({cells.ends(said['excess'])}) more than the sum of what each recovers alone. The strongest:\n\n"
             + cells.table(["one", "other", "interaction", "interval"], strongest)
@@ -711,6 +862,15 @@ def _together(scored: Sequence[Result]) -> str:
             "root mean square of what is missing or too much",
             "shared",
         ]
+        gains = [row for row in each.together["compared"] if row["name"] != "ranking"]
+        most = {
+            place: max((row["gain"] for row in gains if row["is_held_out"] == place), default=0.0)
+            for place in (False, True)
+        }
+        parts.append(
+            f"So at equal size ranking one by one loses at most {cells.points(most[False])} points to a set on the scored prompts, and "
+            f"{cells.points(most[True])} on others."
+        )
         parts.append(
             f"Sets of k components, found on the scored prompts: greedily ({asked['at_once']} a step, out of the ranking's first "
             f"{asked['pool']}), by learned gates over all components ({asked['steps']} steps), and by Shapley values of the first "

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 import jaxpatch as jp
-from jaxpatch.reporting.wording import listed
+from jaxpatch.validating import controls
 
 CLEARLY = 0.25
 """Of the answers: by so many more special must follow than base, for a half way between them to mean something."""
@@ -99,7 +99,7 @@ def is_shown(each: Result) -> bool:
 
 
 def others_there(each: Result, size: int | None) -> str:
-    """Random sets of so many components whose answers come half way, too: then it is no merit of the ranking's."""
+    """Sets of so many components that no score chose and whose answers come half way, too: then it is no merit of the ranking's."""
     sets, ends = each.behaviour[each.behaviour["size"] == size], each.behaviour.set_index("model")["strict"]
-    is_there = sets["order"].str.startswith("random") & (sets["strict"] >= (ends["special"] + ends["base"]) / 2)
-    return listed(sets.loc[is_there, "order"].tolist())
+    is_there = sets["order"].isin(controls.NAMES) & (sets["strict"] >= (ends["special"] + ends["base"]) / 2)
+    return "; ".join(sets.loc[is_there, "order"])

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import findings
+import numpy as np
 import page
 import pandas as pd
 import pytest
@@ -91,6 +92,13 @@ def test_the_whole_chain_ends_in_a_page_that_says_what_the_files_say(tmp_path):
     for task in TASKS:
         assert told.count(task) == told.count(f"{task} (forced)") > 10, "wherever it is named, it is said to be forced"
     assert {row["is_held_out"] for row in together["compared"]} == {False, True}
+
+    beside = docs / "six_constraints"
+    assert (beside / "no_comma.curves.csv").read_bytes() == (results / "no_comma" / "curves.csv").read_bytes()
+    assert {file.name for file in beside.iterdir()} == {
+        *(f"{task}.{table}.csv" for task in TASKS for table in page.TABLES),
+        *(file.name for file in results.glob("*.json")),
+    }
 
     again = experiment(tmp_path, "--force")
     assert again.returncode == 0 and again.stdout.count("is there already") == len(TASKS)
@@ -182,6 +190,8 @@ def test_a_lead_is_clear_where_its_interval_on_the_same_prompts_is():
             ("one", 30, 0.49, 0.3, 0.7, 0.01, 0.005, 0.02),
             ("other", 30, 0.4, 0.1, 0.7, 0.1, -0.1, 0.3),
             ("third", 30, 0.6, 0.5, 0.7, -0.1, -0.2, 0.1),
+            ("same", 30, 0.5, 0.3, 0.7, 0.0, 0.0, 0.0),
+            ("better", 30, 0.6, 0.5, 0.7, -0.1, -0.2, -0.05),
             ("top", 100, 0.9, 0.8, 1.0, 0.0, 0.0, 0.0),
         ],
         columns=["order", "k", "recovery", "low", "high", "lag", "lag_low", "lag_high"],
@@ -192,6 +202,67 @@ def test_a_lead_is_clear_where_its_interval_on_the_same_prompts_is():
             "30",
             f"50.0 % ({interval(0.3, 0.7)})",
             *("49.0 % (0.5 to 2.0)", "40.0 % (−10.0 to 30.0)", "60.0 % (−20.0 to 10.0)"),
-            "clearly of one; not clearly of other; not of third",
+            *("50.0 % (0.0 to 0.0)", "60.0 % (−20.0 to −5.0)"),
+            "clearly ahead of one; ahead, not clearly, of other; level with same; not ahead of third; clearly behind better",
         ]
     ]
+
+
+def told_of(**counts):
+    """Relays and sources, as many as is said, of each role and kind."""
+    rows = [
+        (kind, role, layer, high)
+        for name, (number, layer, high) in counts.items()
+        for role, kind in [name.split("_")]
+        for _ in range(number)
+    ]
+    roles = pd.DataFrame(rows, columns=["kind", "role", "layer", "E_a"])
+    weights = SimpleNamespace(values={"neuron": np.zeros((30, 10))})
+    return SimpleNamespace(layer=20, roles=roles, weights=weights, flow={"rules": {"least": 0.05}})
+
+
+@pytest.mark.parametrize(
+    ("counts", "verdict"),
+    [
+        ({"relay_head": (6, 10, 0.2), "neither_head": (50, 10, 0.0), "neither_neuron": (900, 10, 0.0)}, "holds"),
+        (
+            {"relay_head": (4, 10, 0.2), "neither_head": (50, 10, 0.0), "neither_neuron": (900, 10, 0.0)},
+            "cannot be told",
+        ),
+        (
+            {"relay_head": (6, 10, 0.04), "neither_head": (50, 10, 0.0), "relay_neuron": (900, 10, 0.1)},
+            "**does not hold**",
+        ),
+        ({"both_head": (6, 10, 0.2), "neither_head": (50, 10, 0.0), "relay_neuron": (900, 10, 0.01)}, "holds"),
+    ],
+)
+def test_heads_and_neurons_are_relays_by_the_same_share_of_the_state(counts, verdict):
+    assert findings.relays_are_heads(told_of(**counts)).verdict == verdict
+
+
+def test_what_is_both_is_on_neither_side_of_relays_and_sources():
+    told = findings.relays_stand_above(
+        told_of(relay_head=(9, 18, 0.2), source_head=(9, 4, 0.0), both_head=(50, 2, 0.2))
+    )
+    assert told.verdict == "holds" and "9 relays" in told.value and "9 sources" in told.value
+
+
+def test_suppliers_are_counted_over_all_kinds():
+    overlap = [
+        {"kind": "head", "shared": 8, "traced": 10, "chance": 0.1, "p": 1e-9},
+        {"kind": "neuron", "shared": 1, "traced": 20, "chance": 0.001, "p": 0.2},
+    ]
+    told = findings.suppliers_are_sources(SimpleNamespace(flow={"overlap": overlap}))
+    assert told.verdict == "not above chance, fewer than the paper's"
+    assert told.value.startswith("9 of 30 (") and "8 of 10 heads, 1 of 20 neurons" in told.value
+
+
+@pytest.mark.parametrize(
+    ("strict", "said"),
+    [((1, 5, 1), "; with all 300 that can reach the anchor 1 follow"), ((1, 5, 6), ""), ((5, 5, 5), "")],
+)
+def test_answers_that_are_lost_again_are_said(strict, said):
+    sets = [("top", size, own) for size, own in zip((10, 100, 300), strict, strict=True)]
+    frame = pd.DataFrame([("end", np.nan, 0), ("end", np.nan, 8), *sets], columns=["order", "size", "strict"])
+    frame["model"] = ["base", "special", *(f"base + top {size}" for _, size, _ in sets)]
+    assert page._and_back(SimpleNamespace(behaviour=frame), 100) == said
