@@ -49,7 +49,8 @@ def score_experts(
 
     Returns: name -> `Scores`.
 
-    Raises: ValueError for pairs that have not one base, and for none, before anything is scored; whatever `score` raises.
+    Raises: ValueError for pairs that have not one base, and for none, before anything is scored; whatever `score` raises, with the
+        expert's name.
 
     Example:
         >>> import jax.numpy as jnp
@@ -61,26 +62,29 @@ def score_experts(
         ['axis 0', 'axis 1']
     """
     pairs = with_one_base({name: pair for name, (pair, _, _) in experts.items()})
-    return {
-        name: pipeline.score(
-            pairs[name],
-            inputs,
-            anchor,
-            kinds=kinds,
-            method=method,
-            aggregate=aggregate,
-            top=top,
-            alpha=alpha,
-            sample=sample,
-            steps=steps,
-            limit=limit,
-            seed=seed,
-            memory=memory,
-            mesh=mesh,
-            progress=lambda kind, name=name: progress(name, kind),
-        )
-        for name, (_, inputs, anchor) in experts.items()
-    }
+    made = {}
+    for name, (_, inputs, anchor) in experts.items():
+        try:
+            made[name] = pipeline.score(
+                pairs[name],
+                inputs,
+                anchor,
+                kinds=kinds,
+                method=method,
+                aggregate=aggregate,
+                top=top,
+                alpha=alpha,
+                sample=sample,
+                steps=steps,
+                limit=limit,
+                seed=seed,
+                memory=memory,
+                mesh=mesh,
+                progress=lambda kind, name=name: progress(name, kind),
+            )
+        except (ValueError, MemoryError) as error:
+            raise type(error)(f"{name}: {error}") from error
+    return made
 
 
 def conflicts(

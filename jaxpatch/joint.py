@@ -10,7 +10,7 @@ from jaxpatch.measuring.memory import cheap_prompts, default_budget, itemsize_of
 from jaxpatch.measuring.read_outs import Anchor
 from jaxpatch.measuring.tree_pairs import Read, TreePair
 from jaxpatch.models.checkpoints import Pair
-from jaxpatch.pipeline import Ranking, number_faults, partition_of, ranking
+from jaxpatch.pipeline import Ranking, number_faults, partition_of, ranking, shape_faults
 from jaxpatch.scoring import normalise, scores
 from jaxpatch.sets import comparison, game, learned
 from jaxpatch.sets import greedy as grown
@@ -283,11 +283,7 @@ def _started(
     components. faults: other ones, found already. Raises before any sweep."""
     wrong = [*faults, *number_faults(whole, memory)]
     partition = partition_of(pair)
-    for kind, values in found.values.items():
-        if kind not in partition:
-            wrong.append(f"found: its {kind!r} is no kind of this pair's; score with weights of these models.")
-        elif values.shape != partition[kind].shape:
-            wrong.append(f"found: {kind!r} has shape {values.shape}; this pair's has {partition[kind].shape}.")
+    wrong += shape_faults("found", found, partition)
     if wrong:
         raise ValueError(f"{asker}:\n" + "\n".join(wrong))
     started = ranking(asker, pair, inputs, anchor, found, None if memory is None else int(memory))

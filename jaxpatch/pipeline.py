@@ -337,6 +337,7 @@ def validate(
     wrong += strange
     if sizes is not None and not strange and list(sizes) != sorted(set(sizes)):
         wrong.append(f"sizes: wanted each larger than the one before; got {list(sizes)}.")
+    modes = (modes,) if isinstance(modes, str) else tuple(modes)
     if not modes or set(modes) - set(curves.MODES) or len(set(modes)) < len(modes):
         wrong.append(f"modes: wanted some of {', '.join(curves.MODES)}; got {', '.join(map(repr, modes)) or 'none'}.")
     others = others or {}
@@ -353,6 +354,10 @@ def validate(
         f"{name}: no {kind!r}" for name, each in others.items() for kind in kinds if kind not in each.values
     ]:
         raise ValueError(f"others: wanted scores of {', '.join(kinds)}; {'; '.join(missing)}.")
+    if apart := [
+        fault for name, each in others.items() for fault in shape_faults(f"others: {name}", each, tool.partition, kinds)
+    ]:
+        raise ValueError("validate: " + " ".join(apart))
     if sizes is not None and sizes[-1] > len(order.places):
         raise ValueError(
             f"validate: sizes: wanted no more than were scored and can reach the anchor, {len(order.places):,}; got {sizes[-1]:,}."
@@ -372,6 +377,10 @@ def validate(
         seed=seed,
         progress=progress,
     )
+
+
+SAME = 1e-3
+"""Shares of the gap that two runs of the same patch may be apart."""
 
 
 class Ranking(NamedTuple):
@@ -400,14 +409,26 @@ def ranking(
             f"{asker}: wanted an Anchor, or of a TreePair a function (params, inputs) -> [B], along which recovery is read; got "
             f"{type(anchor).__name__}."
         )
-    if strange := [kind for kind in found.values if kind not in tool.partition]:
-        raise ValueError(
-            f"{asker}: found: its {', '.join(map(repr, strange))} is no kind of this pair's weights; score with weights of these "
-            "models."
-        )
+    if wrong := shape_faults("found", found, tool.partition):
+        raise ValueError(f"{asker}: " + " ".join(wrong))
     kinds = components.disjoint(tool.partition, tuple(found.values))
     order = controls.ranked({kind: found.values[kind] for kind in kinds}, tool.reach)
     return Ranking(tool, order, {kind: tool.partition[kind].shape for kind in kinds})
+
+
+def shape_faults(
+    name: str, found: scores.Scores, partition: components.Partition, kinds: Iterable[str] | None = None
+) -> list[str]:
+    """What shows that scores are of other models than those of a partition. kinds: those that matter; all where None."""
+    faults = []
+    for kind in found.values if kinds is None else kinds:
+        if kind not in partition:
+            faults.append(
+                f"{name}: its {kind!r} is no kind of this pair's weights; score with weights of these models."
+            )
+        elif (shape := found.values[kind].shape) != (wanted := partition[kind].shape):
+            faults.append(f"{name}: {kind!r} has shape {shape}; this pair's has {wanted}: score these models.")
+    return faults
 
 
 class _Judged(NamedTuple):
@@ -452,7 +473,7 @@ def smallest_sets(
 
     Returns: a `Smallest` for each share; none where no scored component can reach the anchor.
 
-    Raises: ValueError for shares that are not above 0, and for curves that are not of this ranking.
+    Raises: ValueError for shares that are not above 0, and for curves that are not of this ranking, or of other inputs.
 
     Example:
         >>> from jaxpatch import testing
@@ -487,6 +508,12 @@ def smallest_sets(
 
     points = zip(top[0].ks.tolist(), top[0].recovery, top[0].low, top[0].high, strict=True)
     tried = {k: smallest.Recovered(*map(float, each)) for k, *each in points}
+    first = int(top[0].ks[0])
+    if not math.isclose(again := recover(first).value, tried[first].value, rel_tol=SAME, abs_tol=SAME):
+        raise ValueError(
+            f"smallest_sets: wanted the curves that validate drew on these inputs, along this anchor; the first {first} of theirs "
+            f"recover {tried[first].value:.3g}, and here {again:.3g}."
+        )
     ends = smallest.search(recover, tried, shares, progress)
     return tuple(
         smallest.Smallest(share, None, {}, None)
@@ -704,14 +731,14 @@ def _kind_faults(pair: Pair | TreePair, kinds: Sequence[str], method: str) -> tu
 def number_faults(whole: Mapping[str, tuple[Any, int]], memory: float | None = None) -> list[str]:
     """What is wrong with memory= and with options that are whole numbers. whole: name -> value, and the least that it may be.
 
-    >>> number_faults({"top": (0, 1), "seed": (3, 0)})
-    ['top: wanted a whole number, at least 1; got 0.']
+    >>> number_faults({"top": (0, 1), "seed": (3, 0), "steps": (2.0, 1)})
+    ['top: wanted a whole number, at least 1; got 0.', 'steps: wanted a whole number, at least 1; got 2.0.']
     """
     faults = []
     if memory is not None and not (_is_number(memory) and 1 <= memory < np.inf):
         faults.append(f"memory: wanted a number of bytes; got {memory!r}.")
     for name, (value, fewest) in whole.items():
-        if not _is_number(value) or value != int(value) or value < fewest:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < fewest:
             faults.append(f"{name}: wanted a whole number, at least {fewest}; got {value!r}.")
     return faults
 

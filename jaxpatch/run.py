@@ -20,7 +20,7 @@ from jaxpatch.reporting import findings, likeness, manifest, tables
 from jaxpatch.scoring import AS_CAREFUL, METHODS, normalise, scores
 from jaxpatch.tracing import flow, roles
 from jaxpatch.trees import paths
-from jaxpatch.validation import Validation, refuse_long_answers, validated, written
+from jaxpatch.validation import Validation, content, refuse_long_answers, validated, written
 
 FEWEST_RELAYS = 100
 """Of the components with the highest E_a, and of the suppliers of each target, so many at least are found for certain. The cheap score
@@ -276,7 +276,8 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
             pair=compared,
             exchanged=placed,
             anchor=info,
-        ),
+        )
+        | {"prompts": sets.hashes(), "scores": content(found)},
         flow=traced,
         smallest=proof.smallest,
         along=along,

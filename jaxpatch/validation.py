@@ -23,6 +23,7 @@ from jaxpatch.reporting import findings, manifest, tables
 from jaxpatch.scoring import archive, scores
 from jaxpatch.shapes import Gates
 from jaxpatch.tracing import roles
+from jaxpatch.trees.fingerprint import fingerprint
 from jaxpatch.validating import controls, curves
 from jaxpatch.validating.curves import Curve
 from jaxpatch.validating.smallest import Smallest
@@ -97,7 +98,7 @@ def validate(options: Validate, *, command: Sequence[str] = (), console: Console
     earlier = read(options.results)
     asked = earlier.options
     choices = Choices(**{each.name: asked[each.name] for each in fields(Choices) if each.name in asked})
-    clock, sets = Clock(console), _prompt_sets(options, asked)
+    clock, sets = Clock(console), _prompt_sets(options, earlier.manifest)
     if asked["dtype"] == "float64":
         jax.config.update("jax_enable_x64", True)
     with jax.default_matmul_precision(asked["precision"]):
@@ -191,19 +192,29 @@ def read(folder: str | Path) -> Earlier:
     folder = Path(folder).expanduser()
     try:
         said = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        missing = {"options", "anchor", "files", "pair", "command"} - said.keys()
+        missing = {"options", "anchor", "files", "pair", "command", "prompts", "scores"} - said.keys()
     except (json.JSONDecodeError, AttributeError) as error:
         raise ValueError(f"{folder / 'manifest.json'} is no manifest of a run: {error}") from None
+    if "validates" in said:
+        raise ValueError(f"{folder} is of jaxpatch validate; name the folder of the run itself: {said['validates']}")
     if missing:
         raise ValueError(
             f"{folder / 'manifest.json'} lacks {', '.join(sorted(missing))}: it is of another version; run again."
         )
-    if "validates" in said:
-        raise ValueError(f"{folder} is of jaxpatch validate; name the folder of the run itself: {said['validates']}")
     found, placed = archive.load_scores(folder / "scores.safetensors"), None
+    if content(found) != said["scores"]:
+        raise ValueError(
+            f"{folder / 'scores.safetensors'}: these are not the scores that this run left. Put them back, or run again: "
+            f"{said['command']}"
+        )
     if (folder / "activations.safetensors").is_file():
         placed = roles.place(found, archive.load_scores(folder / "activations.safetensors"))
     return Earlier(said, anchor_file.load_anchor(folder / "anchor.safetensors"), found, placed)
+
+
+def content(found: scores.Scores) -> str:
+    """What scores are recognised by."""
+    return fingerprint({"effects": dict(found.effects), "gap": found.gap, "layer": np.array(found.layer)})
 
 
 def refuse_changed(pair: checkpoints.Pair, said: dict[str, Any]) -> None:
@@ -227,17 +238,30 @@ def refuse_changed(pair: checkpoints.Pair, said: dict[str, Any]) -> None:
         )
 
 
-def _prompt_sets(options: Validate, asked: dict[str, Any]) -> prompt_sets.PromptSets:
-    """Prompts beyond those of the earlier run, or its own."""
-    wanted = {"scoring": options.num_scoring, "behaviour": options.num_behaviour}
-    used = {name: asked[f"num_{name}"] if options.fresh else 0 for name in wanted}
+def _prompt_sets(options: Validate, said: dict[str, Any]) -> prompt_sets.PromptSets:
+    """Prompts beyond those of the earlier run, or its own.
+
+    Raises: ValueError where its own are not the first of what there is now: then nobody knows which were scored.
+    """
+    asked, wanted = said["options"], {"scoring": options.num_scoring, "behaviour": options.num_behaviour}
+    used = {name: said["prompts"][name]["count"] if options.fresh else 0 for name in wanted}
     if asked["task"] in tasks.TASKS:
         counts = {name: asked[f"num_{name}"] for name in ("anchor", *wanted)} | {"layer": prompt_sets.NUM_LAYER}
-        if options.fresh:
-            counts |= {name: used[name] + number for name, number in wanted.items()}
-        sets = prompt_sets.of_task(asked["task"], counts, seed=asked["seed"])
+        more = {name: used[name] + number for name, number in wanted.items()} if options.fresh else {}
+        own, sets = (prompt_sets.of_task(asked["task"], each, seed=asked["seed"]) for each in (counts, counts | more))
     else:
-        sets = prompt_sets.of_file(asked["task"])
+        try:
+            own = sets = prompt_sets.of_file(asked["task"])
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{error} Paths are as the earlier run was given them: start where it was started, or put the file there."
+            ) from None
+    now = own.hashes({name: each["count"] for name, each in said["prompts"].items()})
+    if changed := [name for name in now if now[name] != said["prompts"][name]]:
+        raise ValueError(
+            f"{asked['task']}: not the prompts of the earlier run any more ({', '.join(changed)}), so that nobody knows which were "
+            "scored. Put the file back as it was, new lines behind all others, or score again: " + said["command"]
+        )
     found = sets.beyond(used, wanted)
     few = [
         f"{name}: {len(getattr(found, name))} of {len(getattr(sets, name))} left, wanted at least {fewest}"
@@ -246,8 +270,8 @@ def _prompt_sets(options: Validate, asked: dict[str, Any]) -> prompt_sets.Prompt
     ]
     if few:
         raise ValueError(
-            f"{asked['task']}: too few prompts that the earlier run did not use ({'; '.join(few)}). Add lines to the file, or say "
-            "--no-fresh to take those that it used."
+            f"{asked['task']}: too few prompts that the earlier run did not use ({'; '.join(few)}). Add lines at the end of the file, "
+            "or say --no-fresh to take those that it used."
         )
     return found
 

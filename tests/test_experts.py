@@ -118,6 +118,12 @@ def test_other_bases_are_refused_before_anything_is_scored(pairs, monkeypatch):
     assert "Load all of them with the same base" in said
 
 
+def test_an_expert_that_cannot_be_scored_is_named(pairs):
+    same = dataclasses.replace(pairs["one"], special=pairs["one"].base)
+    with pytest.raises(ValueError, match=r"^same: no input has a positive gap"):
+        jp.score_experts({"same": (same, PROMPTS, ANCHOR)})
+
+
 def test_what_cannot_be_compared_is_refused(pairs, found):
     with pytest.raises(ValueError, match=r"at least two experts; got 1\n.*only in one of them: other"):
         jp.conflicts({"one": pairs["one"]}, found, "neuron", 4)

@@ -49,6 +49,7 @@ ANCHOR = jp.Anchor(layer=1, direction=np.eye(16)[0])
         (dict(alpha="x"), ValueError, "alpha: wanted a number between 0 and 1; got 'x'"),
         (dict(seed=None), ValueError, "seed: wanted a whole number, at least 0; got None"),
         (dict(top=2.5), ValueError, "top: wanted a whole number, at least 1; got 2.5"),
+        (dict(sample=2.0), ValueError, "sample: wanted a whole number, at least 1; got 2.0"),
         (dict(memory=True), ValueError, "memory: wanted a number of bytes; got True"),
         (dict(mesh=(4, 2)), ValueError, r"mesh: wanted a jax.sharding.Mesh, as jax.make_mesh makes it; got \(4, 2\)"),
         (dict(journal="here"), ValueError, r"journal: wanted a Journal, as in Journal\('here'\); got str"),
@@ -340,6 +341,13 @@ def test_curves_want_controls_that_were_drawn_and_scores_of_weights():
             ValueError, match=f"validate: modes: wanted .*; got 'knockout', 'knockout'. others: '{name}' is there by"
         ):
             jp.validate(PAIR, INPUTS, ANCHOR, found, others={name: found}, modes=("knockout", "knockout"))
+    with pytest.raises(ValueError, match="modes: wanted some of restoration, knockout; got 'both'"):
+        jp.validate(PAIR, INPUTS, ANCHOR, found, modes="both")
+    fewer = dataclasses.replace(found, values={"head": found.values["head"][:, :2]})
+    with pytest.raises(ValueError, match=r"validate: found: 'head' has shape \(3, 2\); this pair's has \(3, 4\)"):
+        jp.validate(PAIR, INPUTS, ANCHOR, fewer)
+    with pytest.raises(ValueError, match=r"validate: others: E_a: 'head' has shape \(3, 2\); this pair's has \(3, 4\)"):
+        jp.validate(PAIR, INPUTS, ANCHOR, found, others={"E_a": fewer})
     queries = jp.score(PAIR, INPUTS, ANCHOR, kinds=("query",), method="activation")
     with pytest.raises(ValueError, match="validate: found: its 'query' is no kind of this pair's weights"):
         jp.validate(PAIR, INPUTS, ANCHOR, queries)

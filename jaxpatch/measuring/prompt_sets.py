@@ -1,6 +1,8 @@
 """The disjoint sets of prompts that one run needs: for the anchor, for choosing its layer, for scoring, for behaviour."""
 
+import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +10,7 @@ from typing import NamedTuple
 from jaxpatch.measuring import prompts, tasks
 
 SPLITS = ("anchor", "layer", "scoring", "behaviour")
+TEXTS = ("asked", "plain", "steered", "scoring", "behaviour")
 NUM_LAYER = 8
 """Prompts of a run on which base is steered to choose the layer. Which wording a prompt gets depends on how many come before it."""
 
@@ -42,6 +45,20 @@ class PromptSets(NamedTuple):
         answered = ("behaviour", "verdicts", "loosely")
         cut = {name: None if (each := getattr(self, name)) is None else each[parts["behaviour"]] for name in answered}
         return self._replace(scoring=self.scoring[parts["scoring"]], **cut)
+
+    def hashes(self, counts: Mapping[str, int] | None = None) -> dict[str, dict[str, int | str]]:
+        """Of each set how many texts it has, and their hash: whether another run would have the same. counts: of so many of the first.
+
+        >>> sets = of_task("no_comma", {"anchor": 4, "layer": 1, "scoring": 5, "behaviour": 2})
+        >>> fewer = sets._replace(scoring=sets.scoring[:3])
+        >>> sets.hashes({"scoring": 3})["scoring"] == fewer.hashes()["scoring"] != sets.hashes()["scoring"]
+        True
+        """
+        made = {}
+        for name in TEXTS:
+            texts = getattr(self, name)[: (counts or {}).get(name)]
+            made[name] = {"count": len(texts), "sha256": hashlib.sha256(json.dumps(texts).encode()).hexdigest()}
+        return made
 
 
 def of_task(name: str, counts: Mapping[str, int], *, seed: int = 0) -> PromptSets:
@@ -114,9 +131,12 @@ def of_file(path: str | Path, counts: Mapping[str, int] | None = None) -> Prompt
     if None in splits and len(splits) > 1:
         faults.append("some lines have a split and some have none; give it to all or to none")
     texts = [line["with"] for line in lines]
-    if len(set(texts)) < len(texts):
-        faults.append("the same request with the instruction stands in two lines")
+    if twice := [text for text, times in Counter(texts).items() if times > 1]:
+        faults.append(
+            f"the same request with the instruction stands in more than one line: {', '.join(map(repr, twice))}"
+        )
     dealt = _dealt(lines)
+    faults += _shared(dealt)
     if not faults:
         faults += [
             f"{len(dealt[s])} prompts for {s}; wanted at least {n}" for s, n in _FEWEST.items() if len(dealt[s]) < n
@@ -148,6 +168,8 @@ def _read_line(text: str) -> tuple[dict[str, str], str | None]:
         isinstance(line.get(k), str) and line[k].strip() for k in ("with", "without")
     ):
         return {}, 'wanted {"with": "...", "without": "..."}, both non-empty text'
+    if line["with"] == line["without"]:
+        return {}, "the same with and without the instruction; wanted two texts that differ by it"
     if line.get("split", "anchor") not in SPLITS:
         return {}, f"split {line['split']!r}; wanted one of {', '.join(SPLITS)}"
     return line, None
@@ -158,6 +180,19 @@ def _dealt(lines: Sequence[Mapping[str, str]]) -> dict[str, list[Mapping[str, st
     for number, line in enumerate(lines):
         dealt[line.get("split", _TURNS[number % len(_TURNS)])].append(line)
     return dealt
+
+
+def _shared(dealt: Mapping[str, Sequence[Mapping[str, str]]]) -> list[str]:
+    """Requests that stand in more than one set, by their text without the instruction."""
+    places: dict[str, list[str]] = {}
+    for split, lines in dealt.items():
+        for text in dict.fromkeys(_column(lines, "without")):
+            places.setdefault(text, []).append(split)
+    return [
+        f"the request {text!r} is dealt to {' and '.join(splits)}; give all its lines the same split, or keep one of them"
+        for text, splits in places.items()
+        if len(splits) > 1
+    ]
 
 
 def _column(lines: Sequence[Mapping[str, str]], name: str) -> tuple[str, ...]:

@@ -24,8 +24,8 @@ def kept_inputs(gap: np.ndarray, base: np.ndarray) -> np.ndarray:
         hint = "its sign may be reversed" if largest < -1e-5 * scale else "the two models read alike"
         raise NoGapError(
             f"no input has a positive gap F(special) - F(base): the largest in size is {largest:.3g}, where F itself reaches "
-            f"{scale:.3g}. By this read-out nothing can be scored here: {hint}. Take another (fit_anchor finds a decoder's), or "
-            "other inputs."
+            f"{scale:.3g}. By this read-out nothing can be scored here: {hint}. Take another (fit_anchor finds a "
+            "decoder's; on the command line: --layer, --contrast), or other inputs."
         )
     return gap > max(SMALLEST_GAP * np.median(positive), 1e-5 * scale)
 

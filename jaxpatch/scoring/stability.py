@@ -66,6 +66,8 @@ def overlap(found: Mapping[str, Scores], kind: str, count: int) -> Overlap:
         told = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         raise ValueError(f"overlap: wanted {kind} scores of one architecture; got shapes {told}.")
     reach = {name: num_that_matter(each, kind) for name, each in found.items()}
+    if not _is_whole(count):
+        raise ValueError(f"overlap: wanted a whole number of {kind}s; got {count!r}.")
     if few := [f"{name} has {number}" for name, number in reach.items() if not 1 <= count <= number]:
         raise ValueError(f"overlap: wanted 1 to as many {kind}s as can matter, got {count}; {', '.join(few)}.")
     first = {name: set(first_places(each, kind, count)) for name, each in found.items()}
@@ -87,7 +89,7 @@ def halves(found: Scores, *, count: int = 10, draws: int = 100, seed: int = 0) -
         `count`, mean), count, chance (how many two random draws would share). A half is less than the whole: the ranking by all inputs
         is steadier than this says.
 
-    Raises: ValueError with fewer than four inputs that count, for which halves say nothing.
+    Raises: ValueError with fewer than four inputs that count, for which halves say nothing, and for bad numbers, all at once.
 
     Example:
         >>> import jax.numpy as jnp
@@ -99,10 +101,12 @@ def halves(found: Scores, *, count: int = 10, draws: int = 100, seed: int = 0) -
         ['head', 'neuron']
     """
     kept = np.flatnonzero(found.is_kept)
-    if len(kept) < 4:
-        raise ValueError(f"halves: wanted at least 4 inputs with a gap; got {len(kept)}.")
-    if draws < 1:
-        raise ValueError(f"halves: wanted at least 1 draw; got {draws}.")
+    faults = [f"wanted at least 4 inputs with a gap; got {len(kept)}."] if len(kept) < 4 else []
+    for name, value, fewest in (("count", count, 1), ("draws", draws, 1), ("seed", seed, 0)):
+        if not _is_whole(value) or value < fewest:
+            faults.append(f"{name}: wanted a whole number, at least {fewest}; got {value!r}.")
+    if faults:
+        raise ValueError("halves: " + " ".join(faults))
     draw, rows = np.random.default_rng(seed), []
     splits = [np.array_split(draw.permutation(kept), 2) for _ in range(draws)]
     for kind in found.values:
@@ -137,6 +141,10 @@ def first_places(found: Scores, kind: str, count: int) -> list[int]:
 def num_that_matter(found: Scores, kind: str) -> int:
     """How many components have an effect on some input."""
     return int(_can_matter(found, kind).sum())
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _of_some(found: Scores, kind: str, inputs: np.ndarray) -> np.ndarray:

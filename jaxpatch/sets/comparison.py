@@ -49,6 +49,11 @@ def faults(sets: Mapping[str, Sequence[tuple]], sizes: Sequence[int] | None) -> 
     found = [] if sets else ["sets: wanted at least one, name -> components; got none."]
     found += [f"sets: {name!r} is there by itself; give yours another name." for name in sets if name == RANKING]
     for name, each in sets.items():
+        if strange := [one for one in each if not _is_component(one)]:
+            found.append(
+                f"sets: {name}: wanted components as (kind, (layer, index)); got {', '.join(map(repr, strange))}."
+            )
+            continue
         places = [(kind, tuple(place)) for kind, place, *_ in each]
         twice = sorted(one for one, times in Counter(places).items() if times > 1)
         found += [f"sets: {name} holds {kind} {place} more than once." for kind, place in twice]
@@ -57,6 +62,21 @@ def faults(sets: Mapping[str, Sequence[tuple]], sizes: Sequence[int] | None) -> 
     longest = max(sizes) if sizes is not None and not wrong else 1
     short = [f"{name} has {len(each)}" for name, each in sets.items() if len(each) < longest]
     return found + ([f"sets: wanted at least {longest} components of each; {', '.join(short)}."] if short else [])
+
+
+def _is_component(given: object) -> bool:
+    """Whether something is a kind and a place in it, whatever else stands behind.
+
+    >>> _is_component(("head", (0, 1))), _is_component("head"), _is_component(("head", 1))
+    (True, False, False)
+    """
+    return (
+        isinstance(given, Sequence)
+        and not isinstance(given, str)
+        and len(given) > 1
+        and isinstance(given[0], str)
+        and isinstance(given[1], Sequence | np.ndarray)
+    )
 
 
 def effects(

@@ -47,6 +47,8 @@ INPUTS = ("query", "key", "value", "mlp")
 """Inputs of a target."""
 READING = ("head", "attention")
 """Kinds of target that have the first three; the others have the last one alone."""
+AFTER_HEADS = ("neuron", "expert", "mlp")
+"""Kinds that read what heads of their own block write."""
 Through = Callable[[tuple[Component, ...], Sequence[Component], bool], np.ndarray]
 """(targets as above; suppliers of the last of them, which is of `READING`; whether by activations) -> their scores through its queries,
 keys and values alone, [n, 3]."""
@@ -75,13 +77,15 @@ MAKERS = ("source", "both")
 def faults(rules: Rules) -> list[str]:
     """What is wrong with some.
 
-    >>> faults(Rules(most=0))
-    ['rules.most: wanted at least 1; got 0.']
+    >>> faults(Rules(most=0, least=2.0))
+    ['rules.most: wanted a whole number, at least 1; got 0.', 'rules.least: wanted a share from 0 to 1; got 2.0.']
     """
+    if not isinstance(rules, Rules):
+        return [f"rules: wanted Rules; got {rules!r}."]
     found = [
-        f"rules.{name}: wanted at least {fewest}; got {getattr(rules, name)!r}."
+        f"rules.{name}: wanted a whole number, at least {fewest}; got {value!r}."
         for name, fewest in (("most", 1), ("levels", 0))
-        if getattr(rules, name) < fewest
+        if isinstance(value := getattr(rules, name), bool) or not isinstance(value, int | np.integer) or value < fewest
     ]
     shares = {"least": rules.least} | {f"criteria.{name}": value for name, value in rules.criteria._asdict().items()}
     return found + [
@@ -169,14 +173,24 @@ class Flow:
 
         Totals are sums over paths, so ``direct(s, t) = total(s, t) - sum_r total(s, r) direct(r, t)`` over the relays r between them.
         What s makes is E_w all along, where it is a source to t, and E_a all along where it is a relay or an executor; what r passes
-        on is E_a. Exact where effects add up. NaN from the state. Ours.
+        on is E_a. Exact where effects add up. NaN from the state; and where a neuron or an MLP was followed, from heads of its own
+        block, of which nobody asked how much they supply to it, and from what passes through these. Ours.
         """
         out = np.full(len(self.edges), np.nan)
         edges = {(edge.supplier, edge.target): edge for edge in self.edges if edge.supplier}
         passed: dict[tuple[int, int], float] = {}
 
+        def is_unasked(supplier: int, target: int) -> bool:
+            """Whether a relay to the target reads what the supplier writes, and was not asked about it."""
+            own, relays = self.nodes[supplier], (self.nodes[r] for r, t in edges if t == target and r in self.measured)
+            return own.kind not in AFTER_HEADS and any(
+                relay.kind in AFTER_HEADS and relay.layer == own.layer for relay in relays
+            )
+
         def apart(supplier: int, target: int, by: Callable[[Edge], float]) -> float:
             """What is left of a total, by one measure."""
+            if is_unasked(supplier, target):
+                return math.nan
             beyond = ((r, own) for (r, t), own in passed.items() if t == target and (supplier, r) in edges)
             through = sum(np.nan_to_num(by(edges[supplier, r])) * own for r, own in beyond)
             return float(np.nan_to_num(by(edges[supplier, target])) - through)
@@ -341,7 +355,7 @@ def follow(
             continue
         measured[number] = found
         suppliers = _suppliers(found, rules)
-        nodes[number] = replace(target, own=found.own, end="" if suppliers else "no supplier stands out")
+        nodes[number] = replace(target, own=found.own, end="" if suppliers else _nobody(target))
         first, level = len(edges), target.level + 1
         for component, role, weights, activations in suppliers:
             edge = Edge(numbers.setdefault(component, len(nodes)), number, role, weights, activations)
@@ -379,6 +393,12 @@ def with_executors(traced: Flow, executed: Scores) -> Flow:
     return replace(traced, nodes=tuple(nodes), edges=tuple(edges), executed=executed)
 
 
+def _nobody(target: Node) -> str:
+    """Why a target that was followed leads no further."""
+    asks_own = target.kind in READING or not target.index
+    return "no supplier stands out" + ("" if asks_own else " below its block; its own block's heads are not asked")
+
+
 def _end(component: Component, role: str, share: float, level: int, rules: Rules, targets: Sequence[str]) -> str:
     """Why a supplier is not followed; "" where it is."""
     kind, index = component
@@ -387,7 +407,11 @@ def _end(component: Component, role: str, share: float, level: int, rules: Rules
     if kind not in targets:
         return f"no {kind} is followed"
     if index[0] == 0:
-        return "nothing but embeddings stands below block 0"
+        return (
+            "nothing but embeddings stands below block 0"
+            if kind in READING
+            else "below it stand only heads of block 0, not asked"
+        )
     if level > rules.levels:
         return "the deepest level"
     return f"its share of the state is below {rules.least:g}" if share < rules.least else ""

@@ -156,7 +156,9 @@ def place(weights: Scores, activations: Scores, criteria: Criteria = DEFAULTS) -
 
 def _roles(weights: Scores, activations: Scores, kind: str, criteria: Criteria) -> np.ndarray:
     is_source, is_passing = (is_high(found, kind, criteria.share) for found in (weights, activations))
-    is_own = weights.values[kind] >= criteria.own * activations.values[kind]
+    own = weights.values[kind]
+    is_own = own >= criteria.own * activations.values[kind]
+    is_passing &= ~np.isnan(own)  # what its own parameters do is not known, so that it may be anything
     roles = np.select(
         [is_passing & ~is_own, is_passing & is_own & is_source, is_passing, is_source],
         [ROLES.index(role) for role in ("relay", "both", "relay", "source")],
@@ -179,6 +181,11 @@ def _faults(weights: Scores, activations: Scores, criteria: Criteria) -> list[st
         for name, found, known in (("weights", weights, METHODS), ("activations", activations, ACTIVATION_METHODS))
         if found.method not in known
     ]
+    if "grad_drop" in activations.repairs:
+        faults.append(
+            "activations: repaired by grad_drop, such scores have no sign, and what works against the state would be taken for a "
+            "relay; score them without"
+        )
     if not set(weights.values) & set(activations.values):
         scored = (", ".join(found.values) for found in (weights, activations))
         faults.append(f"no kind was scored by both: weights have {next(scored)}; activations {next(scored)}")

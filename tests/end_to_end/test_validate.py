@@ -12,6 +12,7 @@ import pytest
 
 import jaxpatch as jp
 from jaxpatch import cli, results, run, testing, validation
+from jaxpatch.measuring import prompt_sets
 from jaxpatch.scoring import archive
 
 WORDS = "oak fig yew elm ash bay may box gum fir".split()
@@ -109,7 +110,8 @@ def test_everything_wrong_with_the_options_is_said_at_once(earlier, tmp_path, mo
 def test_too_few_prompts_left_are_refused(earlier, tmp_path, monkeypatch, capsys):
     many = shutil.copytree(earlier / "results", tmp_path / "results")
     said = json.loads((many / "manifest.json").read_text(encoding="utf-8"))
-    said["options"] |= {"num_scoring": 3, "num_behaviour": 3}
+    sets = prompt_sets.of_file(earlier / "task.jsonl")
+    said["prompts"] = sets.hashes({"scoring": 3, "behaviour": 3})
     (many / "manifest.json").write_text(json.dumps(said), encoding="utf-8")
     assert command(monkeypatch, "validate", str(many), "--out", str(tmp_path / "out")) == 1
     told = " ".join(capsys.readouterr().err.split())
@@ -130,6 +132,41 @@ def test_other_models_than_those_that_were_scored_are_refused(earlier, tmp_path,
     assert "jaxpatch run" in told and not (tmp_path / "out").exists()
 
 
+def test_a_task_file_that_was_shuffled_is_refused_and_one_that_has_grown_is_not(earlier, tmp_path, monkeypatch, capsys):
+    task = earlier / "task.jsonl"
+    kept = task.read_text(encoding="utf-8")
+    lines = kept.splitlines()
+    asked = ["validate", str(earlier / "results"), "--out", str(tmp_path / "out"), *SHORT]
+    try:
+        task.write_text("\n".join(lines[::-1]), encoding="utf-8")
+        assert command(monkeypatch, *asked) == 1
+        told = " ".join(capsys.readouterr().err.split())
+        assert "not the prompts of the earlier run any more (asked, plain, scoring, behaviour)" in told
+        assert "score again: jaxpatch run" in told and not (tmp_path / "out").exists()
+        task.unlink()
+        assert command(monkeypatch, *asked) == 1
+        assert "Paths are as the earlier run was given them" in " ".join(capsys.readouterr().err.split())
+        more = [{"with": f"Say {n} in capitals.", "without": f"Say {n}.", "split": "scoring"} for n in range(3)]
+        task.write_text("\n".join([*lines, *map(json.dumps, more)]), encoding="utf-8")
+        options = validation.Validate(results=earlier / "results", out=tmp_path, num_scoring=5)
+        said = validation.read(earlier / "results").manifest
+        fresh = validation._prompt_sets(options, said)
+        assert fresh.scoring[-3:] == tuple(each["with"] for each in more) and len(fresh.scoring) == 5
+    finally:
+        task.write_text(kept, encoding="utf-8")
+
+
+def test_scores_of_another_run_are_refused(earlier, tmp_path, monkeypatch, capsys):
+    mixed = shutil.copytree(earlier / "results", tmp_path / "results")
+    found = archive.load_scores(mixed / "scores.safetensors")
+    (mixed / "scores.safetensors").unlink()
+    turned = {kind: -effects for kind, effects in found.effects.items()}
+    archive.save_scores(dataclasses.replace(found, effects=turned), mixed / "scores.safetensors")
+    assert command(monkeypatch, "validate", str(mixed), "--out", str(tmp_path / "out"), *SHORT) == 1
+    assert "these are not the scores that this run left" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_manifests_of_other_versions_are_refused(earlier, tmp_path, monkeypatch, capsys):
     old = shutil.copytree(earlier / "results", tmp_path / "results")
     said = json.loads((old / "manifest.json").read_text(encoding="utf-8"))
@@ -146,9 +183,10 @@ def test_prompts_of_a_task_are_the_earlier_runs_own_or_come_after_them(tmp_path)
     asked = {"task": "no_comma", "num_anchor": 6, "num_scoring": 4, "num_behaviour": 2, "seed": 3}
     own = run._prompt_sets(run.Run(base="b", special="s", out=tmp_path, **asked))
     options = validation.Validate(results=tmp_path, out=tmp_path, num_scoring=3, num_behaviour=2, fresh=False)
-    again = validation._prompt_sets(options, asked)
+    said = {"options": asked, "prompts": own.hashes(), "command": "jaxpatch run"}
+    again = validation._prompt_sets(options, said)
     assert again.scoring == own.scoring[:3] and again.behaviour == own.behaviour[:2]
-    fresh = validation._prompt_sets(dataclasses.replace(options, fresh=True), asked)
+    fresh = validation._prompt_sets(dataclasses.replace(options, fresh=True), said)
     assert len(fresh.scoring) == 3 and len(fresh.behaviour) == len(fresh.verdicts) == len(fresh.loosely) == 2
     assert not set(fresh.scoring) & set(own.scoring) and not set(fresh.behaviour) & set(own.behaviour)
 

@@ -51,7 +51,7 @@ def test_lines_without_a_split_are_dealt_out(tmp_path):
 def test_lines_with_a_split_stay_where_they_are(tmp_path):
     rows = [row | {"split": split} for split, n in COUNTS.items() for row in lines(n)]
     for number, row in enumerate(rows):
-        row["with"] += f" {number}"
+        row |= {"with": f"{row['with']} {number}", "without": f"{row['without']} {number}"}
     sets = prompt_sets.of_file(write(tmp_path / "x.jsonl", rows))
     assert [len(s) for s in (sets.asked, sets.steered, sets.scoring, sets.behaviour)] == [8, 4, 6, 5]
 
@@ -89,11 +89,13 @@ def test_one_broken_line_is_one_fault(tmp_path):
     ("rows", "said"),
     [
         (lines(3), "0 prompts for behaviour; wanted at least 1"),
-        (lines(8) + lines(1), "stands in two lines"),
+        (lines(8) + lines(1), "stands in more than one line: '"),
         ([*lines(8, split="anchor")[:4], {"with": "a", "without": "b"}], "some lines have a split and some have none"),
         ([{"with": "a", "without": " "}], "line 1: wanted"),
         ([{"with": "a", "without": "b", "split": "test"}], "line 1: split 'test'"),
         (["a"], "line 1: wanted"),
+        ([{"with": "a", "without": "a"}], "line 1: the same with and without the instruction"),
+        ([*lines(9), lines(1)[0] | {"with": "other words"}], "'Say 0' is dealt to anchor and scoring"),
     ],
 )
 def test_bad_files_say_what_is_wrong(tmp_path, rows, said):
@@ -104,3 +106,12 @@ def test_bad_files_say_what_is_wrong(tmp_path, rows, said):
 def test_a_missing_file_names_the_tasks():
     with pytest.raises(FileNotFoundError, match="english_capital"):
         prompt_sets.of_file("nowhere.jsonl")
+
+
+def test_wordings_of_one_request_may_stand_together(tmp_path):
+    rows = [*lines(4, split="anchor"), lines(1)[0] | {"with": "other words", "split": "anchor"}]
+    rows += [
+        {"with": f"{name} x", "without": name, "split": split}
+        for name, split in zip("abcd", ("layer", "scoring", "scoring", "behaviour"), strict=True)
+    ]
+    assert len(prompt_sets.of_file(write(tmp_path / "x.jsonl", rows)).asked) == 5

@@ -57,8 +57,10 @@ def test_too_few_inputs_say_nothing(found):
     few = dataclasses.replace(found, is_kept=np.arange(12) < 3)
     with pytest.raises(ValueError, match="at least 4 inputs with a gap; got 3"):
         jp.halves(few)
-    with pytest.raises(ValueError, match="at least 1 draw; got 0"):
-        jp.halves(found, draws=0)
+    with pytest.raises(
+        ValueError, match=r"count: wanted a whole number, at least 1; got -1.* draws: .*got 0.* seed: .*got 0.5"
+    ):
+        jp.halves(found, count=-1, draws=0, seed=0.5)
 
 
 def test_overlap_counts_against_the_ranking_that_reaches_deeper(found):
@@ -88,6 +90,8 @@ def test_rankings_that_cannot_be_compared_are_refused(found):
         jp.overlap({"a": found, "b": heads}, "neuron", 3)
     with pytest.raises(ValueError, match=r"wanted 1 to as many heads as can matter, got 9; a has 8, b has 8"):
         jp.overlap({"a": heads, "b": heads}, "head", 9)
+    with pytest.raises(ValueError, match=r"wanted a whole number of heads; got 2\.5"):
+        jp.overlap({"a": heads, "b": heads}, "head", 2.5)
     smaller = dataclasses.replace(heads, values={"head": heads.values["head"][:, :2]})
     with pytest.raises(ValueError, match=r"of one architecture; got shapes a \(3, 4\), b \(3, 2\)"):
         jp.overlap({"a": heads, "b": smaller}, "head", 2)

@@ -395,6 +395,40 @@ def test_what_is_not_followed_says_why(rules, end):
     assert found.nodes[-1].end == end
 
 
+def of_both(heads, neurons):
+    """Activations of a head and of a neuron, each in the second of three layers."""
+    made = [scores("activation", [[0, 0], [one, 0], [0, 0]]) for one in (heads, neurons)]
+    both = {
+        name: {"head": getattr(made[0], name)["head"], "neuron": getattr(made[1], name)["head"]}
+        for name in ("values", "effects", "low", "high")
+    }
+    kind = made[0].partition["head"]
+    passed = dataclasses.replace(
+        made[0], partition={"head": kind, "neuron": kind._replace(axes=("layer", "neuron"))}, **both
+    )
+    return flow.Measured(scores("exact", NOTHING), passed, 0.1)
+
+
+def test_of_what_a_neuron_passes_on_from_heads_of_its_own_block_nothing_is_known():
+    """The whole of the head's share may pass through the neuron, which was followed, and of which its own block is not asked."""
+    said = {
+        (): of_both(0.9, 0.9),
+        (("head", (1, 0)),): measured(NOTHING, NOTHING),
+        (("neuron", (1, 0)),): measured(NOTHING, NOTHING),
+    }
+    found = flow.follow(said.__getitem__)
+    direct = {
+        found.nodes[edge.supplier].name: own for edge, own in zip(found.edges, found.direct.tolist(), strict=True)
+    }
+    assert np.isnan(direct["head 1.0"]) and direct["neuron 1.0"] == pytest.approx(0.9)
+    told = {node.name: node.end for node in found.nodes}
+    assert told["neuron 1.0"] == "no supplier stands out below its block; its own block's heads are not asked"
+    assert told["head 1.0"] == "no supplier stands out"
+    alone = flow.follow(said.__getitem__, targets=("head",))
+    known = {alone.nodes[edge.supplier].name: own for edge, own in zip(alone.edges, alone.direct.tolist(), strict=True)}
+    assert known["head 1.0"] == pytest.approx(0.9), "a neuron that is not followed takes nothing off"
+
+
 def test_suppliers_that_may_be_chance_or_are_too_weak_are_left_out():
     unsure = measured([[0.5, 0], [0, 0], [0, 0]], [[0, 0], [0, 0], [0.9, 0]], low=-0.1)
     assert not flow.follow(lambda chain: unsure).edges
@@ -443,8 +477,12 @@ def test_graph_in_every_form():
         (dict(sources=("heads",)), "heads"),
         (dict(relays=("embed",)), "nothing to exchange for 'embed'"),
         (dict(sources="head"), "sources: wanted a tuple of names such as"),
+        (dict(rules=None), "rules: wanted Rules; got None"),
         (dict(path="long"), "path 'long'; wanted one of total, direct"),
-        (dict(rules=flow.Rules(most=0, least=2.0)), "most: wanted at least 1; got 0.*\n.*least: wanted a share"),
+        (
+            dict(rules=flow.Rules(most=0, least=2.0)),
+            "most: wanted a whole number, at least 1; got 0.*\n.*least: wanted a share",
+        ),
     ],
 )
 def test_bad_options_are_named(asked, words):

@@ -112,6 +112,26 @@ def test_a_score_that_is_no_number_takes_no_other_s_role():
     assert roles.by_layer().loc[0, "E_w"] == pytest.approx(0.65)
 
 
+def test_what_its_own_weights_do_not_tell_is_no_relay():
+    unknown = [*WEIGHTS[:2], float("nan"), *WEIGHTS[3:]]
+    roles = jp.place(by_hand("exact", unknown), by_hand("activation", ACTIVATIONS))
+    assert named(roles, "part") == [["source", "both", "neither", "relay", "neither", "relay"]]
+
+
+def test_layers_that_some_prompts_speak_against_have_an_index_between_nothing_and_all():
+    weights = by_hand("exact", [0.2, 0, 0, 0, 0, 0])
+    signs = np.array([4.0, -0.5, -0.5])[:, None, None]
+    weights = dataclasses.replace(weights, effects={"part": signs * weights.effects["part"]})
+    index = jp.place(weights, by_hand("activation", ACTIVATIONS)).by_layer().loc[0]
+    assert 0 == index["low"] < index["source_index"] < index["high"] < 1
+
+
+def test_scores_without_a_sign_are_not_placed():
+    sizes = dataclasses.replace(by_hand("attribution", ACTIVATIONS), repairs=("qk_fix", "grad_drop"))
+    with pytest.raises(ValueError, match="activations: repaired by grad_drop, such scores have no sign"):
+        jp.place(by_hand("exact", WEIGHTS), sizes)
+
+
 def test_one_prompt_has_no_interval():
     asked = testing.tiny_pair(), testing.tiny_inputs(batch=1), jp.Anchor(layer=1, direction=-jnp.eye(16)[0])
     sides = (jp.score(*asked, kinds=("head",), method=method) for method in ("exact", "activation"))

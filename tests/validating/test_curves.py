@@ -45,6 +45,7 @@ def test_curves_by_hand():
         for k in (1, 2, 4)
     ]
     np.testing.assert_allclose(found["random", "restoration"].recovery, expected, rtol=1e-6)
+    np.testing.assert_allclose(found["random", "restoration"].kl, 2 * (1 - np.array(expected)), rtol=1e-6, atol=1e-12)
     for mode in curves.MODES:
         first, other = found["top", mode], found["random", mode]
         np.testing.assert_allclose(other.lag, abs(first.recovery - other.recovery), atol=1e-6)

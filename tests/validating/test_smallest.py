@@ -80,5 +80,10 @@ def test_curves_of_another_ranking_and_shares_of_nothing_are_refused():
         jp.smallest_sets(pair, prompts, anchor, layers, drawn)
     with pytest.raises(ValueError, match="got none"):
         jp.smallest_sets(pair, prompts, anchor, heads, ())
+    others = testing.tiny_inputs(seed=1)
+    with pytest.raises(
+        ValueError, match=r"validate drew on these inputs, along this anchor; the first 1 of theirs recover"
+    ):
+        jp.smallest_sets(pair, others, anchor, heads, drawn)
     with pytest.raises(ValueError, match=r"shares: wanted numbers above 0, of the gap; got 0, -1"):
         jp.smallest_sets(pair, prompts, anchor, heads, drawn, shares=(0, 0.5, -1))
