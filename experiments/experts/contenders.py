@@ -23,9 +23,12 @@ DENSITIES = tuple({"density": share, "scale": scale} for share, scale in SHARES)
 BUDGETS = tuple({"budget": share, "scale": scale} for share, scale in SHARES)
 """Three tries each, wherever there is something to try."""
 PARTS = ({"part": 0.3}, {"part": 0.5}, {"part": 0.7})
+PORTIONS = ({"budget": 0.3}, {"budget": 0.6}, {"budget": 0.9})
 SPARSITIES = ({"sparsity": 0.0}, {"sparsity": 0.3})
-STEPS, RATE, BATCH, START = 12, 0.05, 4, 0.5
-"""Of gates that are learned."""
+STEPS, RATE, START = 12, 0.05, 0.5
+"""Of masks and gates that are learned."""
+BATCH, OF_EACH = 4, 2
+"""Answers that a step looks at: of the one expert whose mask it is, and of each whose gates are learned together."""
 BASELINE, MECHANISM, CONTROL = "baseline", "mechanism", "control"
 
 
@@ -92,15 +95,22 @@ def between(team: Team, settings: Settings, seed: int) -> Params:
 
 
 def apportioned(
-    rule: str, method: str, measure: Callable[[Team, int], Sequence[Scores]] | None = None, **options: Any
+    rule: str,
+    method: str,
+    measure: Callable[[Team, int], Sequence[Scores]] | None = None,
+    statistics: str | None = None,
+    **options: Any,
 ) -> Make:
-    """Components by a rule and a budget, and what is left of the experts by a method. measure: what stands in the scores' place."""
+    """Components by a rule and a budget, and what is left of the experts by a method. measure: what stands in the scores' place.
+    statistics: what the method must know of each expert's data."""
 
     def make(team: Team, settings: Settings, seed: int) -> Params:
         scores = team.scores if measure is None else measure(team, seed)
         conflict = "share" if rule == "mask" and method == "task_arithmetic" else "all"
         gates = jp.apportion(rule, scores, team.base, budget=settings["budget"], conflict=conflict)
-        return jp.merge(method, team.base, team.experts, gates=gates, scale=settings["scale"], **options)
+        known = None if statistics is None else [each[statistics] for each in team.statistics]
+        scale = settings.get("scale", 1.0)
+        return jp.merge(method, team.base, team.experts, gates=gates, scale=scale, statistics=known, **options)
 
     return make
 
@@ -143,7 +153,7 @@ def learned(objective: str, kinds: tuple[str, ...]) -> Make:
             rest=START,
             steps=STEPS,
             rate=RATE,
-            batch=BATCH,
+            batch=OF_EACH,
             seed=seed,
         )
         return jp.merge("task_arithmetic", team.base, team.experts, gates=made.gates, rest=made.rest)
@@ -174,7 +184,11 @@ CONTENDERS: dict[str, Contender] = {
     "soft": Contender(MECHANISM, apportioned("soft", "task_arithmetic"), BUDGETS),
     "mask, then task arithmetic": Contender(MECHANISM, apportioned("mask", "task_arithmetic"), BUDGETS),
     "mask, then TIES": Contender(MECHANISM, apportioned("mask", "ties", density=0.6), BUDGETS),
+    "mask, then RegMean": Contender(MECHANISM, apportioned("mask", "regmean", statistics="moments"), PORTIONS),
     "learned gates": Contender(MECHANISM, learned("kl", ("head", "kv", "neuron")), SPARSITIES),
     "random masks": Contender(CONTROL, apportioned("mask", "task_arithmetic", at_random), BUDGETS, is_random=True),
+    "random masks, then RegMean": Contender(
+        CONTROL, apportioned("mask", "regmean", at_random, statistics="moments"), PORTIONS, is_random=True
+    ),
     "masks by change": Contender(CONTROL, apportioned("mask", "task_arithmetic", by_change), BUDGETS),
 }
