@@ -13,7 +13,7 @@ from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 import jaxpatch as jp
-from jaxpatch import merge_run, testing
+from jaxpatch import merge_run, testing, validation
 from jaxpatch.merge_run import Merge
 from jaxpatch.models import tensor_file
 from jaxpatch.reporting import manifest
@@ -35,7 +35,8 @@ def home(tmp_path_factory):
         own, folder = jp.load_pair(base, home / name), home / "runs" / name
         folder.mkdir(parents=True)
         anchor = jp.Anchor(layer=1, direction=jnp.eye(16)[axis])
-        jp.save_scores(jp.score(own, testing.tiny_inputs(), anchor), folder / "scores.safetensors")
+        found = jp.score(own, testing.tiny_inputs(), anchor)
+        jp.save_scores(found, folder / "scores.safetensors")
         jp.save_anchor(anchor, folder / "anchor.safetensors")
         said = manifest.build(
             command="jaxpatch run",
@@ -47,6 +48,7 @@ def home(tmp_path_factory):
             options={},
             pair={},
         )
+        said |= {"prompts": {}, "scores": validation.content(found)}
         (folder / "manifest.json").write_text(json.dumps(said), encoding="utf-8")
     return home
 

@@ -193,8 +193,8 @@ def test_trace_adds_the_graph_to_what_a_run_writes(arguments, tmp_path, monkeypa
         cli.main()
     said = capsys.readouterr().err
     for fault in (
-        "--levels: wanted at least 0; got -1",
-        "--most: wanted at least 1; got 0",
+        "--levels: wanted a whole number, at least 0; got -1",
+        "--most: wanted a whole number, at least 1; got 0",
         "--least: wanted a share from 0 to 1; got 2.0",
         "--path 'long'; wanted one of total, direct",
         "--through kv:",
