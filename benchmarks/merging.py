@@ -47,8 +47,9 @@ ASKED: dict[str, dict[str, Any]] = {
     "dare_ties": {"density": 0.3},
     "della": {"density": 0.3, "epsilon": 0.1},
 }
-ALIKE = 2e-6
-"""Of a tensor's largest entry."""
+ALIKE, BY_NORMS = 2e-6, 1e-5
+"""Of a tensor's largest entry; the second where norms decide: those of mergekit keep five digits of 28 million float32 numbers, ours seven
+(against float64)."""
 RANDOM = ("dare_linear", "dare_ties", "della")
 """Drawn by each side for itself, so that only the amount that is kept can be compared (the tests replay each other's draws)."""
 
@@ -109,7 +110,9 @@ def same(method: str, base: dict[str, torch.Tensor], results: list[Any]) -> None
             kept = [float((each[name] != base[name]).float().mean()) for each in (made, wanted)]
             if tensor.numel() > 10_000 and abs(kept[0] - kept[1]) > 0.02:
                 raise ValueError(f"{method}, {name}: ours changed {kept[0]:.3f} of the entries, mergekit {kept[1]:.3f}")
-        elif (apart := float((made[name] - tensor).abs().max() / tensor.abs().max())) > ALIKE:
+        elif (apart := float((made[name] - tensor).abs().max() / tensor.abs().max())) > (
+            BY_NORMS if method == "slerp" else ALIKE
+        ):
             raise ValueError(f"{method}, {name}: {apart:.2g} apart")
 
 
