@@ -48,8 +48,10 @@ ASKED: dict[str, dict[str, Any]] = {
     "della": {"density": 0.3, "epsilon": 0.1},
 }
 ALIKE, BY_NORMS = 2e-6, 1e-5
-"""Of a tensor's largest entry; the second where norms decide: those of mergekit keep five digits of 28 million float32 numbers, ours seven
-(against float64)."""
+"""Of a tensor's largest entry; the second where norms decide: those of mergekit keep five digits of 28 million float32 numbers, and ours
+seven (against float64)."""
+TRIMMED, AT_THE_CUT = ("ties", "breadcrumbs"), 1e-5
+"""Share of the entries that may differ where magnitudes tie at the cut: of these mergekit takes any (the tests keep its sorts in order)."""
 RANDOM = ("dare_linear", "dare_ties", "della")
 """Drawn by each side for itself, so that only the amount that is kept can be compared (the tests replay each other's draws)."""
 
@@ -110,10 +112,12 @@ def same(method: str, base: dict[str, torch.Tensor], results: list[Any]) -> None
             kept = [float((each[name] != base[name]).float().mean()) for each in (made, wanted)]
             if tensor.numel() > 10_000 and abs(kept[0] - kept[1]) > 0.02:
                 raise ValueError(f"{method}, {name}: ours changed {kept[0]:.3f} of the entries, mergekit {kept[1]:.3f}")
-        elif (apart := float((made[name] - tensor).abs().max() / tensor.abs().max())) > (
-            BY_NORMS if method == "slerp" else ALIKE
+            continue
+        apart = (made[name] - tensor).abs() / tensor.abs().max()
+        if float((apart > (BY_NORMS if method == "slerp" else ALIKE)).float().mean()) > AT_THE_CUT * (
+            method in TRIMMED
         ):
-            raise ValueError(f"{method}, {name}: {apart:.2g} apart")
+            raise ValueError(f"{method}, {name}: {float(apart.max()):.2g} apart")
 
 
 def held(side: timing.Side) -> float:
