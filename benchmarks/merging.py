@@ -48,10 +48,11 @@ ASKED: dict[str, dict[str, Any]] = {
     "della": {"density": 0.3, "epsilon": 0.1},
 }
 ALIKE, BY_NORMS = 2e-6, 1e-5
-"""Of a tensor's largest entry; the second where norms decide: those of mergekit keep five digits of 28 million float32 numbers, and ours
-seven (against float64)."""
+"""Of a tensor's largest entry; the second where norms decide: of 28 million float32 numbers mergekit's keep five digits, and ours seven
+(against float64)."""
 TRIMMED, AT_THE_CUT = ("ties", "breadcrumbs"), 1e-5
-"""Share of the entries that may differ where magnitudes tie at the cut: of these mergekit takes any (the tests keep its sorts in order)."""
+"""Share of the entries that may differ where magnitudes tie at the cut: mergekit takes any of these (the tests keep its sorts in
+order)."""
 RANDOM = ("dare_linear", "dare_ties", "della")
 """Drawn by each side for itself, so that only the amount that is kept can be compared (the tests replay each other's draws)."""
 
