@@ -50,7 +50,7 @@ ASKED: dict[str, dict[str, Any]] = {
 ALIKE, BY_NORMS = 2e-6, 1e-5
 """Of a tensor's largest entry; the second where norms decide: of 28 million float32 numbers mergekit's keep five digits, and ours seven
 (against float64)."""
-TRIMMED, AT_THE_CUT = ("ties", "breadcrumbs"), 1e-5
+TRIMMED, AT_THE_CUT = ("ties", "breadcrumbs"), 1e-4
 """Share of the entries that may differ where magnitudes tie at the cut: mergekit takes any of these (the tests keep its sorts in
 order)."""
 RANDOM = ("dare_linear", "dare_ties", "della")
