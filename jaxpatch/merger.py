@@ -91,6 +91,8 @@ def merge(
     known_of = None if statistics is None else [paths.leaves(each) for each in statistics]
     cutoffs = _cutoffs(leaves, parts, shares) if known.looks_at_all(chosen) else [0.0] * len(own)
     layouts = tensors.layouts({path: np.shape(leaf) for path, leaf in leaves.items()})
+    if known.by_entry:
+        layouts = {path: layout._replace(inputs=0) for path, layout in layouts.items()}
     merged = {}
     for number, (path, leaf) in enumerate(sorted(leaves.items())):
         is_shared = "scale" in known.takes and all(expert[path] is leaf for expert in own)

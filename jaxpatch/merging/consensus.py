@@ -30,4 +30,5 @@ METHOD = Method(
         ),
         "needed": Range(2, 1, float("inf"), "how many experts must have an entry in their mask"),
     },
+    by_entry=True,
 )

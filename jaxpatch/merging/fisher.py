@@ -24,4 +24,5 @@ METHOD = Method(
     },
     needs="fisher",
     refuses=linear.refuses,
+    by_entry=True,
 )

@@ -25,4 +25,5 @@ METHOD = Method(
     says="weighted average of the experts (model soups: Wortsman et al., arXiv 2203.05482)",
     options={"normalize": changes.normalize(True)},
     refuses=refuses,
+    by_entry=True,
 )

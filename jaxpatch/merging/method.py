@@ -60,6 +60,7 @@ class Method(NamedTuple):
     needs: what of data, "fisher" or "moments" (`measuring.statistics`), or "learn_mask" (`learned_mask`). is_needed: whether it
     cannot do without.
     experts: how many there must be, where not any number. looks_at_all: whether, by its options, it needs `Asked.cutoffs`.
+    by_entry: whether each entry is merged by itself, or the order of entries says nothing to it; such leaves are not turned to rows.
     refuses: (weights, densities, options) -> what of them it cannot do, a sentence each.
     says: in a sentence, with the source.
     """
@@ -72,4 +73,5 @@ class Method(NamedTuple):
     is_needed: bool = True
     experts: int | None = None
     looks_at_all: Callable[[Mapping[str, Any]], bool] = lambda options: False
+    by_entry: bool = False
     refuses: Callable[[Sequence[float], Sequence[float], Mapping[str, Any]], list[str]] = lambda *asked: []

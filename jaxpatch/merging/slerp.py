@@ -28,5 +28,8 @@ def merge(base, experts, asked, options):
 
 
 METHOD = Method(
-    merge, says="along the sphere from base to one expert (Shoemake 1985); its weight is the part of the way", experts=1
+    merge,
+    says="along the sphere from base to one expert (Shoemake 1985); its weight is the part of the way",
+    experts=1,
+    by_entry=True,
 )

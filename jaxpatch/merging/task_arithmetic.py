@@ -15,4 +15,5 @@ METHOD = Method(
     says="base and the weighted sum of the differences (Ilharco et al., arXiv 2212.04089)",
     takes=("scale",),
     options={"normalize": changes.normalize(False)},
+    by_entry=True,
 )
