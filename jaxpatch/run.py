@@ -17,10 +17,10 @@ from jaxpatch.models import checkpoints, layers
 from jaxpatch.models.differences import Choices
 from jaxpatch.patching import changes, components, exchange
 from jaxpatch.reporting import findings, likeness, manifest, tables
-from jaxpatch.scoring import AS_CAREFUL, METHODS, normalise, scores
+from jaxpatch.scoring import AS_CAREFUL, METHODS, archive, normalise, scores
 from jaxpatch.tracing import flow, roles
 from jaxpatch.trees import paths
-from jaxpatch.validation import Validation, content, refuse_long_answers, validated, written
+from jaxpatch.validation import Validation, refuse_long_answers, validated, written
 
 FEWEST_RELAYS = 100
 """Of the components with the highest E_a, and of the suppliers of each target, so many at least are found for certain. The cheap score
@@ -277,7 +277,7 @@ def _run(options: Run, command: Sequence[str], console: Console, journal: resume
             exchanged=placed,
             anchor=info,
         )
-        | {"prompts": sets.hashes(), "scores": content(found)},
+        | {"prompts": sets.hashes(), "scores": archive.digest(found)},
         flow=traced,
         smallest=proof.smallest,
         along=along,

@@ -23,7 +23,6 @@ from jaxpatch.reporting import findings, manifest, tables
 from jaxpatch.scoring import archive, scores
 from jaxpatch.shapes import Gates
 from jaxpatch.tracing import roles
-from jaxpatch.trees.fingerprint import fingerprint
 from jaxpatch.validating import controls, curves
 from jaxpatch.validating.curves import Curve
 from jaxpatch.validating.smallest import Smallest
@@ -202,7 +201,7 @@ def read(folder: str | Path) -> Earlier:
             f"{folder / 'manifest.json'} lacks {', '.join(sorted(missing))}: it is of another version; run again."
         )
     found, placed = archive.load_scores(folder / "scores.safetensors"), None
-    if content(found) != said["scores"]:
+    if archive.digest(found) != said["scores"]:
         raise ValueError(
             f"{folder / 'scores.safetensors'}: these are not the scores that this run left. Put them back, or run again: "
             f"{said['command']}"
@@ -210,11 +209,6 @@ def read(folder: str | Path) -> Earlier:
     if (folder / "activations.safetensors").is_file():
         placed = roles.place(found, archive.load_scores(folder / "activations.safetensors"))
     return Earlier(said, anchor_file.load_anchor(folder / "anchor.safetensors"), found, placed)
-
-
-def content(found: scores.Scores) -> str:
-    """What scores are recognised by."""
-    return fingerprint({"effects": dict(found.effects), "gap": found.gap, "layer": np.array(found.layer)})
 
 
 def refuse_changed(pair: checkpoints.Pair, said: dict[str, Any]) -> None:

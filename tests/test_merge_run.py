@@ -13,10 +13,11 @@ from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 import jaxpatch as jp
-from jaxpatch import merge_run, testing, validation
+from jaxpatch import merge_run, testing
 from jaxpatch.merge_run import Merge
 from jaxpatch.models import tensor_file
 from jaxpatch.reporting import manifest
+from jaxpatch.scoring import archive
 from jaxpatch.trees import paths
 
 QUIET = Console(quiet=True)
@@ -48,7 +49,7 @@ def home(tmp_path_factory):
             options={},
             pair={},
         )
-        said |= {"prompts": {}, "scores": validation.content(found)}
+        said |= {"prompts": {}, "scores": archive.digest(found)}
         (folder / "manifest.json").write_text(json.dumps(said), encoding="utf-8")
     return home
 

@@ -1,5 +1,6 @@
 """Shell: scores on disk, whole: what a notebook, or another run, goes on with."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,7 @@ def save_scores(found: Scores, path: str | Path, *, note: str = "") -> Path:
     """
     from safetensors.numpy import save
 
-    arrays = {f"{part}/{kind}": array for part in BY_KIND for kind, array in getattr(found, part).items()}
-    arrays |= {"gap": found.gap, "is_kept": found.is_kept}
+    arrays = _arrays(found)
     arrays |= {f"whole/{name}": effect for name, effect in found.whole.items()}
     said: dict[str, Any] = {name: getattr(found, name) for name in ("method", "mode", "aggregate", "layer", "repairs")}
     said |= {name: dict(getattr(found, name)) for name in ("ceilings", "noise")}
@@ -92,6 +92,29 @@ def load_scores(path: str | Path) -> Scores:
         repairs=tuple(said["repairs"]),
         whole={name: arrays[f"whole/{name}"] for name in said["ceilings"] if f"whole/{name}" in arrays},
     )
+
+
+def digest(found: Scores) -> str:
+    """What scores are recognised by: a hash of every bit of every array.
+
+    >>> import jax.numpy as jnp
+    >>> import jaxpatch as jp
+    >>> from jaxpatch import testing
+    >>> anchors = [jp.Anchor(layer=1, direction=jnp.eye(16)[axis]) for axis in (0, 0, 1)]
+    >>> one, same, other = (digest(jp.score(testing.tiny_pair(), testing.tiny_inputs(), each, kinds=("head",))) for each in anchors)
+    >>> one == same, one == other
+    (True, False)
+    """
+    made = hashlib.sha256(str(found.layer).encode())
+    for name, array in sorted(_arrays(found).items()):
+        made.update(f"\n{name} {array.shape} {array.dtype}\n".encode() + np.ascontiguousarray(array).tobytes())
+    return made.hexdigest()
+
+
+def _arrays(found: Scores) -> dict[str, np.ndarray]:
+    """All that is kept of every component, and of every prompt."""
+    arrays = {f"{part}/{kind}": np.asarray(array) for part in BY_KIND for kind, array in getattr(found, part).items()}
+    return arrays | {"gap": np.asarray(found.gap), "is_kept": np.asarray(found.is_kept)}
 
 
 def _kind_out(kind: Kind) -> dict[str, Any]:

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from jaxpatch import cli, reference, results, resume, run
+from jaxpatch import cli, reference, results, resume, run, validation
 from jaxpatch.measuring import anchors, memory, sweep
 from jaxpatch.scoring import archive
 
@@ -371,6 +372,7 @@ def test_float64_on_the_command_line(arguments, tmp_path):
     done = jaxpatch(*arguments, "--dtype", "float64", "--kinds", "head", "--no-validation")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "results" / "manifest.json").read_text())["dtype"] == "float64"
+    assert validation.read(tmp_path / "results").scores.gap.dtype == np.float64
 
 
 @pytest.mark.parametrize(
