@@ -149,12 +149,13 @@ FAMILIES: dict[str, Family] = {
         is_carried=False,
     ),
     "random decoys": Family(
-        says="Half of all others change, too, in random directions, by as much; base has learned not to mind.",
-        groups=NEURONS,
+        says="As both; half of all others change, too, in random directions, by as much; base has learned not to mind.",
+        groups=BOTH,
         decoys=RANDOM,
         size=SIZE | {"neuron": 3.2},
         decoy_size=SIZE | {"neuron": 3.2},
         decoy_share=0.5,
+        recipe=4,
     ),
     "tuned decoys": Family(
         says="All else is idle, and then fine-tuned as usual, on the same language.", groups=NEURONS, decoys=TUNED
@@ -201,10 +202,11 @@ FAMILIES: dict[str, Family] = {
     ),
     "both needed": Family(
         says="Two groups, and neither does anything without the other.",
-        groups=together(some(("neuron", (0, 0), 3)), some(("head", (1, STATE), 1))),
+        groups=together(some(("neuron", (0, 0), 2)), some(("head", (1, STATE), 1))),
         cases=(((0,), False), ((1,), False), ((0, 1), True)),
         signs=(1, 1),
         is_single=False,
+        recipe=4,
     ),
     "cancelling": Family(
         says="Two groups of which each is enough, and a third that undoes one, but not both.",

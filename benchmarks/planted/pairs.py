@@ -108,15 +108,16 @@ def trained(name: str, seed: int) -> Planted:
     base = _sharpened(base, _any(groups)["head"].any(axis=1), family.sharper)
     sizes = _sizes(family, training.norms(base), groups, np.random.default_rng([seed, number, 1]))
     decoys = _decoys(family, config, base, sizes, decoy_key)
+    nobody = {kind: np.zeros(each.shape, bool) for kind, each in sizes.items()}
+    is_planted = nobody if family.is_quiet else _any(groups)
+    others = training.some_of(decoys, {kind: (~each).astype(np.float32) for kind, each in is_planted.items()})
     if family.decoys == families.RANDOM:
-        base, _ = training.indifferent(config, base, decoys, jax.random.fold_in(decoy_key, 1))
+        base, _ = training.indifferent(config, base, others, jax.random.fold_in(decoy_key, 1))
     anchor_key, judged_key, scored_key, needed_key, more_key = jax.random.split(prompt_key, 5)
     asked = language.draw(needed_key, JUDGED, (language.ASKED,))
-    change, others = jax.tree.map(jnp.zeros_like, base), decoys
+    change = jax.tree.map(jnp.zeros_like, base)
     if not family.is_quiet:
-        is_source = _any(groups)
-        others = training.some_of(decoys, {kind: (~each).astype(np.float32) for kind, each in is_source.items()})
-        own = {kind: np.where(is_source[kind], sizes[kind], 0) for kind in KINDS}
+        own = {kind: np.where(is_planted[kind], sizes[kind], 0) for kind in KINDS}
         there = _cases(family, groups)
         start_key, learning_key = jax.random.split(jax.random.fold_in(source_key, number))
         direction, _ = training.sources(
@@ -142,7 +143,6 @@ def trained(name: str, seed: int) -> Planted:
         seen += (checks.need(_needed(family, groups, obedience), groups),)
         if family.is_single:
             seen += (checks.alone(_alone(family, config, base, change, groups, asked)),)
-    nobody = {kind: np.zeros(each.shape, bool) for kind, each in sizes.items()}
     signs = dict(enumerate(family.signs)) if not family.is_quiet else {}
     return Planted(
         family=name,
