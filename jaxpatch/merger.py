@@ -2,6 +2,7 @@
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -73,7 +74,7 @@ def merge(
     """
     numbers = {"weights": weights, "density": density, "scale": scale, "seed": seed, "rest": rest}
     if faults := _faults(method, base, experts, numbers, options, gates, statistics):
-        raise ValueError("these cannot be merged:\n" + "\n".join(f"  - {fault}" for fault in faults))
+        raise _refusal(faults)
     known = METHODS[method]
     chosen = _chosen(known, options)
     leaves = paths.leaves(base)
@@ -93,11 +94,11 @@ def merge(
     layouts = tensors.layouts({path: np.shape(leaf) for path, leaf in leaves.items()})
     if known.by_entry:
         layouts = {path: layout._replace(inputs=0) for path, layout in layouts.items()}
-    merged = {}
+    merged, is_finite = {}, {}
     for number, (path, leaf) in enumerate(sorted(leaves.items())):
         is_shared = "scale" in known.takes and all(expert[path] is leaf for expert in own)
         if is_shared or not _is_floating(leaf):
-            merged[path] = leaf
+            merged[path], is_finite[path] = leaf, not _is_floating(leaf) or compare.is_finite(leaf)
             continue
         size = math.prod(np.shape(leaf)[layouts[path].stack :])
         asked = Asked(
@@ -109,7 +110,15 @@ def merge(
             key=jax.random.fold_in(jax.random.key(seed), number),
             statistics=None if known_of is None else _known(known_of, path, known.needs, layouts[path]),
         )
-        merged[path] = _leaf(method, tuple(chosen.items()), layouts[path], leaf, parts(path), asked)
+        merged[path], is_finite[path] = _leaf(method, tuple(chosen.items()), layouts[path], leaf, parts(path), asked)
+    if faults := [
+        f"{who}: {path} holds NaN or infinity"
+        for path, is_one in is_finite.items()
+        if not is_one
+        for who, each in (("base", leaves), *((f"expert {number}", each) for number, each in enumerate(own)))
+        if not compare.is_finite(each[path])
+    ]:
+        raise _refusal(faults)
     return paths.with_leaves(base, merged)
 
 
@@ -175,11 +184,32 @@ def _leaf(
     base: jax.Array,
     experts: Sequence[jax.Array],
     asked: Asked,
-) -> jax.Array:
-    """One leaf, merged."""
-    own, *others = (tensors.split(leaf.astype(jnp.float32), layout) for leaf in (base, *experts))
-    made = METHODS[method].merge(own, jnp.stack(others), asked, dict(options))
-    return tensors.joined(made, layout, base.shape).astype(base.dtype)
+) -> tuple[jax.Array, jax.Array]:
+    """One leaf, merged tensor by tensor, so that all that is made of one stays in the cache; and whether all that was looked at is
+    finite."""
+    known, inside = METHODS[method], base.shape[layout.stack :]
+
+    def rows(tensor: jax.Array) -> jax.Array:
+        return tensors.split(tensor, layout._replace(stack=0))[0]
+
+    def one(tensor: tuple[jax.Array, Sequence[jax.Array], Sequence[jax.Array] | None]) -> tuple[jax.Array, jax.Array]:
+        number, leaves, statistics = tensor
+        if statistics is not None and known.needs != "moments":
+            statistics = [rows(each) for each in statistics]
+        own, *others = (rows(leaf.astype(jnp.float32)) for leaf in leaves)
+        its = asked._replace(key=jax.random.fold_in(asked.key, number), statistics=statistics)
+        made = tensors.joined(known.merge(own, others, its, dict(options))[None], layout._replace(stack=0), inside)
+        is_finite = functools.reduce(operator.and_, (jnp.isfinite(leaf) for leaf in leaves)).all()
+        return made.astype(base.dtype), is_finite
+
+    leaves = [leaf.reshape(-1, *inside) for leaf in (base, *experts)]
+    numbers = jnp.arange(len(leaves[0]), dtype=jnp.int32)
+    made, is_finite = jax.lax.map(one, (numbers, leaves, asked.statistics))
+    return made.reshape(base.shape), is_finite.all()
+
+
+def _refusal(faults: Sequence[str]) -> ValueError:
+    return ValueError("these cannot be merged:\n" + "\n".join(f"  - {fault}" for fault in faults))
 
 
 def _cutoffs(
@@ -216,14 +246,13 @@ def _count(share: float, size: int) -> int:
 
 def _known(
     statistics: Sequence[Mapping[str, Any]], path: str, needs: str | None, layout: tensors.Layout
-) -> jax.Array | None:
-    """What is known of one leaf of each expert, tensor by tensor; None where nothing is."""
+) -> list[jax.Array] | None:
+    """What is known of one leaf of each expert, tensor by tensor, [S, ...]; None where nothing is."""
     if not all(path in each for each in statistics):
         return None
     own = [jnp.asarray(each[path], jnp.float32) for each in statistics]
-    if needs != "moments":
-        return jnp.stack([tensors.split(each, layout) for each in own])
-    return jnp.stack([each.reshape(-1, *each.shape[-2:]) for each in own])
+    inside = own[0].shape[-2:] if needs == "moments" else own[0].shape[layout.stack :]
+    return [each.reshape(-1, *inside) for each in own]
 
 
 def _chosen(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -281,12 +310,6 @@ def _faults(
             f"expert {number}: {fault.replace('special', 'expert')}" for fault in compare.structure_faults(base, expert)
         ]
     if not faults:
-        for who, tree in (("base", base), *((f"expert {number}", each) for number, each in enumerate(experts))):
-            faults += [
-                f"{who}: {path} holds NaN or infinity"
-                for path, leaf in paths.leaves(tree).items()
-                if _is_floating(leaf) and not compare.is_finite(leaf)
-            ]
         own = paths.leaves(base)
         faults += [
             f"expert {number}: {path} holds whole numbers, and others than base's; they cannot be merged"

@@ -1,5 +1,6 @@
 """Merging beside mergekit: models as both sides take them, what mergekit makes of them, and the numbers that ours draws."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -52,9 +53,18 @@ class Case(NamedTuple):
         layouts = tensors.layouts({path: leaf.shape for path, leaf in leaves.items()})
         trees = [{} for _ in self.experts]
         for number, (path, leaf) in enumerate(sorted(leaves.items())):
-            key = jax.random.fold_in(jax.random.key(seed), number)
-            rows = tensors.split(leaf, layouts[path]).shape
-            for tree, each in zip(trees, jax.random.uniform(key, (len(trees), *rows)), strict=True):
+            stack, rows, inside = tensors.split(leaf, layouts[path]).shape
+            of_leaf = jax.random.fold_in(jax.random.key(seed), number)
+
+            def of_row(expert, tensor, row, of_leaf=of_leaf, inside=inside):
+                key = of_leaf
+                for place in (tensor, expert, row):
+                    key = jax.random.fold_in(key, place)
+                return jax.random.uniform(key, (inside,))
+
+            for expert, tree in enumerate(trees):
+                of_rows = jax.vmap(jax.vmap(functools.partial(of_row, expert), (None, 0)), (0, None))
+                each = of_rows(np.arange(stack), np.arange(rows))
                 tree[path] = tensors.joined(each, layouts[path], leaf.shape)
         return [self.as_tensors(paths.with_leaves(self.base, tree)) for tree in trees]
 

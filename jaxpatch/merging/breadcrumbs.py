@@ -9,21 +9,19 @@ from jaxpatch.merging.method import Method, Range
 def merge(base, experts, asked, options):
     """Of n entries of a tensor ``gamma n`` are dropped as outliers, and of the others the largest are kept, `density` n of them."""
     own = changes.of(base, experts)
-    kept = jnp.where(keep(own, asked, options["gamma"]), own, 0)
+    kept = [
+        jnp.where(band(each, count, options["gamma"]), each, 0) for each, count in zip(own, asked.counts, strict=True)
+    ]
     if options["rescale"] == "norm":
-        kept = changes.to_own_norm(kept, own)
+        kept = [changes.to_own_norm(some, each) for some, each in zip(kept, own, strict=True)]
     by_sign, is_normalized = options["agree"], options["normalize"]
     return changes.merged(base, experts, kept, asked, by_sign=by_sign, is_normalized=is_normalized)
 
 
-def keep(own, asked, gamma: float):
-    """The band below the outliers; where so many are to be kept that there is no room for it, fewer are outliers."""
-    size = own.shape[2] * own.shape[3]
-    counts = jnp.broadcast_to(asked.counts[:, None], own.shape[:2]).ravel()
-    outliers = jnp.minimum(int(gamma * size), size - counts)
-    flat = own.reshape(-1, *own.shape[2:])
-    band = magnitudes.largest(flat, outliers + counts) & ~magnitudes.largest(flat, outliers)
-    return band.reshape(own.shape)
+def band(own, count, gamma: float):
+    """So many entries below the outliers; where there is no room for them, fewer are outliers."""
+    outliers = jnp.minimum(int(gamma * own.size), own.size - count)
+    return magnitudes.largest(own, outliers + count) & ~magnitudes.largest(own, outliers)
 
 
 def method(agree: bool) -> Method:

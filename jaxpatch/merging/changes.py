@@ -2,11 +2,12 @@
 
 import functools
 import operator
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxpatch.merging.method import Asked, Choice, Experts, Tensors
+from jaxpatch.merging.method import Asked, Choice, Experts, Tensor
 
 EMPTY = 1e-7
 """L1 norms below are of nothing, and nothing is not rescaled."""
@@ -15,7 +16,7 @@ NO_WEIGHT = 1e-8
 STRETCH = Choice(("none", "norm"), "whether what is kept is stretched to the tensor's own L1 norm")
 """The option of methods that trim."""
 
-Keep = Bool[Array, "experts stack rows inside"]
+Keep = Bool[Array, "rows inside"]
 
 
 def normalize(default: bool) -> Choice:
@@ -30,56 +31,54 @@ def agree(default: bool) -> Choice:
     )
 
 
-def of(base: Tensors, experts: Experts) -> Experts:
+def of(base: Tensor, experts: Experts) -> Experts:
     """The differences."""
-    return experts - base
+    return [expert - base for expert in experts]
 
 
-def per_expert(values: Float[Array, " experts"]) -> Float[Array, "experts 1 1 1"]:
-    """So that they broadcast."""
-    return values[:, None, None, None]
-
-
-def total(each: Experts) -> Tensors:
-    """The sum over experts, written out: one pass over the entries, many times faster on a CPU than a reduction of so short an axis.
+def total(each: Sequence[jnp.ndarray]) -> jnp.ndarray:
+    """The sum over experts, in one pass over the entries.
 
     A choice stands before each addition, lest compilers add a product before it is rounded: the order of experts would matter.
 
-    >>> total(jnp.array([[[[1.0]]], [[[2.0]]]])).tolist()
-    [[[3.0]]]
+    >>> total([jnp.array([[1.0]]), jnp.array([[2.0]])]).tolist()
+    [[3.0]]
     """
     return functools.reduce(operator.add, (jnp.where(one == 0, 0, one) for one in each))
 
 
-def to_own_norm(kept: Experts, whole: Experts) -> Experts:
-    """Each tensor stretched to the L1 norm that it had before some of its entries were dropped.
+def to_own_norm(kept: Tensor, whole: Tensor) -> Tensor:
+    """A tensor stretched to the L1 norm that it had before some of its entries were dropped.
 
-    >>> to_own_norm(jnp.array([[[[0.0, 2.0]]]]), jnp.array([[[[1.0, 2.0]]]])).tolist()
-    [[[[0.0, 3.0]]]]
+    >>> to_own_norm(jnp.array([[0.0, 2.0]]), jnp.array([[1.0, 2.0]])).tolist()
+    [[0.0, 3.0]]
     """
-    before, after = (jnp.abs(each).sum((2, 3), keepdims=True) for each in (whole, kept))
+    before, after = (jnp.abs(each).sum() for each in (whole, kept))
     is_something = (before >= EMPTY) & (after >= EMPTY)
     return jnp.where(is_something, kept * (before / jnp.where(is_something, after, 1)), kept)
 
 
-def elected(weighted: Experts) -> Keep:
+def elected(weighted: Experts) -> list[Keep]:
     """Entries whose sign is that of the sum over experts; a sum of 0 counts as above it, an entry of 0 has no sign.
 
     References: Yadav et al., TIES-Merging, arXiv 2306.01708, section 3.
 
-    >>> elected(jnp.array([[[[1.0, -1.0]]], [[[-2.0, 1.0]]]])).tolist()
-    [[[[False, False]]], [[[True, True]]]]
+    >>> [each.tolist() for each in elected([jnp.array([[1.0, -1.0]]), jnp.array([[-2.0, 1.0]])])]
+    [[[False, False]], [[True, True]]]
     """
     majority = jnp.where(total(weighted) >= 0, 1.0, -1.0)
-    return jnp.sign(weighted) == majority
+    return [jnp.sign(each) == majority for each in weighted]
 
 
-def summed(changes: Experts, weights: Float[Array, " experts"], *, by_sign: bool, is_normalized: bool) -> Tensors:
+def summed(changes: Experts, weights: Float[Array, " experts"], *, by_sign: bool, is_normalized: bool) -> Tensor:
     """The weighted sum of changes, by_sign of those alone that agree with it; divided by the sum of their weights, or not."""
-    weighted = changes * per_expert(weights)
+    weighted = [each * weight for each, weight in zip(changes, weights, strict=True)]
     if by_sign:
         agree = elected(weighted)
-        change, divisor = (total(jnp.where(agree, each, 0)) for each in (weighted, per_expert(weights)))
+        change, divisor = (
+            total([jnp.where(own, each, 0) for own, each in zip(agree, some, strict=True)])
+            for some in (weighted, weights)
+        )
         is_none = divisor == 0
     else:
         change, divisor = total(weighted), weights.sum()
@@ -87,11 +86,11 @@ def summed(changes: Experts, weights: Float[Array, " experts"], *, by_sign: bool
     return change / jnp.where(is_none, 1, divisor) if is_normalized else change
 
 
-def added(base: Tensors, experts: Experts, change: Tensors) -> Tensors:
+def added(base: Tensor, experts: Experts, change: Tensor) -> Tensor:
     """Base with a change; and where that is nothing, or all of an expert's, base or the expert to the last bit.
 
-    >>> base, expert = jnp.full((1, 1, 1), 0.1), jnp.full((1, 1, 1, 1), 1e-9)
-    >>> bool((added(base, expert, expert[0] - base) == expert[0]).all())
+    >>> base, expert = jnp.full((1, 1), 0.1), jnp.full((1, 1), 1e-9)
+    >>> bool((added(base, [expert], expert - base) == expert).all())
     True
     """
     merged = jnp.where(change == 0, base, base + change)
@@ -100,14 +99,14 @@ def added(base: Tensors, experts: Experts, change: Tensors) -> Tensors:
     return merged
 
 
-def settled(average: Tensors, experts: Experts, weights: Float[Array, " experts"]) -> Tensors:
+def settled(average: Tensor, experts: Experts, weights: Float[Array, " experts"]) -> Tensor:
     """An average of experts entry by entry: to the last bit what they agree on, or the one expert that has all the weight."""
     first, *others = experts
     is_one = functools.reduce(operator.and_, (each == first for each in others), jnp.ones_like(first, bool))
     return alone(jnp.where(is_one, first, average), experts, weights)
 
 
-def alone(average: Tensors, experts: Experts, weights: Float[Array, " experts"]) -> Tensors:
+def alone(average: Tensor, experts: Experts, weights: Float[Array, " experts"]) -> Tensor:
     """An average, and where one expert has all the weight, that expert to the last bit."""
     for number, expert in enumerate(experts):
         average = jnp.where(jnp.delete(weights == 0, number).all(), expert, average)
@@ -115,8 +114,8 @@ def alone(average: Tensors, experts: Experts, weights: Float[Array, " experts"])
 
 
 def merged(
-    base: Tensors, experts: Experts, changes: Experts, asked: Asked, *, by_sign: bool, is_normalized: bool
-) -> Tensors:
+    base: Tensor, experts: Experts, changes: Experts, asked: Asked, *, by_sign: bool, is_normalized: bool
+) -> Tensor:
     """Base with `scale` times the sum of changes: what task arithmetic and all that grew out of it end in."""
     change = summed(changes, asked.weights, by_sign=by_sign, is_normalized=is_normalized)
     return added(base, experts, asked.scale * change)

@@ -9,14 +9,14 @@ from jaxpatch.merging.method import Method, Range
 def merge(base, experts, asked, options):
     """``base + lambda m tau``, tau the weighted sum of the differences; m where so many experts as are `needed` have the entry."""
     own = changes.of(base, experts)
-    weighted = changes.per_expert(asked.weights) * own
-    total = changes.total(weighted)
-    is_needed = changes.total(masks(own, total, options["threshold"]).astype(jnp.int32)) >= options["needed"]
+    total = changes.total([weight * each for weight, each in zip(asked.weights, own, strict=True)])
+    in_mask = [mask(each, total, options["threshold"]).astype(jnp.int32) for each in own]
+    is_needed = changes.total(in_mask) >= options["needed"]
     return changes.added(base, experts, asked.scale * jnp.where(is_needed, total, 0))
 
 
-def masks(own, total, threshold: float):
-    """TALL masks, [N, S, rows, inside]: where an expert's own change is much beside others': ``|tau_i| >= t |tau - tau_i|``."""
+def mask(own, total, threshold: float):
+    """A TALL mask: where an expert's own change is much beside others': ``|tau_i| >= t |tau - tau_i|``."""
     return jnp.abs(own) >= threshold * jnp.abs(total - own)
 
 

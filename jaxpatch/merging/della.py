@@ -9,7 +9,8 @@ from jaxpatch.merging.method import Method, Range
 def merge(base, experts, asked, options):
     """An entry's chance to be kept is `density`, and up to `epsilon` less or more, by its rank in its row."""
     own = changes.of(base, experts)
-    kept = dare.dropped(own, chances(own, asked.density, options["epsilon"]), asked.key, options["rescale"])
+    each_chance = [chances(each, density, options["epsilon"]) for each, density in zip(own, asked.density, strict=True)]
+    kept = dare.dropped(own, each_chance, asked.key, options["rescale"])
     by_sign, is_normalized = options["agree"], options["normalize"]
     return changes.merged(base, experts, kept, asked, by_sign=by_sign, is_normalized=is_normalized)
 
@@ -19,9 +20,8 @@ def chances(own, density, epsilon: float):
     `density`, and at a density of 0 or 1 all have that."""
     ranks = magnitudes.ranks(own).astype(jnp.float32)
     last = max(own.shape[-1] - 1, 1)
-    between = changes.per_expert(density)
-    spread = jnp.where((between <= 0) | (between >= 1) | (own.shape[-1] == 1), 0.0, epsilon)
-    return between + spread * (2 * ranks / last - 1)
+    spread = jnp.where((density <= 0) | (density >= 1) | (own.shape[-1] == 1), 0.0, epsilon)
+    return density + spread * (2 * ranks / last - 1)
 
 
 def refuses(weights, density, options) -> list[str]:

@@ -10,8 +10,12 @@ def merge(base, experts, asked, options):
     """``sum_i w_i F_i theta_i / sum_i w_i F_i``, F_i no smaller than `floor`; leaves whose F is not known are averaged."""
     if asked.statistics is None:
         return linear.merge(base, experts, asked, {"normalize": True})
-    weights = changes.per_expert(asked.weights) * jnp.maximum(asked.statistics, options["floor"])
-    return changes.settled(changes.total(weights * experts) / changes.total(weights), experts, asked.weights)
+    weights = [
+        weight * jnp.maximum(known, options["floor"])
+        for weight, known in zip(asked.weights, asked.statistics, strict=True)
+    ]
+    weighted = [weight * expert for weight, expert in zip(weights, experts, strict=True)]
+    return changes.settled(changes.total(weighted) / changes.total(weights), experts, asked.weights)
 
 
 METHOD = Method(

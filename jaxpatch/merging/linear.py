@@ -8,7 +8,7 @@ def merge(base, experts, asked, options):
     """``sum_i w_i theta_i / sum_i w_i``; where experts hold one number, or all weight is one expert's, exactly that."""
     del base
     weights = asked.weights
-    total = changes.total(experts * changes.per_expert(weights))
+    total = changes.total([expert * weight for expert, weight in zip(experts, weights, strict=True)])
     return changes.settled(total / weights.sum(), experts, weights) if options["normalize"] else total
 
 

@@ -10,10 +10,11 @@ def merge(base, experts, asked, options):
     """``base + sum_i gamma_i m_i tau_i``, with masks m_i and ``gamma_i = w_i / sum_j w_j m_j``: published with equal weights."""
     own = changes.of(base, experts)
     known = asked.statistics
-    mask = ties.keep(own, asked, options["trim"]) if known is None else known > 0
-    weights = jnp.where(mask, changes.per_expert(asked.weights), 0)
+    masks = ties.kept(own, asked, options["trim"]) if known is None else [each > 0 for each in known]
+    weights = [jnp.where(mask, weight, 0) for mask, weight in zip(masks, asked.weights, strict=True)]
     divisor = changes.total(weights)
-    change = changes.total(weights * own) / jnp.where(divisor == 0, 1, divisor)
+    taken = changes.total([weight * each for weight, each in zip(weights, own, strict=True)])
+    change = taken / jnp.where(divisor == 0, 1, divisor)
     return changes.added(base, experts, asked.scale * change)
 
 

@@ -27,36 +27,13 @@ def order(values: Float[Array, " *shape"]) -> Int[Array, " *shape"]:
     return jax.lax.bitcast_convert_type(jnp.abs(values.astype(jnp.float32)), jnp.int32)
 
 
-def kth(values: Float[Array, "stack ..."], count: Int[Array, " stack"]) -> Int[Array, " stack"]:
-    """The `order` of each tensor's count-th largest magnitude; 0 where it has fewer, one above all where count is 0.
+def largest(values: Float[Array, " *shape"], count: Int[Array, ""]) -> Bool[Array, " *shape"]:
+    """So many entries: the largest by magnitude, and of equal ones the first.
 
-    >>> values = jnp.array([[3.0, -1.0, 2.0]])
-    >>> (kth(values, jnp.array([2])) == order(values)[:, 2]).tolist()
-    [True]
+    >>> largest(jnp.array([3.0, -1.0, 1.0]), jnp.int32(2)).tolist()
+    [True, True, False]
     """
-    return jax.lax.map(lambda each: _kth(*each), (order(values), count))
-
-
-def largest(values: Float[Array, "stack ..."], count: Int[Array, " stack"]) -> Bool[Array, "stack ..."]:
-    """Of each tensor, so many entries as `count` says: the largest by magnitude, and of equal ones the first.
-
-    >>> largest(jnp.array([[3.0, -1.0, 1.0]]), jnp.array([2])).tolist()
-    [[True, True, False]]
-    """
-    return jax.lax.map(lambda each: _largest(*each), (order(values), count))
-
-
-def _kth(ordered: Int[Array, "..."], count: Int[Array, ""]) -> Int[Array, ""]:
-    """One tensor's: all passes over it while it is in the cache."""
-
-    def step(number: jax.Array, found: jax.Array) -> jax.Array:
-        tried = found | (1 << (BITS - 1 - number))
-        return jnp.where((ordered >= tried).sum(dtype=jnp.int32) >= count, tried, found)
-
-    return jax.lax.fori_loop(0, BITS, step, jnp.int32(0))
-
-
-def _largest(ordered: Int[Array, "..."], count: Int[Array, ""]) -> Bool[Array, "..."]:
+    ordered = order(values)
     edge = _kth(ordered, count)
     above, equal = ordered > edge, ordered == edge
     room = count - above.sum(dtype=jnp.int32)
@@ -66,6 +43,16 @@ def _largest(ordered: Int[Array, "..."], count: Int[Array, ""]) -> Bool[Array, "
         return above | (equal & (place <= room))
 
     return jax.lax.cond(equal.sum(dtype=jnp.int32) <= room, lambda: above | equal, first)
+
+
+def _kth(ordered: Int[Array, "..."], count: Int[Array, ""]) -> Int[Array, ""]:
+    """The `order` of the count-th largest magnitude; 0 where there are fewer, one above all where count is 0."""
+
+    def step(number: jax.Array, found: jax.Array) -> jax.Array:
+        tried = found | (1 << (BITS - 1 - number))
+        return jnp.where((ordered >= tried).sum(dtype=jnp.int32) >= count, tried, found)
+
+    return jax.lax.fori_loop(0, BITS, step, jnp.int32(0))
 
 
 def ranks(values: Float[Array, "*stack row"]) -> Int[Array, "*stack row"]:

@@ -1,4 +1,4 @@
-"""What a method of merging is: a function of one leaf's tensors, and what it must be told."""
+"""What a method of merging is: a function of one tensor of base and each expert, and what it must be told."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -6,20 +6,20 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array, Float
 
-Tensors = Float[Array, "stack rows inside"]
-"""The tensors of base's leaf (`tensors.split`), in float32."""
-Experts = Float[Array, "experts stack rows inside"]
-"""And of the experts'."""
+Tensor = Float[Array, "rows inside"]
+"""One tensor's rows (`tensors.split`), in float32."""
+Experts = Sequence[Tensor]
+"""Of each expert that tensor, or what is made of it: they are not one array, which would have to be made first."""
 
 
 class Asked(NamedTuple):
     """What one merge is asked for.
 
-    weights, density: [N], one of each expert. counts: [N], how many entries of one of this leaf's tensors the density is.
+    weights, density: [N], one of each expert. counts: [N], how many of this tensor's entries the density is.
     cutoffs: [N], the smallest magnitude that is among that share of the whole difference, where the method looks at all of it.
-    scale: lambda. key: this leaf's, for whatever is random.
-    statistics: what is known of this leaf from data, of each expert: its Fisher information, [N, S, rows, inside], or the second
-        moments of its inputs, [N, S, inside, inside], or its mask, [N, S, rows, inside]; None where nothing is.
+    scale: lambda. key: this tensor's, for whatever is random.
+    statistics: what is known of this tensor from data, of each expert: its Fisher information, [rows, inside], or the second moments of
+        its inputs, [inside, inside], or its mask, [rows, inside]; None where nothing is.
     """
 
     weights: jax.Array
@@ -28,7 +28,7 @@ class Asked(NamedTuple):
     cutoffs: jax.Array
     scale: jax.Array
     key: jax.Array
-    statistics: jax.Array | None = None
+    statistics: Sequence[jax.Array] | None = None
 
 
 class Choice(NamedTuple):
@@ -55,7 +55,7 @@ class Range(NamedTuple):
 class Method(NamedTuple):
     """How to merge.
 
-    merge: (base's tensors, experts' tensors, what is asked, options) -> merged tensors. A pure function of arrays; options are static.
+    merge: (base's tensor, experts', what is asked, options) -> the merged tensor. A pure function of arrays; options are static.
     takes: which of "density", "scale" and "seed" mean something to it. options: its own, by name.
     needs: what of data, "fisher" or "moments" (`measuring.statistics`), or "learn_mask" (`learned_mask`). is_needed: whether it
     cannot do without.
@@ -65,7 +65,7 @@ class Method(NamedTuple):
     says: in a sentence, with the source.
     """
 
-    merge: Callable[[Tensors, Experts, Asked, Mapping[str, Any]], Tensors]
+    merge: Callable[[Tensor, Experts, Asked, Mapping[str, Any]], Tensor]
     says: str
     takes: tuple[str, ...] = ()
     options: Mapping[str, Choice | Range] = {}

@@ -1,5 +1,8 @@
 """The matrices that answer, on each expert's own inputs, most nearly as that expert's do."""
 
+import functools
+import operator
+
 import jax.numpy as jnp
 
 from jaxpatch.merging import changes, linear
@@ -14,15 +17,16 @@ def merge(base, experts, asked, options):
     are no matrix with known inputs are averaged."""
     if asked.statistics is None:
         return linear.merge(base, experts, asked, {"normalize": True})
-    diagonal = jnp.eye(experts.shape[-1])
-    moments = changes.per_expert(asked.weights) * asked.statistics * (diagonal + options["shrink"] * (1 - diagonal))
-    total = moments.sum(0)
-    size = jnp.trace(total, axis1=-2, axis2=-1)[:, None, None] / experts.shape[-1]
+    diagonal = jnp.eye(base.shape[-1])
+    shrunk = diagonal + options["shrink"] * (1 - diagonal)
+    moments = [weight * known * shrunk for weight, known in zip(asked.weights, asked.statistics, strict=True)]
+    total = changes.total(moments)
+    size = jnp.trace(total) / len(diagonal)
     ridge = RIDGE * jnp.where(size > 0, size, 1) * diagonal
     middle = linear.merge(base, experts, asked, {"normalize": True})
-    apart = ((experts - middle) @ moments).sum(0)
-    solved = middle + jnp.linalg.solve((total + ridge).swapaxes(-1, -2), apart.swapaxes(-1, -2)).swapaxes(-1, -2)
-    is_one = (experts == experts[0]).all((0, 2, 3))[:, None, None]
+    apart = changes.total([(expert - middle) @ own for expert, own in zip(experts, moments, strict=True)])
+    solved = middle + jnp.linalg.solve((total + ridge).T, apart.T).T
+    is_one = functools.reduce(operator.and_, ((expert == experts[0]).all() for expert in experts))
     return changes.alone(jnp.where(is_one, middle, solved), experts, asked.weights)
 
 

@@ -10,15 +10,14 @@ NO_NORM = 1e-8
 
 
 def merge(base, experts, asked, options):
-    """The way's part that the expert's weight says: 0 is base, 1 the expert. Each tensor is one vector."""
+    """The way's part that the expert's weight says: 0 is base, 1 the expert. The tensor is one vector."""
     del options
     (expert,), (part,) = experts, asked.weights
-    axes = (1, 2)
-    lengths = [jnp.sqrt((each**2).sum(axes, keepdims=True)) for each in (base, expert)]
+    lengths = [jnp.sqrt((each**2).sum()) for each in (base, expert)]
     one, other = (
         each / jnp.where(length > NO_NORM, length, 1) for each, length in zip((base, expert), lengths, strict=True)
     )
-    cosine = jnp.clip((one * other).sum(axes, keepdims=True), -1, 1)
+    cosine = jnp.clip((one * other).sum(), -1, 1)
     is_straight = jnp.abs(cosine) > PARALLEL
     angle = jnp.arccos(jnp.where(is_straight, 0, cosine))
     of_base = jnp.where(is_straight, 1 - part, jnp.sin((1 - part) * angle) / jnp.sin(angle))

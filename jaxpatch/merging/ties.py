@@ -9,19 +9,17 @@ from jaxpatch.merging.method import Choice, Method
 def merge(base, experts, asked, options):
     """Trim, elect, merge."""
     own = changes.of(base, experts)
-    trimmed = jnp.where(keep(own, asked, options["trim"]), own, 0)
+    trimmed = [jnp.where(mask, each, 0) for mask, each in zip(kept(own, asked, options["trim"]), own, strict=True)]
     if options["rescale"] == "norm":
-        trimmed = changes.to_own_norm(trimmed, own)
+        trimmed = [changes.to_own_norm(some, each) for some, each in zip(trimmed, own, strict=True)]
     return changes.merged(base, experts, trimmed, asked, by_sign=True, is_normalized=options["normalize"])
 
 
-def keep(own, asked, trim: str):
-    """Which entries are among the largest: of each tensor exactly so many, or of the whole difference."""
+def kept(own, asked, trim: str):
+    """Of each expert, which entries are among the largest: of the tensor exactly so many, or of the whole difference."""
     if trim == "all":
-        return jnp.abs(own) >= changes.per_expert(asked.cutoffs)
-    counts = jnp.broadcast_to(asked.counts[:, None], own.shape[:2])
-    flat = own.reshape(-1, *own.shape[2:])
-    return magnitudes.largest(flat, counts.ravel()).reshape(own.shape)
+        return [jnp.abs(each) >= cutoff for each, cutoff in zip(own, asked.cutoffs, strict=True)]
+    return [magnitudes.largest(each, count) for each, count in zip(own, asked.counts, strict=True)]
 
 
 TRIM = Choice(
