@@ -81,7 +81,7 @@ def machine() -> dict[str, Any]:
         "memory_GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "accelerators": devices or "none",
         "system": f"{platform.system()} {platform.machine()}",
-        **{name: os.environ.get(name, "default") for name in ("OMP_WAIT_POLICY", "XLA_FLAGS")},
+        **{name: os.environ.get(name, "default") for name in ("OMP_WAIT_POLICY", "XLA_FLAGS", "GLIBC_TUNABLES")},
     }
 
 
