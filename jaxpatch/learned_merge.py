@@ -14,6 +14,7 @@ from jaxpatch.measuring import effect, mixtures, sweep
 from jaxpatch.measuring.continuations import Continuation
 from jaxpatch.models.checkpoints import Pair, refuse_others
 from jaxpatch.models.config import DecoderConfig
+from jaxpatch.numbers import is_number, is_whole
 from jaxpatch.patching import components
 from jaxpatch.patching.components import Partition
 from jaxpatch.shapes import Gates, Params
@@ -234,9 +235,9 @@ def number_faults(shares: Mapping[str, tuple[Any, float]], *, steps: Any, batch:
     """What is wrong with numbers that learning is told. shares: name -> (from 0 on, to)."""
     faults = []
     for name, (value, high) in shares.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= high:
+        if not is_number(value) or not 0 <= value <= high:
             faults.append(f"{name}: wanted a number from 0 to {high:g}; got {value!r}.")
     for name, value, low in (("steps", steps, 1), ("batch", batch, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        if not is_whole(value, low):
             faults.append(f"{name}: wanted a whole number of at least {low}; got {value!r}.")
     return faults

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from jaxpatch.merging import METHODS
+from jaxpatch.numbers import is_number
 from jaxpatch.trees import paths
 
 ALL = ("method", "base", "experts", "weight", "density", "scale", "seed", "options", "gates")
@@ -211,7 +212,7 @@ def _text(said: Mapping[str, Any], name: str, where: str, faults: list[str], *, 
 
 def _number(said: Mapping[str, Any], name: str, where: str, faults: list[str]) -> Any:
     value = said[name]
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         faults.append(f"{where}{name}: wanted one number; got {value!r}")
         return 0
     return value

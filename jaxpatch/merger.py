@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxpatch.merging import METHODS, Method, gating, magnitudes, tensors
 from jaxpatch.merging.method import Asked, Choice
+from jaxpatch.numbers import is_number, is_whole
 from jaxpatch.patching import blend, components
 from jaxpatch.patching.components import Partition
 from jaxpatch.scoring.scores import Scores
@@ -344,7 +345,7 @@ def _apportion_faults(
 ) -> list[str]:
     """All that is wrong, a sentence each."""
     faults = [] if rule in gating.RULES else [f"there is no rule {rule!r}; {paths.did_you_mean(rule, gating.RULES)}"]
-    if isinstance(budget, bool) or not isinstance(budget, int | float | np.number) or not 0 <= budget <= 1:
+    if not is_number(budget) or not 0 <= budget <= 1:
         faults.append(f"budget: wanted a share from 0 to 1; got {budget!r}.")
     if conflict not in ("all", "share"):
         faults.append(f"conflict: wanted 'all' or 'share'; got {conflict!r}.")
@@ -387,12 +388,10 @@ def _number_faults(numbers: Mapping[str, Any], count: int) -> list[str]:
         elif name == "density" and not ((given >= 0) & (given <= 1)).all():
             faults.append(f"density: wanted shares from 0 to 1; got {numbers[name]!r}.")
     for name in ("scale", "rest"):
-        given = numbers[name]
-        if isinstance(given, bool) or not isinstance(given, int | float | np.number) or not np.isfinite(given):
-            faults.append(f"{name}: wanted a finite number; got {given!r}.")
-    seed = numbers["seed"]
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        faults.append(f"seed: wanted a whole number of at least 0; got {seed!r}.")
+        if not is_number(numbers[name]):
+            faults.append(f"{name}: wanted a finite number; got {numbers[name]!r}.")
+    if not is_whole(numbers["seed"], 0):
+        faults.append(f"seed: wanted a whole number of at least 0; got {numbers['seed']!r}.")
     return faults
 
 
@@ -420,6 +419,6 @@ def _option_faults(
         if isinstance(known, Choice):
             if not any(given is value or (isinstance(value, str) and given == value) for value in known.values):
                 faults.append(f"{option}: wanted {' or '.join(map(repr, known.values))}; got {given!r}.")
-        elif isinstance(given, bool) or not isinstance(given, int | float) or not known.low <= given <= known.high:
+        elif not is_number(given) or not known.low <= given <= known.high:
             faults.append(f"{option}: wanted a number from {known.low:g} to {known.high:g}; got {given!r}.")
     return faults

@@ -19,6 +19,7 @@ from jaxpatch.measuring.read_outs import Anchor, ReadOut
 from jaxpatch.measuring.tree_pairs import Read, TreePair
 from jaxpatch.models import layers, layout
 from jaxpatch.models.checkpoints import Pair, refuse_others
+from jaxpatch.numbers import is_number, is_whole
 from jaxpatch.patching import components
 from jaxpatch.patching import exchange as exchanges
 from jaxpatch.scoring import ACTIVATION_METHODS, EXACT, METHODS, SCREENED, normalise, scores
@@ -642,7 +643,7 @@ def refuse_bad_options(
             faults.append(f"unknown {name} {value!r}; {paths.did_you_mean(value, known)}")
     fewest = {"top": 1, "sample": 1, "steps": 1, "seed": 0} | ({} if options.limit is None else {"limit": 1})
     faults += number_faults({name: (getattr(options, name), least) for name, least in fewest.items()}, memory)
-    if not _is_number(options.alpha) or not 0 < options.alpha < 1:
+    if not is_number(options.alpha) or not 0 < options.alpha < 1:
         faults.append(f"alpha: wanted a number between 0 and 1; got {options.alpha!r}.")
     if not isinstance(journal, sweep.Journal):
         faults.append(f"journal: wanted a Journal, as in Journal({str(journal)!r}); got {type(journal).__name__}.")
@@ -735,13 +736,9 @@ def number_faults(whole: Mapping[str, tuple[Any, int]], memory: float | None = N
     ['top: wanted a whole number, at least 1; got 0.', 'steps: wanted a whole number, at least 1; got 2.0.']
     """
     faults = []
-    if memory is not None and not (_is_number(memory) and 1 <= memory < np.inf):
+    if memory is not None and not (is_number(memory) and memory >= 1):
         faults.append(f"memory: wanted a number of bytes; got {memory!r}.")
     for name, (value, fewest) in whole.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < fewest:
+        if not is_whole(value, fewest):
             faults.append(f"{name}: wanted a whole number, at least {fewest}; got {value!r}.")
     return faults
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(np.isfinite(value))

@@ -7,19 +7,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "jaxpatch"
-CORE = ("shapes", "trees", "models", "patching", "measuring", "scoring", "tracing", "validating", "sets")
+CORE = ("shapes", "numbers", "trees", "models", "patching", "measuring", "scoring", "tracing", "validating", "sets")
 MAY_IMPORT = {
     "shapes": (),
     "atomic": (),
+    "numbers": (),
     "array_file": (),
     "trees": (),
     "fetch": ("atomic",),
     "models": ("atomic", "shapes", "trees"),
     "patching": ("shapes", "trees"),
-    "measuring": ("array_file", "models", "patching", "shapes", "trees"),
-    "scoring": ("array_file", "measuring", "patching", "shapes"),
-    "tracing": ("scoring",),
-    "validating": ("measuring", "scoring", "shapes"),
+    "measuring": ("array_file", "models", "numbers", "patching", "shapes", "trees"),
+    "scoring": ("array_file", "measuring", "numbers", "patching", "shapes"),
+    "tracing": ("numbers", "scoring"),
+    "validating": ("measuring", "numbers", "scoring", "shapes"),
     "sets": ("measuring", "patching", "scoring", "shapes", "validating"),
     "reporting": ("measuring", "models", "patching", "scoring", "tracing", "validating"),
     "testing": ("measuring", "models", "shapes", "trees"),
@@ -29,8 +30,8 @@ MAY_IMPORT = {
     "experts": ("measuring", "models", "pipeline", "scoring", "trees"),
     "merging": ("shapes",),
     "learned_mask": ("learned_merge", "measuring", "merging", "models", "shapes", "trees"),
-    "learned_merge": ("measuring", "models", "patching", "shapes", "trees"),
-    "merger": ("merging", "patching", "scoring", "shapes", "trees"),
+    "learned_merge": ("measuring", "models", "numbers", "patching", "shapes", "trees"),
+    "merger": ("merging", "numbers", "patching", "scoring", "shapes", "trees"),
     "resume": ("measuring",),
     "clock": (),
     "results": ("atomic", "measuring", "reporting", "scoring"),
@@ -42,7 +43,7 @@ MAY_IMPORT = {
     "check": ("atomic", "models", "patching", "reference", "reporting", "scoring", "shapes"),
     "diff": ("atomic", "models", "patching", "reporting", "scoring"),
     "expert_runs": ("atomic", "experts", "measuring", "models", "reporting", "results", "run", "scoring", "validation"),
-    "merge_recipe": ("merging", "trees"),
+    "merge_recipe": ("merging", "numbers", "trees"),
     "merge_run": (
         "atomic",
         "experts",

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from jaxpatch.measuring.inputs import Inputs
 from jaxpatch.models import layers
 from jaxpatch.models.config import DecoderConfig
+from jaxpatch.numbers import is_whole
 from jaxpatch.trees.fingerprint import fingerprint
 
 READ_OUTS = ("projection", "cosine", "centred")
@@ -276,7 +277,7 @@ def target_faults(kind: str, index: Sequence[int], config: DecoderConfig) -> lis
         return [f"kind {kind!r}; wanted one of {', '.join(TARGETS)}"]
     if kind == "neuron" and config.experts:
         return ["neurons of experts cannot be targets; wanted one of head, attention, mlp"]
-    is_place = len(index) == len(shape) and all(isinstance(n, int | np.integer) for n in index)
+    is_place = len(index) == len(shape) and all(map(is_whole, index))
     if not is_place or not all(0 <= n < size for n, size in zip(index, shape, strict=True)):
         ends = ", ".join(f"0 to {size - 1}" for size in shape)
         return [f"index {tuple(index)}; wanted {len(shape)} whole numbers: {ends}"]
@@ -289,7 +290,7 @@ def checked(anchor: Anchor, config: DecoderConfig) -> Anchor:
     """The anchor with arrays on the device. Raises ValueError with every fault."""
     faults = []
     direction = np.asarray(anchor.direction)
-    if not isinstance(anchor.layer, int | np.integer) or not 0 <= anchor.layer < config.layers:
+    if not is_whole(anchor.layer, 0) or anchor.layer >= config.layers:
         faults.append(f"layer {anchor.layer!r}: this model has blocks 0 to {config.layers - 1}")
     if direction.shape != (config.width,):
         faults.append(f"direction has shape {direction.shape}; wanted ({config.width},)")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from jaxpatch.numbers import is_whole
 from jaxpatch.scoring import normalise
 from jaxpatch.scoring.agreement import spearman
 from jaxpatch.scoring.scores import Scores
@@ -66,7 +67,7 @@ def overlap(found: Mapping[str, Scores], kind: str, count: int) -> Overlap:
         told = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         raise ValueError(f"overlap: wanted {kind} scores of one architecture; got shapes {told}.")
     reach = {name: num_that_matter(each, kind) for name, each in found.items()}
-    if not _is_whole(count):
+    if not is_whole(count):
         raise ValueError(f"overlap: wanted a whole number of {kind}s; got {count!r}.")
     if few := [f"{name} has {number}" for name, number in reach.items() if not 1 <= count <= number]:
         raise ValueError(f"overlap: wanted 1 to as many {kind}s as can matter, got {count}; {', '.join(few)}.")
@@ -103,7 +104,7 @@ def halves(found: Scores, *, count: int = 10, draws: int = 100, seed: int = 0) -
     kept = np.flatnonzero(found.is_kept)
     faults = [f"wanted at least 4 inputs with a gap; got {len(kept)}."] if len(kept) < 4 else []
     for name, value, fewest in (("count", count, 1), ("draws", draws, 1), ("seed", seed, 0)):
-        if not _is_whole(value) or value < fewest:
+        if not is_whole(value, fewest):
             faults.append(f"{name}: wanted a whole number, at least {fewest}; got {value!r}.")
     if faults:
         raise ValueError("halves: " + " ".join(faults))
@@ -141,10 +142,6 @@ def first_places(found: Scores, kind: str, count: int) -> list[int]:
 def num_that_matter(found: Scores, kind: str) -> int:
     """How many components have an effect on some input."""
     return int(_can_matter(found, kind).sum())
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _of_some(found: Scores, kind: str, inputs: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 
+from jaxpatch.numbers import is_whole
 from jaxpatch.scoring.scores import Scores
 from jaxpatch.tracing import roles
 from jaxpatch.tracing.roles import Criteria
@@ -85,7 +86,7 @@ def faults(rules: Rules) -> list[str]:
     found = [
         f"rules.{name}: wanted a whole number, at least {fewest}; got {value!r}."
         for name, fewest in (("most", 1), ("levels", 0))
-        if isinstance(value := getattr(rules, name), bool) or not isinstance(value, int | np.integer) or value < fewest
+        if not is_whole(value := getattr(rules, name), fewest)
     ]
     shares = {"least": rules.least} | {f"criteria.{name}": value for name, value in rules.criteria._asdict().items()}
     return found + [

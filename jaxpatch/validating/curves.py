@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxpatch.measuring.outcomes import Outcome
+from jaxpatch.numbers import is_whole
 from jaxpatch.scoring import normalise
 from jaxpatch.shapes import Gates
 from jaxpatch.validating import controls
@@ -69,7 +70,7 @@ def size_faults(given: Sequence[int] | None) -> list[str]:
         return []
     if not isinstance(given, Sequence | np.ndarray) or isinstance(given, str):
         return [f"sizes: wanted a list of whole numbers; got {given!r}."]
-    wrong = [k for k in given if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1]
+    wrong = [k for k in given if not is_whole(k, 1)]
     if wrong or len(given) == 0:
         return [f"sizes: wanted whole numbers, at least 1; got {', '.join(map(repr, wrong)) or 'none'}."]
     return []
