@@ -91,7 +91,8 @@ def merge(
 
     shares = [1.0] * len(own) if density is None else _each(density, len(own))
     known_of = None if statistics is None else [paths.leaves(each) for each in statistics]
-    cutoffs = _cutoffs(leaves, parts, shares) if known.looks_at_all(chosen) else [0.0] * len(own)
+    looks_at_all = known.looks_at_all(chosen) and statistics is None
+    cutoffs = _cutoffs(leaves, parts, shares) if looks_at_all else [0.0] * len(own)
     layouts = tensors.layouts({path: np.shape(leaf) for path, leaf in leaves.items()})
     if known.by_entry:
         layouts = {path: layout._replace(inputs=0) for path, layout in layouts.items()}

@@ -23,7 +23,7 @@ import examples
 import jax
 import jax.numpy as jnp
 import numpy as np
-from contenders import BATCH, CONTENDERS, STEPS, Team
+from contenders import BATCH, CONTENDERS, KINDS, STEPS, Team
 from rich.console import Console
 
 import jaxpatch as jp
@@ -42,8 +42,6 @@ ADAPTERS = {
     "records": HERE / "records",
 }
 MAX_NEW = {"constraints": 96, "sums": 64, "records": 64}
-KINDS = ("head", "kv", "neuron")
-"""Together all that adapters of linear layers change."""
 SETTINGS = {"learn": 16, "validation": 4, "test": 16, "neutral": 8, "cuts": 2, "steps": 4, "seeds": 2}
 """Prompts of each task to learn and to score by, to validate by, to test by; prompts that ask for nothing; places at which an answer is
 cut, for scores; steps of integrated gradients; seeds that a random contender is tested by."""
@@ -285,6 +283,7 @@ def main() -> None:
                 tuple(there.pairs[name] for name in names),
                 tuple(there.told[name]["train"] for name in names),
                 *zip(*(found[name] for name in names), strict=True),
+                place(chosen.out, names, method).parent,
             )
             started = time.monotonic()
             keep(file, contend(chosen, there, names, team, method) | {"seconds": time.monotonic() - started}, chosen)

@@ -5,6 +5,7 @@ An open set: each makes one model of a team of experts, by settings out of its o
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from jaxpatch.shapes import Params
 from jaxpatch.trees import paths
 
 Settings = Mapping[str, Any]
+KINDS = ("head", "kv", "neuron")
+"""Together all that adapters of linear layers change."""
 SCALES = ({"scale": 0.4}, {"scale": 0.7}, {"scale": 1.0})
 SHARES = ((0.2, 1.0), (0.6, 0.6), (0.6, 1.0))
 DENSITIES = tuple({"density": share, "scale": scale} for share, scale in SHARES)
@@ -24,8 +27,7 @@ BUDGETS = tuple({"budget": share, "scale": scale} for share, scale in SHARES)
 """Three tries each, wherever there is something to try."""
 PARTS = ({"part": 0.3}, {"part": 0.5}, {"part": 0.7})
 PORTIONS = ({"budget": 0.3}, {"budget": 0.6}, {"budget": 0.9})
-SPARSITIES = ({"sparsity": 0.0}, {"sparsity": 0.3})
-STEPS, RATE, START = 12, 0.05, 0.5
+STEPS, RATE, START = 10, 0.05, 0.5
 """Of masks and gates that are learned."""
 BATCH, OF_EACH = 4, 2
 """Answers that a step looks at: of the one expert whose mask it is, and of each whose gates are learned together."""
@@ -34,12 +36,13 @@ BASELINE, MECHANISM, CONTROL = "baseline", "mechanism", "control"
 
 class Team(NamedTuple):
     """Experts to be merged, in one order everywhere. told: their answers to prompts that are neither validated nor tested on. scores:
-    of each on its own task. statistics: of each, "fisher", "moments" and "mask"."""
+    of each on its own task. statistics: of each, "fisher", "moments" and "mask". folder: for what is learned once and used twice."""
 
     pairs: tuple[jp.Pair, ...]
     told: tuple[Continuation, ...]
     scores: tuple[Scores, ...]
     statistics: tuple[Mapping[str, Params], ...]
+    folder: Path
 
     @property
     def base(self) -> Params:
@@ -143,12 +146,12 @@ def learned(objective: str, kinds: tuple[str, ...]) -> Make:
     """Gates by gradient, on the experts' answers."""
 
     def make(team: Team, settings: Settings, seed: int) -> Params:
+        del settings
         made = jp.learn_merge(
             team.pairs,
             team.told,
             objective=objective,
             kinds=kinds,
-            sparsity=settings.get("sparsity", 0.0),
             start=START,
             rest=START,
             steps=STEPS,
@@ -159,6 +162,35 @@ def learned(objective: str, kinds: tuple[str, ...]) -> Make:
         return jp.merge("task_arithmetic", team.base, team.experts, gates=made.gates, rest=made.rest)
 
     return make
+
+
+def refined(is_shuffled: bool = False) -> Make:
+    """RegMean's model, and from there each component some of the way to each expert's: how far, is learned by gradient on the experts'
+    answers. is_shuffled: components of a kind have each other's gates."""
+
+    def make(team: Team, settings: Settings, seed: int) -> Params:
+        middle = by_data("regmean", "moments")(team, {}, seed)
+        gates, draw = _gates_from(team, middle), np.random.default_rng(seed)
+        if is_shuffled:
+            gates = [{kind: draw.permuted(each, axis=None) for kind, each in own.items()} for own in gates]
+        gates = [{kind: settings["scale"] * each for kind, each in own.items()} for own in gates]
+        return jp.merge("task_arithmetic", middle, team.experts, gates=gates)
+
+    return make
+
+
+def _gates_from(team: Team, middle: Params) -> list[dict[str, np.ndarray]]:
+    """Of each expert, learned from a merged model on; from a file, or learned and left there."""
+    file = team.folder / f"gates-{len(team.told[0].starts)}-{STEPS}.npz"
+    if not file.is_file():
+        pairs = [replace(pair, base=middle) for pair in team.pairs]
+        made = jp.learn_merge(pairs, team.told, kinds=KINDS, start=0.0, rest=0.0, steps=STEPS, rate=RATE, batch=OF_EACH)
+        team.folder.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial.npz")
+        np.savez(partial, **{f"{n} {kind}": each for n, own in enumerate(made.gates) for kind, each in own.items()})
+        partial.replace(file)
+    with np.load(file) as arrays:
+        return [{kind: arrays[f"{n} {kind}"] for kind in KINDS} for n in range(len(team.pairs))]
 
 
 def _seeded(method: str, seed: int) -> dict[str, int]:
@@ -185,10 +217,12 @@ CONTENDERS: dict[str, Contender] = {
     "mask, then task arithmetic": Contender(MECHANISM, apportioned("mask", "task_arithmetic"), BUDGETS),
     "mask, then TIES": Contender(MECHANISM, apportioned("mask", "ties", density=0.6), BUDGETS),
     "mask, then RegMean": Contender(MECHANISM, apportioned("mask", "regmean", statistics="moments"), PORTIONS),
-    "learned gates": Contender(MECHANISM, learned("kl", ("head", "kv", "neuron")), SPARSITIES),
+    "learned gates": Contender(MECHANISM, learned("kl", KINDS)),
+    "RegMean, then learned gates": Contender(MECHANISM, refined(), SCALES),
     "random masks": Contender(CONTROL, apportioned("mask", "task_arithmetic", at_random), BUDGETS, is_random=True),
     "random masks, then RegMean": Contender(
         CONTROL, apportioned("mask", "regmean", at_random, statistics="moments"), PORTIONS, is_random=True
     ),
+    "RegMean, then gates shuffled": Contender(CONTROL, refined(is_shuffled=True), SCALES, is_random=True),
     "masks by change": Contender(CONTROL, apportioned("mask", "task_arithmetic", by_change), BUDGETS),
 }

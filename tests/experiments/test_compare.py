@@ -28,7 +28,7 @@ def parts():
 
 
 @pytest.fixture(scope="module")
-def team(parts):
+def team(parts, tmp_path_factory):
     """Of one change its heads, and its neurons."""
     pair, prompts = testing.tiny_pair(change=0.3), testing.tiny_inputs()
     partition = components.of_decoder(pair.base)
@@ -52,7 +52,7 @@ def team(parts):
         }
         for each, own, answers in zip(pairs, inputs, told, strict=True)
     )
-    return parts["contenders"].Team(pairs, told, scores, statistics)
+    return parts["contenders"].Team(pairs, told, scores, statistics, tmp_path_factory.mktemp("team"))
 
 
 def test_every_contender_makes_a_model(parts, team):
