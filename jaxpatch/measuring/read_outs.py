@@ -107,7 +107,8 @@ class Contribution:
     kind, index: the target, of `TARGETS`, as (layer, ...). along: [B, T, D], 0 where nothing listens. through: by which of a head's
     inputs a patch may reach it (path patching): "all", or "query", "key" or "value", the others being held at the host's own. held: the
     host's stream entering the target's block, [B, T, D]; the instrument fills it in. depth: no target of the same programs stands
-    above this block; its own where None. One compilation serves all targets of a kind up to there.
+    above this block; its own where None. One compilation serves all targets of a kind up to there. prompts: those that `along` is of,
+    where it is known; a read-out that was checked for prompts says so no more.
     """
 
     along: Any
@@ -116,6 +117,7 @@ class Contribution:
     through: str = flax.struct.field(pytree_node=False, default="all")
     held: Any = None
     depth: int | None = flax.struct.field(pytree_node=False, default=None)
+    prompts: Inputs | None = None
 
     @property
     def layer(self) -> Any:
@@ -134,7 +136,8 @@ class Contribution:
     def rows(self, which: Any) -> "Contribution":
         """For some of the prompts."""
         held = None if self.held is None else self.held[which]
-        return dataclasses.replace(self, along=self.along[which], held=held)
+        prompts = None if self.prompts is None else Inputs(*(part[which] for part in self.prompts))
+        return dataclasses.replace(self, along=self.along[which], held=held, prompts=prompts)
 
 
 ReadOut = Anchor | NextToken | Contribution
@@ -203,6 +206,7 @@ def described(read_out: ReadOut) -> str:
     >>> described(Anchor(layer=1, direction=jnp.array([0.0, 1.0]))).split(" (")[0]
     'projection after block 1'
     """
+    read_out = dataclasses.replace(read_out, prompts=None) if isinstance(read_out, Contribution) else read_out
     own = fingerprint({str(number): leaf for number, leaf in enumerate(jax.tree.leaves(read_out))})
     if isinstance(read_out, Contribution):
         return f"contribution of {read_out.name} through {read_out.through} ({own})"
@@ -215,7 +219,7 @@ def checked_for(inputs: Inputs, read_out: ReadOut, config: DecoderConfig) -> Rea
     if isinstance(read_out, NextToken):
         return _checked_next_token(read_out, config, inputs.tokens.shape[0])
     if isinstance(read_out, Contribution):
-        return checked_contribution(read_out, config, inputs.tokens.shape)
+        return checked_contribution(read_out, config, inputs)
     return checked(read_out, config)
 
 
@@ -241,8 +245,8 @@ def _checked_next_token(read_out: NextToken, config: DecoderConfig, batch: int) 
     return dataclasses.replace(read_out, reference=jnp.asarray(given, jnp.int32))
 
 
-def checked_contribution(target: Contribution, config: DecoderConfig, shape: tuple[int, ...]) -> Contribution:
-    """One for prompts [B, T], its array on the device. Raises ValueError with every fault, UnheardError where nothing listens."""
+def checked_contribution(target: Contribution, config: DecoderConfig, inputs: Inputs) -> Contribution:
+    """One for these prompts, its array on the device. Raises ValueError with every fault, UnheardError where nothing listens."""
     faults = target_faults(target.kind, target.index, config)
     if not faults and not int(target.layer) <= depth(config, [target]) <= config.layers:
         faults.append(
@@ -252,13 +256,17 @@ def checked_contribution(target: Contribution, config: DecoderConfig, shape: tup
         faults.append(f"through {target.through!r}; wanted one of {', '.join(THROUGH)}")
     elif target.through != "all" and target.kind not in ("head", "attention"):
         faults.append(f"through {target.through!r}: only heads and attention have such inputs; wanted 'all'")
-    along = np.asarray(target.along)
+    along, shape = np.asarray(target.along), inputs.tokens.shape
     if along.shape != (*shape, config.width):
         faults.append(
             f"along has shape {along.shape}; wanted {(*shape, config.width)}, one direction a token of these prompts"
         )
     elif not np.isfinite(along).all():
         faults.append("along holds NaN or infinity")
+    elif others := _others(target, inputs):
+        faults.append(
+            f"it was made of other prompts (rows {', '.join(map(str, others[:5]))}); make it anew of these: jp.contribution"
+        )
     if faults:
         raise ValueError(f"contribution of {target.name}: " + "; ".join(faults) + ".")
     if not along.any():
@@ -266,7 +274,19 @@ def checked_contribution(target: Contribution, config: DecoderConfig, shape: tup
             f"contribution of {target.name}: along is 0 everywhere, so nothing listens to what it writes."
         )
     index = np.asarray(target.index, np.int32)
-    return dataclasses.replace(target, along=jnp.asarray(along), index=index, depth=depth(config, [target]))
+    return dataclasses.replace(
+        target, along=jnp.asarray(along), index=index, depth=depth(config, [target]), prompts=None
+    )
+
+
+def _others(target: Contribution, inputs: Inputs) -> list[int]:
+    """Rows of the prompts that are not those that a target was made of."""
+    if target.prompts is None:
+        return []
+    lengths, own = np.asarray(inputs.lengths), np.asarray(target.prompts.lengths)
+    is_token = np.arange(inputs.tokens.shape[1]) < lengths[:, None]
+    differs = is_token & (np.asarray(inputs.tokens) != np.asarray(target.prompts.tokens))
+    return np.flatnonzero((lengths != own) | differs.any(axis=1)).tolist()
 
 
 def target_faults(kind: str, index: Sequence[int], config: DecoderConfig) -> list[str]:

@@ -6,6 +6,7 @@ that is known (Sun et al., arXiv 2604.13694); targets further down, read in the 
 through the blocks between, are ours. A gradient is taken in base's run and then stays as it is, so that contributions add up.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -47,7 +48,7 @@ def contribution(
         through: by which input of a head suppliers may reach it: "all", "query", "key" or "value".
         budget: bytes that the gradient's pass may hold beside the models; half of what is free where None.
 
-    Returns: a read-out for `score`, of these prompts alone.
+    Returns: a read-out for `score`, of these prompts alone, which refuses others.
 
     Raises: ValueError with every fault.
 
@@ -67,7 +68,7 @@ def contribution(
     along = listening(pair.config, pair.base, prompts, parent, kind, index, path, budget)
     depth = read_outs.depth(pair.config, [parent]) - (0 if isinstance(parent, Contribution) else 1)
     found = Contribution(along, kind, index, through, depth=depth)
-    return read_outs.checked_contribution(found, pair.config, prompts.tokens.shape)
+    return dataclasses.replace(read_outs.checked_contribution(found, pair.config, prompts), prompts=prompts)
 
 
 def path_faults(path: str) -> list[str]:

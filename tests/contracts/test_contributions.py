@@ -157,6 +157,19 @@ def test_bad_targets_are_named(asked, words):
         jp.contribution(pair, prompts, jp.Anchor(layer=1, direction=U), **asked)
 
 
+def test_a_contribution_is_read_on_its_own_prompts_alone():
+    pair, prompts = testing.tiny_pair(), testing.tiny_inputs()
+    head = jp.contribution(pair, prompts, jp.Anchor(layer=2, direction=U), "head", (1, 1))
+    order = np.array([1, 0, *range(2, len(prompts.lengths))])
+    turned = type(prompts)(*(part[order] for part in prompts))
+    with pytest.raises(
+        ValueError, match=r"head 1\.1: it was made of other prompts \(rows 0, 1\); make it anew of these"
+    ):
+        jp.score(pair, turned, head, kinds=("neuron",))
+    found = jp.score(pair, turned, head.rows(order), kinds=("neuron",)).effects["neuron"]
+    np.testing.assert_array_equal(found, jp.score(pair, prompts, head, kinds=("neuron",)).effects["neuron"][order])
+
+
 def test_contributions_are_read_with_their_like_alone():
     pair, prompts = testing.tiny_pair(), testing.tiny_inputs()
     anchor = jp.Anchor(layer=2, direction=U)
