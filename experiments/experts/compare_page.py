@@ -85,12 +85,17 @@ def write(out: Path, docs: Path, teams: Sequence[Sequence[str]], command: str) -
         "## Base and experts alone",
         _alone(alone),
     ]
+    minutes = 0.0
     for names in teams:
         found = [read(file) for file in sorted((out / "-".join(names)).glob("*.json"))]
         entries = [Entry(each["method"], each) for each in found]
         if entries:
+            minutes += sum(each["seconds"] for each in found) / 60
             parts += [f"## {' and '.join(names) if len(names) == 2 else 'All three'}", *_team(entries, alone, names)]
     parts += ["## Where experts meet", _conflicts(read(out / "conflicts.json"))]
+    parts.append(
+        f"All contenders took {minutes:.0f} minutes, beside what experts answer, scores and statistics of their data."
+    )
     atomic.text(docs / "experts.md", "\n\n".join(parts) + "\n", overwrite=True)
 
 
@@ -139,16 +144,19 @@ def _team(entries: Sequence[Entry], alone: Mapping[str, Any], names: Sequence[st
         "KL from experts, validated",
         "chosen",
     ]
-    return [table(head, rows), _verdict(ordered, reached)]
+    return [table(head, rows), *_verdict(ordered, reached, alone, names)]
 
 
-def _verdict(ordered: Sequence[Entry], reached: Mapping[str, np.ndarray]) -> str:
-    """The way that knows scores and validated best against each that does not, and against the controls."""
+def _verdict(
+    ordered: Sequence[Entry], reached: Mapping[str, np.ndarray], alone: Mapping[str, Any], names: Sequence[str]
+) -> list[str]:
+    """The way that knows scores and validated best against each that does not, and against the controls; and task by task."""
     ours = [entry for entry in ordered if entry.said["sort"] == "mechanism"]
     others = [entry for entry in ordered if entry.said["sort"] != "mechanism"]
     if not ours or not others:
-        return ""
-    best, lines = min(ours, key=lambda entry: entry.validated).method, []
+        return []
+    chosen, lines = min(ours, key=lambda entry: entry.validated), []
+    best = chosen.method
     for sort in ("baseline", "control"):
         for entry in others:
             if entry.said["sort"] == sort:
@@ -156,12 +164,44 @@ def _verdict(ordered: Sequence[Entry], reached: Mapping[str, np.ndarray]) -> str
                 lines.append((entry.method, sort, interval(apart), np.percentile(apart[1:], 2.5) > 0))
     ahead = [name for name, sort, _, is_ahead in lines if is_ahead and sort == "baseline"]
     baselines = [name for name, sort, *_ in lines if sort == "baseline"]
-    strongest = next((entry.method for entry in ordered if entry.said["sort"] == "baseline"), None)
+    strongest = next((entry for entry in ordered if entry.said["sort"] == "baseline"), None)
     said = (
         f"Of those that know scores {best} validated best. It is ahead of {len(ahead)} of {len(baselines)} baselines outside the "
-        f"interval. Tested best were {ours[0].method} of them, and of the baselines {strongest}."
+        f"interval. Tested best were {ours[0].method} of them, and of the baselines {strongest and strongest.method}."
     )
-    return said + "\n\n" + table(["less", "", f"{best} less this, normalised"], [line[:3] for line in lines])
+    against = table(["less", "", f"{best} less this, normalised"], [line[:3] for line in lines])
+    return [said, against, *([] if strongest is None else [_by_task(chosen, strongest, alone, names)])]
+
+
+def _by_task(chosen: Entry, strongest: Entry, alone: Mapping[str, Any], names: Sequence[str]) -> str:
+    """What was lost of each expert, and to whom: prompts that only one of the two answers right."""
+    rows = []
+    for name in names:
+        own = np.array(alone[name]["verdicts"][name], bool)
+        one, other = (entry.verdicts(name)[0] > 0 for entry in (chosen, strongest))
+        rows.append(
+            [
+                name,
+                int(own.sum()),
+                int(np.sum(alone["base"]["verdicts"][name])),
+                int(one.sum()),
+                int(other.sum()),
+                int((one & ~other).sum()),
+                int((other & ~one).sum()),
+                int((own & ~one).sum()),
+            ]
+        )
+    head = [
+        f"right of {alone['asked']['test']}",
+        "expert",
+        "base",
+        chosen.method,
+        strongest.method,
+        "the first alone",
+        "the second alone",
+        "the expert, not the first",
+    ]
+    return table(head, rows)
 
 
 def _conflicts(said: Mapping[str, Any]) -> str:

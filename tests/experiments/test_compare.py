@@ -110,7 +110,7 @@ def results(out, verdicts):
     for method, (sort, counts) in verdicts.items():
         said = {"method": method, "sort": sort, "settings": {"scale": 0.5}, "tests": [test(counts)]}
         said["tries"] = [{"kl": {"sums": kl, "records": 0.5}} for kl in (0.7, 1.1)]
-        files[f"sums-records/{method}"] = said | {"differs": 0.5, "size": 1.0}
+        files[f"sums-records/{method}"] = said | {"differs": 0.5, "size": 1.0, "seconds": 60.0}
     (out / "sums-records").mkdir()
     for name, said in files.items():
         (out / f"{name}.json").write_text(json.dumps(said), encoding="utf-8")
@@ -137,4 +137,5 @@ def test_the_page_says_who_is_ahead_and_what_got_worse(parts, tmp_path):
         "Tested best were soft of them, and of the baselines average." in text
         and "| average | baseline | 0.00 (0.00 to 0.00) |" in text
     )
+    assert "| sums | 8 | 2 | 8 | 8 | 0 | 0 | 0 |" in text and "All contenders took 4 minutes" in text
     assert "| sums | 80% | 100% | 2.00 |" in text and "| base | 20% | 0% | 2.00 |" in text
