@@ -110,18 +110,7 @@ def merge(options: Merge, *, command: Sequence[str] = (), console: Console | Non
     trees = [each.special for each in pairs.values()]
     scores = None if made.rule is None else _scores(made, pairs)
     gates = None if scores is None else _gates(made, pair.base, scores)
-    merged = merger.merge(
-        made.method,
-        pair.base,
-        trees,
-        weights=[expert.weight for expert in made.experts],
-        density=_density(made),
-        scale=made.scale,
-        seed=made.seed,
-        gates=gates,
-        rest=made.rest,
-        **made.options,
-    )
+    merged = merger.merge(made.method, pair.base, trees, gates=gates, **_numbers(made), **made.options)
     merged_at = time.monotonic()
     said = _record(made, pairs, command) | {"differs": _share_that_differs(pair.base, merged)}
     if scores is not None and gates is not None:
@@ -146,9 +135,11 @@ def asked(options: Merge) -> Recipe:
         made = merge_recipe.read(options.recipe)
     else:
         made = _of_flags(options, faults)
-    if made.method and made.method not in METHODS:
-        faults.append(f"method {made.method!r} is unknown; {paths.did_you_mean(made.method, METHODS)}")
-    elif made.method and METHODS[made.method].needs is not None and METHODS[made.method].is_needed:
+    if made.method and made.experts:
+        faults += merger.asked_faults(made.method, len(made.experts), _numbers(made), made.options)
+    if made.rule is not None:
+        faults += merger.rule_faults(made.rule, made.budget, made.conflict)
+    if made.method in METHODS and METHODS[made.method].needs is not None and METHODS[made.method].is_needed:
         faults.append(
             f"method {made.method} must know the experts' data: merge by jp.merge(..., statistics=), from a notebook"
         )
@@ -273,10 +264,17 @@ def _taken(scores: Scores, gates: Gates) -> dict[str, Any]:
     return {"components": counts, "best": [[name, score] for score, name in sorted(best, reverse=True)[:BEST]]}
 
 
-def _density(made: Recipe) -> list[float] | None:
-    """Of each expert; where some say nothing and others do, those keep all."""
+def _numbers(made: Recipe) -> dict[str, Any]:
+    """As `merger.merge` has them. Of densities, where some experts say nothing and others do, those keep all."""
     said = [expert.density for expert in made.experts]
-    return None if all(each is None for each in said) else [1.0 if each is None else each for each in said]
+    is_silent = all(each is None for each in said)
+    return {
+        "weights": [expert.weight for expert in made.experts],
+        "density": None if is_silent else [1.0 if each is None else each for each in said],
+        "scale": made.scale,
+        "seed": made.seed,
+        "rest": made.rest,
+    }
 
 
 def _share_that_differs(base: Params, merged: Params) -> float:

@@ -270,6 +270,32 @@ def _is_floating(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
+def asked_faults(
+    name: str, count: int, numbers: Mapping[str, Any], options: Mapping[str, Any], *, is_told: bool = False
+) -> list[str]:
+    """What is wrong with a merge of so many experts that can be seen without them, a sentence each.
+
+    Args: numbers: "weights", "density", "scale", "seed" and "rest", as `merge` has them. is_told: whether statistics are there.
+
+    >>> asked_faults("ties", 2, {"weights": 1.0, "density": 2, "scale": 1.0, "seed": 0, "rest": 0.0}, {})
+    ['density: wanted shares from 0 to 1; got 2.']
+    """
+    faults = _method_faults(name) + _number_faults(numbers, count)
+    if name not in METHODS:
+        return faults
+    faults += _option_faults(name, METHODS[name], count, numbers, options, is_told)
+    if not faults:
+        weights, density = (
+            _each(0.0 if numbers[each] is None else numbers[each], count) for each in ("weights", "density")
+        )
+        faults += METHODS[name].refuses(weights, density, _chosen(METHODS[name], options))
+    return faults
+
+
+def _method_faults(name: str) -> list[str]:
+    return [] if name in METHODS else [f"there is no method {name!r}; {paths.did_you_mean(name, METHODS)}"]
+
+
 def _faults(
     name: str,
     base: Params,
@@ -280,10 +306,9 @@ def _faults(
     statistics: Sequence[Params] | None,
 ) -> list[str]:
     """All that is wrong, a sentence each."""
-    faults = [] if name in METHODS else [f"there is no method {name!r}; {paths.did_you_mean(name, METHODS)}"]
     if not isinstance(experts, Sequence) or not len(experts):
-        return [*faults, "experts: wanted a list of at least one tree of parameters; got none."]
-    faults += _number_faults(numbers, len(experts))
+        return [*_method_faults(name), "experts: wanted a list of at least one tree of parameters; got none."]
+    faults = asked_faults(name, len(experts), numbers, options, is_told=statistics is not None)
     needs = METHODS[name].needs if name in METHODS else None
     is_missing = statistics is None and name in METHODS and METHODS[name].is_needed
     if needs is not None and (is_missing or (statistics is not None and len(statistics) != len(experts))):
@@ -299,14 +324,6 @@ def _faults(
         faults.append("rest is the gate of what gates say nothing of: say gates, or leave it out.")
     if gates is not None and len(gates) != len(experts):
         faults.append(f"gates: wanted those of each of {len(experts)} experts; got {len(gates)}.")
-    if name in METHODS:
-        misunderstood = _option_faults(name, METHODS[name], len(experts), numbers, options, statistics is not None)
-        if not faults and not misunderstood:
-            weights, density = (
-                _each(0.0 if numbers[each] is None else numbers[each], len(experts)) for each in ("weights", "density")
-            )
-            misunderstood = METHODS[name].refuses(weights, density, _chosen(METHODS[name], options))
-        faults += misunderstood
     for number, expert in enumerate(experts):
         faults += [
             f"expert {number}: {fault.replace('special', 'expert')}" for fault in compare.structure_faults(base, expert)
@@ -341,10 +358,12 @@ def _statistics_faults(needs: str, base: Params, statistics: Sequence[Params]) -
     return faults
 
 
-def _apportion_faults(
-    rule: str, scores: Sequence[Scores], budget: float, conflict: str, kinds: Mapping[str, float] | None
-) -> list[str]:
-    """All that is wrong, a sentence each."""
+def rule_faults(rule: str, budget: float, conflict: str) -> list[str]:
+    """What is wrong with how scores are to become gates that can be seen without them, a sentence each.
+
+    >>> rule_faults("hard", 1.5, "all")
+    ['budget: wanted a share from 0 to 1; got 1.5.']
+    """
     faults = [] if rule in gating.RULES else [f"there is no rule {rule!r}; {paths.did_you_mean(rule, gating.RULES)}"]
     if not is_number(budget) or not 0 <= budget <= 1:
         faults.append(f"budget: wanted a share from 0 to 1; got {budget!r}.")
@@ -352,6 +371,14 @@ def _apportion_faults(
         faults.append(f"conflict: wanted 'all' or 'share'; got {conflict!r}.")
     elif conflict == "share" and rule != "mask":
         faults.append(f"conflict='share' is for mask; by {rule} no two experts take a component whole.")
+    return faults
+
+
+def _apportion_faults(
+    rule: str, scores: Sequence[Scores], budget: float, conflict: str, kinds: Mapping[str, float] | None
+) -> list[str]:
+    """All that is wrong, a sentence each."""
+    faults = rule_faults(rule, budget, conflict)
     if not len(scores):
         return [*faults, "scores: wanted those of at least one expert; got none."]
     shapes = [{kind: np.shape(own) for kind, own in each.values.items()} for each in scores]

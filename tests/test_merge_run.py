@@ -172,9 +172,22 @@ def test_all_that_is_wrong_at_once(home, tmp_path):
         "--density: wanted 1 or 2, one for each expert; got 3",
         "--scores: wanted 2, one for each expert; got 1",
         "--set trim: wanted NAME=VALUE",
-        "method 'tie' is unknown; did you mean 'ties'?",
+        "there is no method 'tie'; did you mean 'ties'?",
         "expert 1 nowhere: no such directory or file",
         "it exists and is not overwritten",
+    ):
+        assert fault in str(caught.value), fault
+    with pytest.raises(ValueError) as caught:  # numbers too, before any model is looked for
+        wrong = dict(method="ties", density=(2.0,), scale=np.nan, set=("trim=foo", "bar=1"), rule="firm", budget=3.0)
+        merge_run.merge(asked(home, tmp_path / "out", experts=("nowhere",), **wrong), console=QUIET)
+    for fault in (
+        "density: wanted shares from 0 to 1; got [2.0]",
+        "scale: wanted a finite number; got nan",
+        "trim: wanted 'tensor' or 'all'; got 'foo'",
+        "ties has no option 'bar'; Known: normalize, trim, rescale",
+        "there is no rule 'firm'",
+        "budget: wanted a share from 0 to 1; got 3.0",
+        "expert 0 nowhere: no such directory or file",
     ):
         assert fault in str(caught.value), fault
     with pytest.raises(ValueError, match="budget: it is for gates, and no rule is said"):
