@@ -20,7 +20,9 @@ from jaxpatch.patching.components import Partition
 from jaxpatch.shapes import Gates, Params
 from jaxpatch.trees import paths
 
-OBJECTIVES = ("kl", "entropy")
+OBJECTIVES = ("kl", "log_kl", "entropy")
+FLOOR = 1e-3
+"""Nats a token below which an expert's answers are as good as its own, where logarithms are looked at."""
 
 
 class LearnedMerge(NamedTuple):
@@ -65,12 +67,15 @@ def learn_merge(
     Args:
         pairs: of each expert with base, which all share (`experts.with_one_base`).
         answers: of each expert to prompts of its own task (`continuation`).
-        objective: "kl": KL(expert || merged) of next tokens along the expert's answers (ours); "entropy": of the merged model's next
-            tokens there, which looks at no expert (AdaMerging; with kinds=("layer",) its layer-wise form).
+        objective: "kl": KL(expert || merged) of next tokens along the expert's answers, nats a token; "log_kl": the logarithm of each
+            expert's, and of `FLOOR`, so that experts count alike of whom one bears a tenth of a nat and one a hundredth (both ours);
+            "entropy": of the merged model's next tokens there, which looks at no expert (AdaMerging; with kinds=("layer",) its
+            layer-wise form).
         kinds: of component that have gates; none may own what another does.
         sparsity: what it costs, in nats, to take all of an expert: the mean over experts of the share of parameters that gates take.
         start: of every gate. rest: the gate of all that these kinds do not own; it is not learned.
-        steps, rate: of Adam; after each gates are put back into 0 to 1.
+        steps, rate: of Adam, whose rate falls to 0 as a cosine, for the answers of a step are few; after each gates are put back into
+            0 to 1.
         batch: answers of each expert in a step, drawn by `seed`; memory grows with them.
         progress: called with (steps done, steps).
 
@@ -107,7 +112,7 @@ def learn_merge(
     models = base, tuple(pair.special for pair in pairs)
     most = max(int((each.ends - each.starts).max()) for each in answers)
     gates = tuple({kind: jnp.full(partition[kind].shape, start, jnp.float32) for kind in kinds} for _ in pairs)
-    draw, adam = np.random.default_rng(seed), optax.adam(rate)
+    draw, adam = np.random.default_rng(seed), optax.adam(optax.cosine_decay_schedule(rate, steps))
     with jax.numpy_dtype_promotion("standard"):
         moments = adam.init(gates)
     losses, taken = [], [_taken(gates, sizes)]
@@ -139,7 +144,6 @@ def _slope(
     together = Answers(*(jnp.concatenate(part) for part in zip(*answers, strict=True)))
     lengths, counts = together.ends - together.starts, np.array([len(each.starts) for each in answers])
     whose = np.repeat(np.arange(len(experts), dtype=np.int32), counts)
-    shares = (1 / (len(experts) * counts))[whose].astype(np.float32)
 
     def placed(some: Answers) -> jax.Array:
         """Where the next token is one of the answer's: [B, most]."""
@@ -149,7 +153,7 @@ def _slope(
         return mixtures.answering(config, model, some.tokens, some.ends, placed(some))
 
     wanted = jnp.zeros(len(whose))  # entropy looks at no expert
-    if objective == "kl":
+    if objective != "entropy":
         wanted = jnp.concatenate(
             [states(effect.unpatched(expert), own) for expert, own in zip(experts, answers, strict=True)]
         )
@@ -171,7 +175,9 @@ def _slope(
             return jnp.where(steps < length, each, 0).sum() / length.astype(each.dtype)
 
         rows = states(mixture, together), wanted, lengths, whose
-        return (shares * jax.lax.map(jax.checkpoint(apart), rows)).sum()
+        each = jnp.split(jax.lax.map(jax.checkpoint(apart), rows), np.cumsum(counts)[:-1])
+        of_experts = jnp.stack([own.mean() for own in each])
+        return (jnp.log(of_experts + FLOOR) if objective == "log_kl" else of_experts).mean()
 
     return jax.value_and_grad(loss_of)(gates)
 

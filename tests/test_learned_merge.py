@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxpatch as jp
-from jaxpatch import testing
+from jaxpatch import learned_merge, testing
 from jaxpatch.measuring import effect, mixtures
 from jaxpatch.models import decoder
 from jaxpatch.models.checkpoints import Pair
@@ -46,19 +46,21 @@ def test_a_mixture_is_the_merged_model(pairs):
     np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("objective", ["kl", "entropy"])
+@pytest.mark.parametrize("objective", ["kl", "log_kl", "entropy"])
 def test_the_loss_is_the_merged_model_s_divergence(pairs, answers, objective):
     """The mean over experts of the mean over answers, which may be of different lengths, of the mean over tokens."""
     told = [answers[0], jp.continuation(pairs[1], pairs[1].special, testing.tiny_inputs(), max_new=2)]
     made = jp.learn_merge(pairs, told, objective=objective, steps=1, batch=4, start=0.3, rest=0.3)
     merged = jp.merge("task_arithmetic", pairs[0].base, [pair.special for pair in pairs], weights=0.3)
-    if objective == "kl":
+    if objective != "entropy":
         apart = [
             jp.divergence(pair, merged, own, reference=pair.special).kl for pair, own in zip(pairs, told, strict=True)
         ]
     else:
         apart = [entropy(pairs[0].config, merged, own) for own in told]
-    np.testing.assert_allclose(made.losses[0], np.mean([each.mean() for each in apart]), rtol=1e-4)
+    means = np.array([each.mean() for each in apart])
+    wanted = np.log(means + learned_merge.FLOOR) if objective == "log_kl" else means
+    np.testing.assert_allclose(made.losses[0], wanted.mean(), rtol=1e-4)
 
 
 def entropy(config, params, told):
@@ -114,7 +116,7 @@ def test_all_that_is_wrong_at_once(pairs, answers):
             [*pairs, other], answers, objective="loss", kinds=("layer", "head"), sparsity=-1, steps=0, start=2.0
         )
     for fault in (
-        "objective: wanted kl or entropy; got 'loss'.",
+        "objective: wanted kl or log_kl or entropy; got 'loss'.",
         "answers: wanted those of each of 3 experts; got 2.",
         "pairs: wanted one base, held once",
         "kinds: wanted at least one, and none that owns what another does; got layer, head.",

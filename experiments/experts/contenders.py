@@ -28,7 +28,7 @@ BUDGETS = tuple({"budget": share, "scale": scale} for share, scale in SHARES)
 PARTS = ({"part": 0.3}, {"part": 0.5}, {"part": 0.7})
 PORTIONS = ({"budget": 0.3}, {"budget": 0.6}, {"budget": 0.9})
 STEPS, RATE, START = 10, 0.05, 0.5
-"""Of masks and gates that are learned."""
+"""Of masks and gates that are learned; of gates from a merged model on, which has gone most of the way, twice as many steps."""
 BATCH, OF_EACH = 4, 2
 """Answers that a step looks at: of the one expert whose mask it is, and of each whose gates are learned together."""
 BASELINE, MECHANISM, CONTROL = "baseline", "mechanism", "control"
@@ -181,10 +181,20 @@ def refined(is_shuffled: bool = False) -> Make:
 
 def _gates_from(team: Team, middle: Params) -> list[dict[str, np.ndarray]]:
     """Of each expert, learned from a merged model on; from a file, or learned and left there."""
-    file = team.folder / f"gates-{len(team.told[0].starts)}-{STEPS}.npz"
+    file = team.folder / f"gates-{len(team.told[0].starts)}-{2 * STEPS}.npz"
     if not file.is_file():
         pairs = [replace(pair, base=middle) for pair in team.pairs]
-        made = jp.learn_merge(pairs, team.told, kinds=KINDS, start=0.0, rest=0.0, steps=STEPS, rate=RATE, batch=OF_EACH)
+        made = jp.learn_merge(
+            pairs,
+            team.told,
+            objective="log_kl",
+            kinds=KINDS,
+            start=0.0,
+            rest=0.0,
+            steps=2 * STEPS,
+            rate=RATE,
+            batch=OF_EACH,
+        )
         team.folder.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial.npz")
         np.savez(partial, **{f"{n} {kind}": each for n, own in enumerate(made.gates) for kind, each in own.items()})
