@@ -137,6 +137,8 @@ def asked(options: Merge) -> Recipe:
         made = _of_flags(options, faults)
     if made.method and made.experts:
         faults += merger.asked_faults(made.method, len(made.experts), _numbers(made), made.options)
+    elif made.method:
+        faults += merger.method_faults(made.method)
     if made.rule is not None:
         faults += merger.rule_faults(made.rule, made.budget, made.conflict)
     if made.method in METHODS and METHODS[made.method].needs is not None and METHODS[made.method].is_needed:

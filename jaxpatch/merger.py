@@ -280,7 +280,7 @@ def asked_faults(
     >>> asked_faults("ties", 2, {"weights": 1.0, "density": 2, "scale": 1.0, "seed": 0, "rest": 0.0}, {})
     ['density: wanted shares from 0 to 1; got 2.']
     """
-    faults = _method_faults(name) + _number_faults(numbers, count)
+    faults = method_faults(name) + _number_faults(numbers, count)
     if name not in METHODS:
         return faults
     faults += _option_faults(name, METHODS[name], count, numbers, options, is_told)
@@ -292,7 +292,8 @@ def asked_faults(
     return faults
 
 
-def _method_faults(name: str) -> list[str]:
+def method_faults(name: str) -> list[str]:
+    """A name that no method bears."""
     return [] if name in METHODS else [f"there is no method {name!r}; {paths.did_you_mean(name, METHODS)}"]
 
 
@@ -307,7 +308,7 @@ def _faults(
 ) -> list[str]:
     """All that is wrong, a sentence each."""
     if not isinstance(experts, Sequence) or not len(experts):
-        return [*_method_faults(name), "experts: wanted a list of at least one tree of parameters; got none."]
+        return [*method_faults(name), "experts: wanted a list of at least one tree of parameters; got none."]
     faults = asked_faults(name, len(experts), numbers, options, is_told=statistics is not None)
     needs = METHODS[name].needs if name in METHODS else None
     is_missing = statistics is None and name in METHODS and METHODS[name].is_needed

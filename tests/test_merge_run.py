@@ -194,6 +194,8 @@ def test_all_that_is_wrong_at_once(home, tmp_path):
         merge_run.merge(asked(home, tmp_path / "out", method="linear", budget=0.5), console=QUIET)
     with pytest.raises(ValueError) as caught:
         merge_run.merge(Merge(out=tmp_path / "out"), console=QUIET)
+    with pytest.raises(ValueError, match="there is no method 'tie'"):
+        merge_run.merge(Merge(out=tmp_path / "out", method="tie"), console=QUIET)
     for fault in ("--base: wanted, or a --recipe", "--method: wanted", "--experts: wanted at least one model"):
         assert fault in str(caught.value), fault
     (tmp_path / "recipe.toml").write_text('method = "linear"\nbase = "b"\nexperts = [{model = "m"}]', encoding="utf-8")

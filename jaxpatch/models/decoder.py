@@ -22,9 +22,8 @@ class Cache(NamedTuple):
     def grown(self, keys: Float[Array, "B T K H"], values: Float[Array, "B T K H"], layer, slot) -> "Cache":
         """With those of further positions of one layer, from `slot` on."""
 
-        place = [
-            jnp.asarray(each, jnp.int32) for each in (layer, 0, 0, slot, 0)
-        ]  # of one type, with 64 bits switched on, too
+        # of one type, with 64 bits switched on, too
+        place = [jnp.asarray(each, jnp.int32) for each in (layer, 0, 0, slot, 0)]
 
         def put(part, new):
             return jax.lax.dynamic_update_slice(part, jnp.swapaxes(new, 1, 2)[None], place)
