@@ -13,6 +13,8 @@ from types import SimpleNamespace
 import findings
 import numpy as np
 import page
+import page_curves
+import page_words
 import pandas as pd
 import pytest
 import run as six
@@ -196,7 +198,7 @@ def test_a_lead_is_clear_where_its_interval_on_the_same_prompts_is():
         ],
         columns=["order", "k", "recovery", "low", "high", "lag", "lag_low", "lag_high"],
     )
-    told = page._against(frame, 1000)
+    told = page_curves._against(frame, 1000)
     assert told == [
         [
             "30",
@@ -265,4 +267,4 @@ def test_answers_that_are_lost_again_are_said(strict, said):
     sets = [("top", size, own) for size, own in zip((10, 100, 300), strict, strict=True)]
     frame = pd.DataFrame([("end", np.nan, 0), ("end", np.nan, 8), *sets], columns=["order", "size", "strict"])
     frame["model"] = ["base", "special", *(f"base + top {size}" for _, size, _ in sets)]
-    assert page._and_back(SimpleNamespace(behaviour=frame), 100) == said
+    assert page_words._and_back(SimpleNamespace(behaviour=frame), 100) == said
