@@ -5,7 +5,9 @@
 For each team of experts every contender (`contenders.py`) is tried by each of its few settings, on prompts to validate by: how far its
 next tokens are from each expert's along that expert's answers, in nats. The best of these is tested once: what it answers to prompts
 nobody has seen is judged by rule, and so is what it does to answers that have nothing to do with the tasks. A folder a team, a file a
-contender; what is there already is not done again. At the end `compare_page.py` writes experts.md out of these files alone.
+contender; what is there already is not done again. With --docs these files are in DOCS/experts, too, and what is there is not done
+again, either, so that a run can be gone on with elsewhere: to measure all anew, empty it. `compare_page.py` writes experts.md out of
+these files alone, whenever all contenders of a team are done.
 """
 
 import argparse
@@ -42,12 +44,10 @@ ADAPTERS = {
     "records": HERE / "records",
 }
 MAX_NEW = {"constraints": 96, "sums": 64, "records": 64}
-SETTINGS = {"learn": 16, "validation": 4, "test": 16, "neutral": 8, "cuts": 2, "steps": 4, "seeds": 2}
-"""Prompts of each task to learn and to score by, to validate by, to test by; prompts that ask for nothing; places at which an answer is
-cut, for scores; steps of integrated gradients; seeds that a random contender is tested by."""
-
-TEST = 2
-"""Seed of the prompts to test by. Those of seed 1 were seen while contenders were designed, and are not to judge them."""
+SETTINGS = {"learn": 16, "validation": 4, "test": 16, "test_seed": 2, "neutral": 8, "cuts": 2, "steps": 4, "seeds": 2}
+"""Prompts of each task to learn and to score by, to validate by, to test by, and the seed of these (those of seed 1 were seen while
+contenders were designed, and are not to judge them); prompts that ask for nothing; places at which an answer is cut, for scores; steps
+of integrated gradients; seeds that a random contender is tested by."""
 
 
 class Known(NamedTuple):
@@ -162,7 +162,7 @@ def tested(chosen: argparse.Namespace, there: Known, names: Sequence[str], param
     verdicts = {}
     for name in names:
         make, is_right = examples.TASKS[name]
-        asked_for = make("test", chosen.test, seed=TEST)
+        asked_for = make("test", chosen.test, seed=chosen.test_seed)
         pair = there.pairs[name]
         asked = jp.encode(pair, [example.user for example in asked_for])
         texts = jp.generate(pair, params, asked, max_new=MAX_NEW[name])
@@ -209,6 +209,7 @@ def contend(chosen: argparse.Namespace, there: Known, names: Sequence[str], team
         tests.append(tested(chosen, there, names, contender.make(team, settings, seed)))
     return {
         "method": method,
+        "version": contender.version,
         "sort": contender.sort,
         "tries": tries,
         "settings": settings,
@@ -231,19 +232,40 @@ def alone(chosen: argparse.Namespace, there: Known) -> dict[str, Any]:
     return found
 
 
-def keep(file: Path, said: Mapping[str, Any], chosen: argparse.Namespace) -> None:
-    """JSON, with what made it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    asked = {name: getattr(chosen, name) for name in SETTINGS}
-    made = manifest.plain({**said, "asked": asked, "source": manifest.source(ROOT)})
-    atomic.text(file, json.dumps(made, indent=1) + "\n", overwrite=True)
+def keep(chosen: argparse.Namespace, name: str, said: Mapping[str, Any]) -> None:
+    """A result, with what made it."""
+    put(chosen, name, manifest.plain({**said, "asked": as_asked(chosen), "source": manifest.source(ROOT)}))
 
 
-def is_done(file: Path, chosen: argparse.Namespace) -> bool:
-    """Whether a file was made by these settings."""
-    if not file.is_file():
-        return False
-    return json.loads(file.read_text(encoding="utf-8"))["asked"] == {name: getattr(chosen, name) for name in SETTINGS}
+def recalled(chosen: argparse.Namespace, name: str) -> bool:
+    """Whether a result is in one of the folders that was made by these settings. It is put in all of them."""
+    for folder in folders(chosen):
+        if not (file := folder / f"{name}.json").is_file():
+            continue
+        said = compare_page.read(file)
+        contender = CONTENDERS.get(said.get("method"))
+        if said["asked"] == as_asked(chosen) and said.get("version") == (contender and contender.version):
+            put(chosen, name, said)
+            return True
+    return False
+
+
+def put(chosen: argparse.Namespace, name: str, said: Mapping[str, Any]) -> None:
+    """JSON, in all folders."""
+    for folder in folders(chosen):
+        file = folder / f"{name}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        atomic.text(file, json.dumps(said) + "\n", overwrite=True)
+
+
+def folders(chosen: argparse.Namespace) -> list[Path]:
+    """Where results are."""
+    return [chosen.out, *([] if chosen.docs is None else [chosen.docs / "experts"])]
+
+
+def as_asked(chosen: argparse.Namespace) -> dict[str, int]:
+    """By which settings."""
+    return {name: getattr(chosen, name) for name in SETTINGS}
 
 
 def main() -> None:
@@ -253,53 +275,57 @@ def main() -> None:
     options.add_argument("--base", help="another base than SmolLM2-135M-Instruct, which is fetched")
     options.add_argument("--methods", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS), metavar="METHOD")
     for name, value in SETTINGS.items():
-        options.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
+        options.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help=f"({value})")
     chosen = options.parse_args()
-    if faults := [
-        f"--{name}: wanted at least 1; got {getattr(chosen, name)}" for name in SETTINGS if getattr(chosen, name) < 1
-    ]:
-        options.error("; ".join(faults))
+    if faults := [f"--{name}: wanted at least 1; got {given}" for name, given in as_asked(chosen).items() if given < 1]:
+        options.error("; ".join(faults).replace("_", "-"))
     console, began = Console(), time.monotonic()
+    command = shlex.join(["python", "experiments/experts/compare.py", *sys.argv[1:]])
     teams = [team for size in (3, 2) for team in itertools.combinations(ADAPTERS, size)]
     left = {
-        (team, method): file
+        team: [
+            method
+            for method in chosen.methods
+            if CONTENDERS[method].size in (None, len(team)) and not recalled(chosen, place(team, method))
+        ]
         for team in teams
-        for method in chosen.methods
-        if CONTENDERS[method].size in (None, len(team)) and not is_done(file := place(chosen.out, team, method), chosen)
     }
-    ends, beside = chosen.out / "alone.json", chosen.out / "conflicts.json"
-    if left or not is_done(ends, chosen) or not is_done(beside, chosen):
+    if any(left.values()) or not recalled(chosen, "alone") or not recalled(chosen, "conflicts"):
         there = known(chosen, console)
         found = scored(chosen, there, console)
-        if not is_done(ends, chosen):
-            keep(ends, alone(chosen, there), chosen)
+        if not recalled(chosen, "alone"):
+            keep(chosen, "alone", alone(chosen, there) | {"so far": {"seconds": time.monotonic() - began}})
             console.print(f"base and experts: {(time.monotonic() - began) / 60:.1f} min")
-        if not is_done(beside, chosen):
+        if not recalled(chosen, "conflicts"):
             scores = {name: each for name, (each, _) in found.items()}
             made = {
                 kind: jp.conflicts(there.pairs, scores, kind, compare_page.FIRST[kind]).to_frame().to_dict("records")
                 for kind in KINDS
             }
-            keep(beside, made, chosen)
-        for (names, method), file in left.items():
+            keep(chosen, "conflicts", made)
+        for names, methods in left.items():
             team = Team(
                 tuple(there.pairs[name] for name in names),
                 tuple(there.told[name]["train"] for name in names),
                 *zip(*(found[name] for name in names), strict=True),
-                place(chosen.out, names, method).parent,
+                chosen.out / "-".join(names),
             )
-            started = time.monotonic()
-            keep(file, contend(chosen, there, names, team, method) | {"seconds": time.monotonic() - started}, chosen)
-            console.print(f"{' + '.join(names)}, {method}: {(time.monotonic() - began) / 60:.1f} min", markup=False)
+            for method in methods:
+                started = time.monotonic()
+                said = contend(chosen, there, names, team, method)
+                keep(chosen, place(names, method), said | {"seconds": time.monotonic() - started})
+                minutes = (time.monotonic() - began) / 60
+                console.print(f"{' + '.join(names)}, {method}: {minutes:.1f} min", markup=False)
+            if chosen.docs is not None:
+                compare_page.write(chosen.out, chosen.docs, teams, command)
     if chosen.docs is not None:
-        command = shlex.join(["python", "experiments/experts/compare.py", *sys.argv[1:]])
-        compare_page.write(chosen.out, chosen.docs, [list(team) for team in teams], command)
+        compare_page.write(chosen.out, chosen.docs, teams, command)
         console.print(f"page: {chosen.docs / 'experts.md'}")
 
 
-def place(out: Path, names: Sequence[str], method: str) -> Path:
-    """Where a contender's results on a team are."""
-    return out / "-".join(names) / f"{method.replace(', ', '-').replace(' ', '-')}.json"
+def place(names: Sequence[str], method: str) -> str:
+    """Where a contender's results on a team are, but for the folder and .json."""
+    return f"{'-'.join(names)}/{method.replace(', ', '-').replace(' ', '-')}"
 
 
 if __name__ == "__main__":

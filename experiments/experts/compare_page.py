@@ -85,16 +85,19 @@ def write(out: Path, docs: Path, teams: Sequence[Sequence[str]], command: str) -
         "## Base and experts alone",
         _alone(alone),
     ]
-    minutes = 0.0
+    minutes, sources = alone["so far"]["seconds"] / 60, {commit(alone)}
     for names in teams:
         found = [read(file) for file in sorted((out / "-".join(names)).glob("*.json"))]
         entries = [Entry(each["method"], each) for each in found]
         if entries:
             minutes += sum(each["seconds"] for each in found) / 60
+            sources |= {commit(each) for each in found}
             parts += [f"## {' and '.join(names) if len(names) == 2 else 'All three'}", *_team(entries, alone, names)]
     parts += ["## Where experts meet", _conflicts(read(out / "conflicts.json"))]
     parts.append(
-        f"All contenders took {minutes:.0f} minutes, beside what experts answer, scores and statistics of their data."
+        f"All of it took {minutes:.0f} minutes, of which answers of the experts, scores, and statistics of their data "
+        f"{alone['so far']['seconds'] / 60:.0f}; commit {', '.join(sorted(sources))}. What each contender made and was judged by "
+        "stands in [experts](experts), a file each."
     )
     atomic.text(docs / "experts.md", "\n\n".join(parts) + "\n", overwrite=True)
 
@@ -227,6 +230,11 @@ def _conflicts(said: Mapping[str, Any]) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def commit(said: Mapping[str, Any]) -> str:
+    """Of the code that made a result, shortened."""
+    return (said.get("source") or {}).get("commit", "unknown")[:7]
 
 
 def read(file: Path) -> dict[str, Any]:

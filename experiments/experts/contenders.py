@@ -61,13 +61,14 @@ Make = Callable[[Team, Settings, int], Params]
 
 class Contender(NamedTuple):
     """sort: of the three. tries: settings, of which validation chooses. is_random: whether the seed matters. size: how many experts it
-    takes, where not any number."""
+    takes, where not any number. version: raised when it makes other models than before, so that results are not taken for its own."""
 
     sort: str
     make: Make
     tries: Sequence[Settings] = ({},)
     is_random: bool = False
     size: int | None = None
+    version: int = 1
 
 
 def published(method: str, **options: Any) -> Make:

@@ -1,5 +1,6 @@
 """The comparison of merges: every contender on tiny experts, what scores are made of, and the page out of results made by hand."""
 
+import argparse
 import importlib
 import json
 import sys
@@ -104,7 +105,7 @@ def results(out, verdicts):
         rows = {name: [place < count for place in range(10)] for name, count in counts.items()}
         return {"verdicts": rows, "neutral KL": 0.1, "neutral perplexity": 2.0}
 
-    alone = {"base": test({"sums": 2, "records": 0}), "asked": asked}
+    alone = {"base": test({"sums": 2, "records": 0}), "asked": asked, "so far": {"seconds": 120.0}}
     alone |= {name: test({"sums": 8, "records": 10}) for name in ("sums", "records")}
     files = {"alone": alone, "conflicts": {kind: [] for kind in KINDS}}
     for method, (sort, counts) in verdicts.items():
@@ -137,5 +138,22 @@ def test_the_page_says_who_is_ahead_and_what_got_worse(parts, tmp_path):
         "Tested best were soft of them, and of the baselines average." in text
         and "| average | baseline | 0.00 (0.00 to 0.00) |" in text
     )
-    assert "| sums | 8 | 2 | 8 | 8 | 0 | 0 | 0 |" in text and "All contenders took 4 minutes" in text
+    assert "| sums | 8 | 2 | 8 | 8 | 0 | 0 | 0 |" in text and "All of it took 6 minutes" in text
     assert "| sums | 80% | 100% | 2.00 |" in text and "| base | 20% | 0% | 2.00 |" in text
+
+
+def test_results_in_docs_are_gone_on_from(parts, tmp_path):
+    """Not where they are by other settings, or of a contender that makes other models now."""
+    module = parts["compare"]
+
+    def chosen(out, **other):
+        return argparse.Namespace(**module.SETTINGS | {"out": tmp_path / out, "docs": tmp_path / "docs"} | other)
+
+    module.keep(chosen("here"), "sums-records/TIES", {"method": "TIES", "version": 1, "kl": 0.5})
+    module.keep(chosen("here"), "sums-records/soft", {"method": "soft", "version": 0})
+    assert module.recalled(chosen("elsewhere"), "sums-records/TIES")
+    files = (tmp_path / folder / "sums-records" / "TIES.json" for folder in ("here", "docs/experts", "elsewhere"))
+    assert len({file.read_text(encoding="utf-8") for file in files}) == 1
+    assert not module.recalled(chosen("elsewhere"), "sums-records/soft")
+    assert not module.recalled(chosen("elsewhere"), "sums-records/average")
+    assert not module.recalled(chosen("third", test_seed=3), "sums-records/TIES")
