@@ -74,7 +74,7 @@ def merge(
         [[1.5, 1.5], [1.5, 1.5]]
     """
     numbers = {"weights": weights, "density": density, "scale": scale, "seed": seed, "rest": rest}
-    if faults := _faults(method, base, experts, numbers, options, gates, statistics):
+    if faults := _faults(method, base, experts, numbers, options, gates, partition, statistics):
         raise _refusal(faults)
     known = METHODS[method]
     chosen = _chosen(known, options)
@@ -106,7 +106,7 @@ def merge(
         asked = Asked(
             weights=jnp.asarray(_each(weights, len(own)), jnp.float32),
             density=jnp.asarray(shares, jnp.float32),
-            counts=jnp.asarray([_count(share, size) for share in shares], jnp.int32),
+            counts=jnp.asarray([_count(share, size, known.least) for share in shares], jnp.int32),
             cutoffs=jnp.asarray(cutoffs, jnp.float32),
             scale=jnp.float32(scale),
             key=jax.random.fold_in(jax.random.key(seed), number),
@@ -143,7 +143,8 @@ def apportion(
         budget: share of the parameters of all scored components that may be taken, 0 to 1; of each expert by "mask", together else.
             The highest scores go first, and the first that does not fit ends it.
         conflict: what "mask" does where several take a component: "all" of each, or "share", equal parts.
-        kinds: kind -> what its scores are multiplied by, before they are compared with other kinds'; 1 where nothing is said.
+        kinds: kind -> what its scores are multiplied by, at least 0, before they are compared with other kinds'; 1 where nothing is
+            said.
 
     Returns: gates of each expert, kind -> array; NaN for components that its anchor does not see.
 
@@ -234,16 +235,19 @@ def _by_leaf(gates: Gates, rest: float, partition: Partition | None, base: Param
     return blend.leaf_gates(said, components.of_decoder(base) if partition is None else partition, ndims)
 
 
-_gated = jax.jit(blend.blend)
+@jax.jit
+def _gated(base: jax.Array, expert: jax.Array, gate: jax.Array) -> jax.Array:
+    """In float32: the part of a small change that a gate leaves may be none in a narrower type."""
+    return blend.blend(base.astype(jnp.float32), expert.astype(jnp.float32), gate)
 
 
-def _count(share: float, size: int) -> int:
-    """So many of so many entries: at least one, unless none is asked for.
+def _count(share: float, size: int, least: int = 1) -> int:
+    """So many of so many entries: at least one, or whatever a method says, unless none is asked for.
 
-    >>> _count(0.5, 3), _count(0.01, 3), _count(0.0, 3)
-    (1, 1, 0)
+    >>> _count(0.5, 3), _count(0.01, 3), _count(0.01, 3, least=0), _count(0.0, 3)
+    (1, 1, 0, 0)
     """
-    return min(size, max(1, int(share * size))) if share > 0 else 0
+    return min(size, max(least, int(share * size))) if share > 0 else 0
 
 
 def _known(
@@ -304,6 +308,7 @@ def _faults(
     numbers: Mapping[str, Any],
     options: Mapping[str, Any],
     gates: Sequence[Gates] | None,
+    partition: Partition | None,
     statistics: Sequence[Params] | None,
 ) -> list[str]:
     """All that is wrong, a sentence each."""
@@ -325,6 +330,12 @@ def _faults(
         faults.append("rest is the gate of what gates say nothing of: say gates, or leave it out.")
     if gates is not None and len(gates) != len(experts):
         faults.append(f"gates: wanted those of each of {len(experts)} experts; got {len(gates)}.")
+    if gates is not None and partition is None and not tensors.is_decoder(paths.leaves(base)):
+        faults.append(
+            "partition: these are no decoder's parameters, so gates need to be told who owns what (jp.partition)."
+        )
+    elif gates is not None:
+        faults += _gates_faults(gates, components.of_decoder(base) if partition is None else partition)
     for number, expert in enumerate(experts):
         faults += [
             f"expert {number}: {fault.replace('special', 'expert')}" for fault in compare.structure_faults(base, expert)
@@ -340,8 +351,25 @@ def _faults(
     return faults
 
 
+def _gates_faults(gates: Sequence[Gates], partition: Partition) -> list[str]:
+    """Kinds that there are not, gates of another shape than a kind has, and those that are no share."""
+    faults = []
+    for number, each in enumerate(gates):
+        for kind, gate in each.items():
+            where, given = f"gates {number}: {kind}", np.asarray(gate)
+            if kind not in partition:
+                faults.append(f"{where}: there is no such kind; {paths.did_you_mean(kind, partition)}.")
+            elif given.shape != partition[kind].shape:
+                faults.append(f"{where}: wanted {partition[kind].shape}, one for each component; got {given.shape}.")
+            elif not (np.isnan(given) | ((given >= 0) & (given <= 1))).all():
+                faults.append(
+                    f"{where}: wanted shares from 0 to 1, or NaN; got {np.nanmin(given):g} to {np.nanmax(given):g}."
+                )
+    return faults
+
+
 def _statistics_faults(needs: str, base: Params, statistics: Sequence[Params]) -> list[str]:
-    """Leaves that the model lacks, and those of another shape than what is known of them must have."""
+    """Leaves that the model lacks, those of another shape than what is known of them must have, and what is not finite."""
     shapes, faults = {path: np.shape(leaf) for path, leaf in paths.leaves(base).items()}, []
     layouts = tensors.layouts(shapes)
     for number, each in enumerate(statistics):
@@ -356,6 +384,8 @@ def _statistics_faults(needs: str, base: Params, statistics: Sequence[Params]) -
                 faults.append(
                     f"statistics {number}: {path}: wanted {wanted}, as jp.{needs} makes it; got {np.shape(leaf)}."
                 )
+            elif _is_floating(leaf) and not compare.is_finite(leaf):
+                faults.append(f"statistics {number}: {path} holds NaN or infinity.")
     return faults
 
 
@@ -392,11 +422,11 @@ def _apportion_faults(
         faults.append(
             f"kinds that own the same parameters cannot be apportioned together: leave out {', '.join(finer)}."
         )
-    faults += [
-        f"kinds: no expert has scores of {kind!r}; {paths.did_you_mean(kind, shapes[0])}"
-        for kind in kinds or {}
-        if kind not in shapes[0]
-    ]
+    for kind, factor in (kinds or {}).items():
+        if kind not in shapes[0]:
+            faults.append(f"kinds: no expert has scores of {kind!r}; {paths.did_you_mean(kind, shapes[0])}")
+        elif not is_number(factor) or factor < 0:
+            faults.append(f"kinds: {kind}: wanted a number of at least 0, to multiply its scores by; got {factor!r}.")
     return faults
 
 
@@ -416,9 +446,10 @@ def _number_faults(numbers: Mapping[str, Any], count: int) -> list[str]:
             faults.append(f"{name}: wanted finite numbers; got {numbers[name]!r}.")
         elif name == "density" and not ((given >= 0) & (given <= 1)).all():
             faults.append(f"density: wanted shares from 0 to 1; got {numbers[name]!r}.")
-    for name in ("scale", "rest"):
-        if not is_number(numbers[name]):
-            faults.append(f"{name}: wanted a finite number; got {numbers[name]!r}.")
+    if not is_number(numbers["scale"]):
+        faults.append(f"scale: wanted a finite number; got {numbers['scale']!r}.")
+    if not is_number(numbers["rest"]) or not 0 <= numbers["rest"] <= 1:
+        faults.append(f"rest: wanted a share from 0 to 1; got {numbers['rest']!r}.")
     if not is_whole(numbers["seed"], 0):
         faults.append(f"seed: wanted a whole number of at least 0; got {numbers['seed']!r}.")
     return faults

@@ -19,14 +19,16 @@ from jaxpatch.trees import paths
 
 
 class Case(NamedTuple):
-    """A base, and experts of it."""
+    """A base, and experts of it. config: None of trees that are no decoder's, whose leaves are the tensors."""
 
-    config: DecoderConfig
+    config: DecoderConfig | None
     base: dict
     experts: Sequence[dict]
 
     def as_tensors(self, tree: dict) -> dict[str, torch.Tensor]:
         """What a checkpoint of it holds, by name, in the order in which mergekit takes it."""
+        if self.config is None:
+            return {path: torch.tensor(np.asarray(leaf)) for path, leaf in sorted(paths.leaves(tree).items())}
         rules = FAMILIES[self.config.family].rules(self.config)
         made = {name: torch.tensor(np.asarray(array)) for name, array in convert.to_tensors(tree, rules, self.config)}
         return dict(sorted(made.items()))

@@ -4,6 +4,8 @@ import jax.numpy as jnp
 import pytest
 
 import jaxpatch as jp
+from jaxpatch import testing
+from jaxpatch.patching import components
 
 BASE, EXPERT = {"w": jnp.ones((2, 3))}, {"w": jnp.zeros((2, 3))}
 
@@ -44,7 +46,7 @@ def test_all_faults_at_once():
         ("linear", {"weights": "much"}, "weights: wanted a number, or one for each expert; got 'much'."),
         ("linear", {"weights": float("inf")}, "weights: wanted finite numbers; got inf."),
         ("slerp", {}, "slerp takes 1 expert; got 2."),
-        ("della", {"density": 0.9}, "epsilon: at a density of 0.9 it may be at most 0.1; got 0.15."),
+        ("della", {"density": 0.9}, "epsilon: at a density of 0.9 it must be less than 0.1; got 0.15."),
         ("della", {"density": 0.5, "epsilon": 0.7}, "epsilon: wanted a number from 0 to 0.5; got 0.7."),
         ("ties", {"density": 0.5, "trim": "none"}, "trim: wanted 'tensor' or 'all'; got 'none'."),
         ("ties", {"density": 0.5, "normalize": 1}, "normalize: wanted True or False; got 1."),
@@ -79,5 +81,25 @@ def test_what_must_be_known_of_the_data():
     )
 
 
-def test_what_is_said_of_gates_without_any():
+def test_what_is_said_of_gates():
     assert "rest is the gate of what gates say nothing of" in refused("linear", BASE, [EXPERT], rest=1.0)
+    assert "rest: wanted a share from 0 to 1; got 1.5." in refused("linear", BASE, [EXPERT], rest=1.5)
+    assert "partition: these are no decoder's parameters" in refused("linear", BASE, [EXPERT], gates=[{}])
+    pair = testing.tiny_pair()
+    gates = {
+        "heads": jnp.ones(1),
+        "head": jnp.ones((2, 3)),
+        "neuron": jnp.full(components.of_decoder(pair.base)["neuron"].shape, 1.5),
+    }
+    said = refused("linear", pair.base, [pair.special], gates=[gates])
+    assert "gates 0: heads: there is no such kind; did you mean 'head'?" in said
+    assert "gates 0: head: wanted (" in said and "one for each component; got (2, 3)." in said
+    assert "gates 0: neuron: wanted shares from 0 to 1, or NaN; got 1.5 to 1.5." in said
+
+
+def test_statistics_that_are_not_finite():
+    known = {"w": jnp.ones((2, 3)).at[0, 0].set(jnp.inf)}
+    assert "statistics 0: w holds NaN or infinity." in refused("fisher", BASE, [EXPERT], statistics=[known])
+    assert "floor: wanted a number from 1e-30 to inf; got 0." in refused(
+        "fisher", BASE, [EXPERT], statistics=[{}], floor=0
+    )

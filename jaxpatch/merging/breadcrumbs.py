@@ -7,7 +7,8 @@ from jaxpatch.merging.method import Method, Range
 
 
 def merge(base, experts, asked, options):
-    """Of n entries of a tensor ``gamma n`` are dropped as outliers, and of the others the largest are kept, `density` n of them."""
+    """Of n entries of a tensor ``gamma n`` are dropped as outliers, and of the others the largest are kept, `density` n of them, which
+    of a small tensor may be none."""
     own = changes.of(base, experts)
     kept = [
         jnp.where(band(each, count, options["gamma"]), each, 0) for each, count in zip(own, asked.counts, strict=True)
@@ -38,6 +39,7 @@ def method(agree: bool) -> Method:
             "agree": changes.agree(agree),
             "gamma": Range(0.01, 0.0, 1.0, "share of a tensor's entries that are outliers"),
         },
+        least=0,
     )
 
 

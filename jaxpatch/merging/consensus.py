@@ -7,16 +7,16 @@ from jaxpatch.merging.method import Method, Range
 
 
 def merge(base, experts, asked, options):
-    """``base + lambda m tau``, tau the weighted sum of the differences; m where so many experts as are `needed` have the entry."""
-    own = changes.of(base, experts)
-    total = changes.total([weight * each for weight, each in zip(asked.weights, own, strict=True)])
+    """``base + lambda m tau``, tau the sum of the weighted differences; m where so many experts as are `needed` have the entry."""
+    own = [weight * each for weight, each in zip(asked.weights, changes.of(base, experts), strict=True)]
+    total = changes.total(own)
     in_mask = [mask(each, total, options["threshold"]).astype(jnp.int32) for each in own]
     is_needed = changes.total(in_mask) >= options["needed"]
     return changes.added(base, experts, asked.scale * jnp.where(is_needed, total, 0))
 
 
 def mask(own, total, threshold: float):
-    """A TALL mask: where an expert's own change is much beside others': ``|tau_i| >= t |tau - tau_i|``."""
+    """A TALL mask: where an expert's own change is much beside others': ``|tau_i| >= t |tau - tau_i|``"""
     return jnp.abs(own) >= threshold * jnp.abs(total - own)
 
 

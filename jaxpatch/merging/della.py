@@ -25,13 +25,13 @@ def chances(own, density, epsilon: float):
 
 
 def refuses(weights, density, options) -> list[str]:
-    """Chances below 0 or above 1."""
+    """Chances that are not between 0 and 1: of all others, what is kept is stretched for what is not."""
     del weights
     epsilon = options["epsilon"]
     return [
-        f"epsilon: at a density of {share:g} it may be at most {min(share, 1 - share):g}; got {epsilon:g}."
+        f"epsilon: at a density of {share:g} it must be less than {min(share, 1 - share):g}; got {epsilon:g}."
         for share in sorted(set(density))
-        if 0 < share < 1 and not epsilon <= min(share, 1 - share)
+        if 0 < share < 1 and not epsilon < min(share, 1 - share)
     ]
 
 
@@ -47,7 +47,7 @@ def method(agree: bool) -> Method:
             "normalize": changes.normalize(agree),
             "rescale": dare.RESCALE,
             "agree": changes.agree(agree),
-            "epsilon": Range(0.15, 0.0, 0.5, "how far chances lie around the density, at both ends; within 0 to 1"),
+            "epsilon": Range(0.15, 0.0, 0.5, "how far chances lie around the density, at both ends; between 0 and 1"),
         },
         refuses=refuses,
     )

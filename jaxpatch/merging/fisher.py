@@ -23,7 +23,7 @@ METHOD = Method(
     says="average of the experts, weighted by their diagonal Fisher information (Matena and Raffel, arXiv 2111.09832)",
     options={
         "floor": Range(
-            1e-6, 0.0, float("inf"), "the smallest Fisher information that counts, so that nothing is divided by 0"
+            1e-6, 1e-30, float("inf"), "the smallest Fisher information that counts, so that nothing is divided by 0"
         )
     },
     needs="fisher",

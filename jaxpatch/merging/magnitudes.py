@@ -88,14 +88,15 @@ def kth_of_all(pairs: Callable[[], Iterable[tuple[jax.Array, jax.Array]]], count
     for shift in reversed(range(0, BITS, DIGIT)):
         tried = found | (np.arange(1, 1 << DIGIT, dtype=np.int64) << shift)
         tried = tried[tried < 1 << BITS].astype(np.int32)
-        not_below = sum(np.asarray(_not_below(base, expert, tried), np.int64) for base, expert in pairs())
+        not_below = sum(np.asarray(_not_below(base, expert, tried), np.int64).sum(0) for base, expert in pairs())
         found = max([found, *tried[not_below >= count].tolist()])
     return float(np.int32(found).view(np.float32))
 
 
 @jax.jit
 def _not_below(base: jax.Array, expert: jax.Array, tried: jax.Array) -> jax.Array:
-    """Of each magnitude tried, how many entries of the difference are not below: [tried]."""
+    """Of each magnitude tried, how many entries of the difference are not below: [layers, tried], of layers each, since all of them may
+    be more than 32 bits count."""
 
     def counted(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
         one, other = (each.astype(jnp.float32) for each in pair)
@@ -103,4 +104,4 @@ def _not_below(base: jax.Array, expert: jax.Array, tried: jax.Array) -> jax.Arra
         return jax.lax.map(lambda edge: (ordered >= edge).sum(dtype=jnp.int32), tried)
 
     pairs = base, expert
-    return counted(pairs) if base.ndim < 3 else jax.lax.map(counted, pairs).sum(0)
+    return counted(pairs)[None] if base.ndim < 3 else jax.lax.map(counted, pairs)

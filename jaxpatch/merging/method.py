@@ -60,6 +60,7 @@ class Method(NamedTuple):
     needs: what of data, "fisher" or "moments" (`measuring.statistics`), or "learn_mask" (`learned_mask`). is_needed: whether it
     cannot do without.
     experts: how many there must be, where not any number. looks_at_all: whether, by its options, it needs `Asked.cutoffs`.
+    least: how many entries of a tensor are kept where a density above 0 asks for less than one.
     by_entry: whether each entry is merged by itself, or the order of entries says nothing to it; such leaves are not turned to rows.
     refuses: (weights, densities, options) -> what of them it cannot do, a sentence each.
     says: in a sentence, with the source.
@@ -73,5 +74,6 @@ class Method(NamedTuple):
     is_needed: bool = True
     experts: int | None = None
     looks_at_all: Callable[[Mapping[str, Any]], bool] = lambda options: False
+    least: int = 1
     by_entry: bool = False
     refuses: Callable[[Sequence[float], Sequence[float], Mapping[str, Any]], list[str]] = lambda *asked: []

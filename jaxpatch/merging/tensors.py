@@ -5,7 +5,7 @@ in one array; a leaf of any other tree is one tensor.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import NamedTuple
 
 import jax
@@ -32,8 +32,13 @@ def layouts(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Layout]:
     >>> [tuple(layout) for layout in made.values()]
     [(1, 1), (1, 2), (0, 0)]
     """
-    is_decoder = "layers/attn/q/kernel" in shapes
-    return {path: (_of_decoder if is_decoder else _of_any)(path, len(shape)) for path, shape in shapes.items()}
+    of = _of_decoder if is_decoder(shapes) else _of_any
+    return {path: of(path, len(shape)) for path, shape in shapes.items()}
+
+
+def is_decoder(leaves: Container[str]) -> bool:
+    """Whether a tree of these leaves is a decoder's, as `models` has them."""
+    return "layers/attn/q/kernel" in leaves
 
 
 def _of_decoder(path: str, ndim: int) -> Layout:
