@@ -22,6 +22,8 @@ from jaxpatch.patching.changes import Change
 from jaxpatch.patching.components import Partition
 from jaxpatch.reporting import difference_map, drawing, likeness, wording
 from jaxpatch.scoring.scores import component_names
+from jaxpatch.shapes import Params
+from jaxpatch.trees import compare
 
 ROOM_NEEDED = 10_000_000
 """Free bytes that --out needs at most."""
@@ -55,11 +57,14 @@ def diff(options: Diff, *, console: Console | None = None) -> None:
     """Print the table, and write what `out` is asked for. Raises: ValueError, OSError with everything that is wrong."""
     console = Console() if console is None else console
     refuse(options)
-    pair = checkpoints.load_pair(options.one, options.other, **vars(options.choices))
+    pair = checkpoints.load_pair(options.one, options.other, may_be_same=True, **vars(options.choices))
     partition = components.of_decoder(pair.base)
     components.refuse_unknown(partition, options.kinds)
-    found = changes.by_kind(pair.base, pair.special, {kind: partition[kind] for kind in options.kinds})
+    kinds = {kind: partition[kind] for kind in options.kinds}
+    found = changes.by_kind(pair.base, pair.special, kinds)
     console.print(table(found, partition, options.top))
+    if beside := elsewhere(pair.base, pair.special, kinds):
+        console.print(f"What none of these kinds owns differs, too: {wording.listed(beside)}.", markup=False)
     if options.out is not None:
         with atomic.directory(options.out.expanduser(), overwrite=options.overwrite) as folder:
             (folder / FILES[0]).write_text(rows(found, partition), encoding="utf-8")
@@ -87,6 +92,17 @@ def refuse(options: Diff) -> None:
         faults += [f"--out {options.out}: {fault}" for fault in atomic.place_faults(options.out, ROOM_NEEDED)]
     if faults:
         raise ValueError("these options cannot be used:\n" + "\n".join(f"  - {fault}" for fault in faults))
+
+
+def elsewhere(one: Params, other: Params, kinds: Partition) -> list[str]:
+    """Leaves that differ and of which no component of these kinds owns anything.
+
+    >>> import jax.numpy as jnp
+    >>> elsewhere({"norm": jnp.zeros(2), "embed": jnp.zeros(2)}, {"norm": jnp.ones(2), "embed": jnp.zeros(2)}, {})
+    ['norm']
+    """
+    owned = {slot.leaf for kind in kinds.values() for slot in kind.slots}
+    return [path for path in compare.changed_leaves(one, other) if path not in owned]
 
 
 def table(found: Mapping[str, Change], partition: Partition, top: int) -> Table:

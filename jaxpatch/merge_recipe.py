@@ -12,12 +12,11 @@ from jaxpatch.merging import METHODS
 from jaxpatch.numbers import is_number
 from jaxpatch.trees import paths
 
-ALL = ("method", "base", "experts", "weight", "density", "scale", "seed", "options", "gates")
+ALL = ("method", "base", "experts", "weight", "density", "scale", "seed", "options", "gates", "stored")
 OF_EXPERT = ("model", "weight", "density", "scores")
 OF_GATES = ("rule", "budget", "conflict", "rest", "kinds")
 MERGEKITS = {"merge_method", "base_model", "models", "parameters", "dtype"}
 """What is understood of its files."""
-SAME_NAME = ("weight", "density", "gamma", "epsilon", "normalize")
 WITHOUT_EFFECT = ("int8_mask",)
 """Of its parameters, those that change how a result is computed, and not the result."""
 FORM = 'wanted TOML, as in method = "ties", or YAML as mergekit has it'
@@ -38,6 +37,7 @@ class Recipe:
     """What to merge, and how: the arguments of `merge` and `apportion`.
 
     rule, budget, conflict, kinds: of the gates that scores become; no rule, no gates. rest: the gate of all that has no score.
+    stored: dtype of the weights on disk; base's where nothing is said.
     """
 
     method: str
@@ -51,6 +51,7 @@ class Recipe:
     conflict: str = "all"
     rest: float = 0.0
     kinds: Mapping[str, float] = field(default_factory=dict)
+    stored: str | None = None
 
 
 def read(file: Path) -> Recipe:
@@ -104,7 +105,9 @@ def _own(said: Mapping[str, Any], faults: list[str]) -> Recipe | None:
             name: _number(each, name, where, faults) for name in ("weight", "density") if name in each
         }
         experts.append(Expert(model=model or "", scores=scores, **shared | own))
-    method, base = (_text(said, name, "", faults, needed=True) for name in ("method", "base"))
+    method, base, stored = (
+        _text(said, name, "", faults, needed=name != "stored") for name in ("method", "base", "stored")
+    )
     numbers = {name: _number(said, name, "", faults) for name in ("scale", "seed") if name in said}
     ruled = {name: _number(gates, name, "gates.", faults) for name in ("budget", "rest") if name in gates}
     ruled |= {name: _text(gates, name, "gates.", faults) for name in ("rule", "conflict") if name in gates}
@@ -115,15 +118,24 @@ def _own(said: Mapping[str, Any], faults: list[str]) -> Recipe | None:
     if faults:
         return None
     options = _table(said, "options", faults)
-    return Recipe(method=method or "", base=base or "", experts=tuple(experts), options=options, **numbers, **ruled)
+    return Recipe(
+        method=method or "",
+        base=base or "",
+        experts=tuple(experts),
+        options=options,
+        stored=stored,
+        **numbers,
+        **ruled,
+    )
 
 
 def _of_mergekit(said: Mapping[str, Any], faults: list[str]) -> Recipe | None:
-    """mergekit's, where every tensor is merged alike: with `models`, and one number for each parameter."""
+    """mergekit's, where every tensor is merged alike: with `models`, and one number for each parameter. To linear, base is a model like
+    the others."""
     for name in sorted(said.keys() - MERGEKITS):
         faults.append(f"{name}: of mergekit's files only {', '.join(sorted(MERGEKITS))} are understood")
-    method, base = (
-        _text(said, name, "", faults, needed=name == "merge_method") for name in ("merge_method", "base_model")
+    method, base, stored = (
+        _text(said, name, "", faults, needed=name == "merge_method") for name in ("merge_method", "base_model", "dtype")
     )
     if method is not None and method not in METHODS:
         faults.append(f"merge_method: jaxpatch has no {method!r}; {paths.did_you_mean(method, METHODS)}")
@@ -131,30 +143,38 @@ def _of_mergekit(said: Mapping[str, Any], faults: list[str]) -> Recipe | None:
     if not isinstance(entries, list) or not all(isinstance(each, dict) and "model" in each for each in entries):
         faults.append("models: wanted a list with a model each")
         entries = []
-    known = {*SAME_NAME, *WITHOUT_EFFECT, "lambda", "rescale", "t"}
+    known = _known(method)
     experts, each_own, parts = [], [], []
     for number, entry in enumerate(entries):
         where = f"models[{number}]."
         own = _table(entry, "parameters", faults, where)
         _refuse_unknown(where, entry, ("model", "parameters"), faults)
-        if entry["model"] == base:
+        if entry["model"] == base and method != "linear":
             faults += [f"{where}parameters: base takes none; leave {name} out" for name in own if name != "weight"]
             continue
         both = {**shared, **own}
-        _refuse_unknown(f"{where}parameters.", both, known, faults)
+        faults += [
+            f"{where}parameters.{name}: {method} has no such parameter; {paths.did_you_mean(name, sorted(known))}"
+            for name in both
+            if name not in known
+        ]
         numbers: dict[str, Any] = {
-            name: _number(both, name, f"{where}parameters.", faults) for name in ("weight", "density") if name in both
+            name: _number(both, name, f"{where}parameters.", faults)
+            for name in ("weight", "density")
+            if name in both and name in known
         }
         if method == "slerp":
             numbers = {"weight": _number(both, "t", "parameters.", faults) if "t" in both else 0.5}
         experts.append(Expert(model=str(entry["model"]), **numbers))
         parts.append(_number(both, "lambda", "parameters.", faults) if "lambda" in both else 1.0)
-        each_own.append(_options(method, both, faults))
+        each_own.append(_options(both, faults))
     for what, several in (("lambda", parts), ("options", each_own)):
         if any(each != several[0] for each in several):
             faults.append(f"{what}: wanted the same for every model; got {', '.join(map(str, several))}")
     if base is None and method != "linear":
         faults.append("base_model: wanted a model, to which the others are compared")
+    if method == "linear" and base is not None and base not in [expert.model for expert in experts]:
+        faults.append("base_model: to linear it is a model like the others; list it among models, with its weight")
     if not experts and not faults:
         faults.append("models: wanted at least one that is not the base model")
     if faults:
@@ -162,7 +182,20 @@ def _of_mergekit(said: Mapping[str, Any], faults: list[str]) -> Recipe | None:
     named = experts[0].model if base is None else base
     takes = METHODS[method or ""].takes
     experts = [_with_density(expert) if "density" in takes else expert for expert in experts]
-    return Recipe(method=method or "", base=named, experts=tuple(experts), scale=parts[0], options=each_own[0])
+    return Recipe(
+        method=method or "", base=named, experts=tuple(experts), scale=parts[0], options=each_own[0], stored=stored
+    )
+
+
+def _known(method: str | None) -> set[str]:
+    """Parameters that mergekit's method of this name has; those of all, where there is no such method."""
+    several = [METHODS[method]] if method in METHODS else list(METHODS.values())
+    known = {"weight", *WITHOUT_EFFECT} if method != "slerp" else {"t", *WITHOUT_EFFECT}
+    for each in several:
+        known |= {name for name in ("gamma", "epsilon", "normalize", "rescale") if name in each.options}
+        known |= {"density"} if "density" in each.takes else set()
+        known |= {"lambda"} if "scale" in each.takes and method != "slerp" else set()
+    return known
 
 
 def _with_density(expert: Expert) -> Expert:
@@ -170,7 +203,7 @@ def _with_density(expert: Expert) -> Expert:
     return Expert(model=expert.model, weight=expert.weight, density=1.0 if expert.density is None else expert.density)
 
 
-def _options(method: str | None, said: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
+def _options(said: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
     """Ours for mergekit's parameters."""
     made: dict[str, Any] = {
         name: _number(said, name, "parameters.", faults) for name in ("gamma", "epsilon") if name in said
@@ -180,9 +213,6 @@ def _options(method: str | None, said: Mapping[str, Any], faults: list[str]) -> 
             if not isinstance(said[name], bool):
                 faults.append(f"parameters.{name}: wanted true or false; got {said[name]!r}")
             made[name] = said[name] if name == "normalize" else ("norm" if said[name] else "none")
-    if method in METHODS:
-        options = METHODS[method].options
-        made = {name: value for name, value in made.items() if name in options or name not in ("gamma", "epsilon")}
     return made
 
 

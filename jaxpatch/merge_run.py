@@ -104,19 +104,20 @@ def merge(options: Merge, *, command: Sequence[str] = (), console: Console | Non
     """
     console, began = Console() if console is None else console, time.monotonic()
     made = asked(options)
-    pairs = _read(made, options)
+    earlier = None if made.rule is None else _earlier(made)
+    pairs = _read(made, options, earlier)
     read_at = time.monotonic()
     pair = next(iter(pairs.values()))
     trees = [each.special for each in pairs.values()]
-    scores = None if made.rule is None else _scores(made, pairs)
-    gates = None if scores is None else _gates(made, pair.base, scores)
+    scores = None if earlier is None else [each.scores for each in earlier]
+    gates = None if scores is None else merger.apportion(str(made.rule), scores, pair.base, **_ruled(made))
     merged = merger.merge(made.method, pair.base, trees, gates=gates, **_numbers(made), **made.options)
     merged_at = time.monotonic()
     said = _record(made, pairs, command) | {"differs": _share_that_differs(pair.base, merged)}
     if scores is not None and gates is not None:
         said["taken"] = [_taken(own, gate) for own, gate in zip(scores, gates, strict=True)]
     beside = {**pair.beside, CARD: card(made, said), RECORD: json.dumps(manifest.plain(said), indent=2) + "\n"}
-    stored = pair.stored["base"] if options.stored is None else options.stored
+    stored = options.stored or made.stored or pair.stored["base"]
     place = saving.save_checkpoint(
         replace(pair, beside=beside), merged, options.out.expanduser(), dtype=stored, overwrite=options.overwrite
     )
@@ -132,7 +133,12 @@ def asked(options: Merge) -> Recipe:
         silent = Merge(out=options.out)
         beside = [name for name in BY_RECIPE if getattr(options, name) != getattr(silent, name)]
         faults += [f"--{name}: --recipe {options.recipe} says this; leave one of them out" for name in beside]
-        made = merge_recipe.read(options.recipe)
+        try:
+            made = merge_recipe.read(options.recipe)
+        except (ValueError, OSError) as error:
+            raise _refusal([*faults, *_out_faults(options, []), str(error)]) from None
+        if options.stored is not None and made.stored is not None:
+            faults.append(f"--stored: --recipe {options.recipe} says this; leave one of them out")
     else:
         made = _of_flags(options, faults)
     if made.method and made.experts:
@@ -165,12 +171,27 @@ def asked(options: Merge) -> Recipe:
         if made.rule is None and getattr(made, name) != silence
     ]
     faults += [f"--{fault}" for fault in checkpoints.choice_faults(options.choices)]
-    if options.out.expanduser().exists() and not options.overwrite:
-        faults.append(f"--out {options.out}: it exists and is not overwritten; name another, or say --overwrite")
-    faults += [f"--out {options.out}: {fault}" for fault in atomic.place_faults(options.out, ROOM_NEEDED)]
+    if (stored := options.stored or made.stored) is not None:
+        faults += [f"stored: {fault}" for fault in saving.stored_faults(stored)]
+    faults += _out_faults(options, [made.base, *(expert.model for expert in made.experts)])
     if faults:
-        raise ValueError("these options cannot be used:\n" + "\n".join(f"  - {fault}" for fault in faults))
+        raise _refusal(faults)
     return made
+
+
+def _out_faults(options: Merge, models: Sequence[str]) -> list[str]:
+    """Why the merged model could not be written. models: that are read, none of which it may replace."""
+    place = options.out.expanduser().resolve()
+    faults = [f"--out {options.out}: {fault}" for fault in atomic.place_faults(options.out, ROOM_NEEDED)]
+    if any(place == Path(model).expanduser().resolve() for model in models if model):
+        faults.append(f"--out {options.out}: it is one of the models that are merged; name another")
+    elif place.exists() and not options.overwrite:
+        faults.append(f"--out {options.out}: it exists and is not overwritten; name another, or say --overwrite")
+    return faults
+
+
+def _refusal(faults: Sequence[str]) -> ValueError:
+    return ValueError("these options cannot be used:\n" + "\n".join(f"  - {fault}" for fault in faults))
 
 
 def _of_flags(options: Merge, faults: list[str]) -> Recipe:
@@ -229,30 +250,43 @@ def _value(word: str) -> Any:
         return word
 
 
-def _read(made: Recipe, options: Merge) -> dict[str, Pair]:
-    """Each expert beside base, which all of them share, and which is held once."""
-    pairs: dict[str, Pair] = {}
+def _earlier(made: Recipe) -> list[validation.Earlier]:
+    """What the runs left that scored the experts. Raises ValueError with all that is wrong with them, before a model is read."""
+    found, faults = [], []
     for number, expert in enumerate(made.experts):
-        pair = checkpoints.load_pair(made.base, expert.model, **vars(options.choices))
-        pairs = experts.with_one_base(pairs | {f"expert {number}": pair})
-    return pairs
-
-
-def _scores(made: Recipe, pairs: Mapping[str, Pair]) -> list[Scores]:
-    """Of each expert. Raises ValueError where they are not of these models."""
-    found: list[Scores] = []
-    for expert, pair in zip(made.experts, pairs.values(), strict=True):
-        earlier = validation.read(str(expert.scores))
-        validation.refuse_changed(pair, earlier.manifest)
-        found.append(earlier.scores)
+        try:
+            found.append(validation.read(str(expert.scores)))
+        except (ValueError, OSError) as error:
+            faults.append(f"scores of expert {number}: {error}")
+    if not faults:
+        faults = merger.apportion_faults(str(made.rule), [each.scores for each in found], **_ruled(made))
+    if faults:
+        raise _refusal(faults)
     return found
 
 
-def _gates(made: Recipe, base: Params, found: Sequence[Scores]) -> list[Gates]:
-    """What scores become."""
-    return merger.apportion(
-        str(made.rule), found, base, budget=made.budget, conflict=made.conflict, kinds=dict(made.kinds)
-    )
+def _ruled(made: Recipe) -> dict[str, Any]:
+    """As `merger.apportion` has it."""
+    return {"budget": made.budget, "conflict": made.conflict, "kinds": dict(made.kinds)}
+
+
+def _read(made: Recipe, options: Merge, earlier: Sequence[validation.Earlier] | None) -> dict[str, Pair]:
+    """Each expert beside base, which all of them share, and which is held once.
+
+    Raises: ValueError with what is wrong with any of them: no pair with base, or other models than were scored.
+    """
+    pairs, faults = {}, []
+    for number, expert in enumerate(made.experts):
+        try:
+            pair = checkpoints.load_pair(made.base, expert.model, may_be_same=True, **vars(options.choices))
+            if earlier is not None:
+                validation.refuse_changed(pair, earlier[number].manifest)
+            pairs = experts.with_one_base(pairs | {f"expert {number}": pair})
+        except (ValueError, OSError) as error:
+            faults.append(f"expert {number} {expert.model}: {error}")
+    if faults:
+        raise _refusal(faults)
+    return pairs
 
 
 def _taken(scores: Scores, gates: Gates) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def apportion(
         >>> float(np.nansum(both)), jp.merge("task_arithmetic", pair.base, [pair.special] * 2, gates=gates).keys() == pair.base.keys()
         (0.0, True)
     """
-    if faults := _apportion_faults(rule, scores, budget, conflict, kinds):
+    if faults := apportion_faults(rule, scores, budget, conflict, kinds):
         raise ValueError("nothing can be apportioned:\n" + "\n".join(f"  - {fault}" for fault in faults))
     by_kind = {} if kinds is None else kinds
     values = [
@@ -405,10 +405,10 @@ def rule_faults(rule: str, budget: float, conflict: str) -> list[str]:
     return faults
 
 
-def _apportion_faults(
+def apportion_faults(
     rule: str, scores: Sequence[Scores], budget: float, conflict: str, kinds: Mapping[str, float] | None
 ) -> list[str]:
-    """All that is wrong, a sentence each."""
+    """All that is wrong with what `apportion` is asked, a sentence each."""
     faults = rule_faults(rule, budget, conflict)
     if not len(scores):
         return [*faults, "scores: wanted those of at least one expert; got none."]

@@ -45,6 +45,20 @@ def test_files(sides, tmp_path):
     assert not (out / "heatmap.svg").exists(), "of kinds that do not differ there is nothing to draw"
 
 
+def test_what_no_kind_owns_is_named(sides):
+    console = Console(record=True, width=120)
+    diff.diff(Diff(one=sides[0], other=sides[1], kinds=("head",)), console=console)
+    said = console.export_text()
+    assert "What none of these kinds owns differs, too: layers/mlp/" in said and "attn" not in said.split("differs")[1]
+
+
+def test_a_checkpoint_differs_in_nothing_from_itself(sides):
+    console = Console(record=True, width=120)
+    diff.diff(Diff(one=sides[0], other=sides[0]), console=console)
+    said = console.export_text()
+    assert re.search(r"head +12 +0 ", said) and re.search(r"neuron +72 +0 ", said) and "differs, too" not in said
+
+
 def test_many_components_are_drawn_as_quantiles():
     values = np.array([[np.nan, *np.arange(1.0, 200.0)]])
     shown, is_sorted = difference_map.columns(values)

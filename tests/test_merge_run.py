@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 import textwrap
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -210,6 +211,60 @@ def test_experts_of_another_architecture_are_refused(home, tmp_path):
     with pytest.raises(ValueError, match=r"num_attention_heads|q_proj"):
         merge_run.merge(asked(home, tmp_path / "out", experts=(str(other),), method="linear"), console=QUIET)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_average_of_models_needs_no_base(home, tmp_path):
+    """mergekit's linear: whichever is listed first, or is named as base, is a model like the others."""
+    models = f"models: [{{model: {home / 'base'}}}, {{model: {home / 'special'}, parameters: {{weight: 3}}}}]"
+    text = f"merge_method: linear\n{models}\nparameters: {{weight: 1}}\ndtype: bfloat16"
+    recipe = tmp_path / "recipe.yaml"
+    pair = jp.load_pair(home / "base", home / "special")
+    wanted = jax.tree.map(lambda base, special: base / 4 + 3 * special / 4, pair.base, pair.special)
+    for number, base in enumerate(("base", "special", "")):
+        recipe.write_text(text + (f"\nbase_model: {home / base}" if base else ""), encoding="utf-8")
+        out = merge_run.merge(Merge(out=tmp_path / str(number), recipe=recipe), console=QUIET)
+        assert json.loads((out / "config.json").read_text(encoding="utf-8"))["dtype"] == "bfloat16"
+        got = paths.leaves(jp.load_pair(home / "base", out).special)
+        for path, leaf in paths.leaves(wanted).items():
+            np.testing.assert_allclose(got[path], leaf, rtol=2**-8, atol=1e-6)
+
+
+def test_no_model_that_is_merged_is_replaced(home, tmp_path):
+    shutil.copytree(home / "two", tmp_path / "two")
+    options = asked(home, tmp_path / "two", experts=(str(home / "special"), str(tmp_path / "two")), method="linear")
+    with pytest.raises(ValueError, match="it is one of the models that are merged; name another"):
+        merge_run.merge(replace(options, overwrite=True), console=QUIET)
+    assert (tmp_path / "two" / "model.safetensors").read_bytes() == (home / "two" / "model.safetensors").read_bytes()
+
+
+def test_what_is_wrong_with_every_expert_is_said_at_once(home, tmp_path):
+    """Scores of other models; before these are read, what is no run, and kinds that no score is of."""
+    runs = tuple(home / "runs" / name for name in ("two", "special"))
+    options = asked(home, tmp_path / "out", method="task_arithmetic", scores=runs, rule="hard")
+    with pytest.raises(ValueError) as caught:
+        merge_run.merge(options, console=QUIET)
+    assert str(caught.value).count("these are not the models that were scored") == 2
+    recipe = tmp_path / "recipe.toml"
+    lines = [
+        'method = "linear"',
+        f'base = "{home / "base"}"',
+        'stored = "float31"',
+        "[gates]",
+        'rule = "mask"',
+        "kinds = {heads = 1}",
+    ]
+    lines += [f'[[experts]]\nmodel = "{home / name}"\nscores = "{home / "runs" / name}"' for name in ("special", "two")]
+    recipe.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(ValueError, match="stored: dtype 'float31' is unknown; did you mean 'float32'"):
+        merge_run.merge(Merge(out=tmp_path / "out", recipe=recipe), console=QUIET)
+    recipe.write_text("\n".join(lines).replace("float31", "float32"), encoding="utf-8")
+    with pytest.raises(ValueError, match="kinds: no expert has scores of 'heads'; did you mean 'head'"):
+        merge_run.merge(Merge(out=tmp_path / "out", recipe=recipe), console=QUIET)
+    recipe.write_text("method = 3", encoding="utf-8")
+    with pytest.raises(ValueError) as caught:
+        merge_run.merge(Merge(out=home / "two", recipe=recipe, density=(0.5,)), console=QUIET)
+    for fault in ("--density: --recipe", "it exists and is not overwritten", "method: wanted a text; got 3"):
+        assert fault in str(caught.value), fault
 
 
 def test_a_full_disk_leaves_nothing(home, tmp_path, monkeypatch):

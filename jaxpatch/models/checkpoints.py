@@ -155,6 +155,7 @@ def load_pair(
     adapter: str | None = None,
     ending: str | None = None,
     mesh: Mesh | None = None,
+    may_be_same: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Pair:
     """Read two checkpoints of one architecture.
@@ -168,6 +169,7 @@ def load_pair(
         vocabulary, settings, tokenizer, template, adapter, ending: whose word counts where the two disagree
             (`differences.Choices`); what is left open is refused.
         mesh: devices of this process among which heads and neurons are cut, as `layout` says: each gets its part, and none the whole.
+        may_be_same: whether two that differ in nothing are taken, of which nothing can be scored.
         progress: called with (steps done, steps).
 
     Returns: a `Pair`.
@@ -203,7 +205,7 @@ def load_pair(
     if faults := compare.structure_faults(one.params, two.params):
         raise unlike(base_path, special_path, faults)
     changed = set(compare.changed_leaves(one.params, two.params))
-    if not changed:
+    if not changed and not may_be_same:
         raise ValueError(f"base {base_path} and special {special_path} are identical: there is nothing to score.")
     own, other = paths.flatten(one.params), paths.flatten(two.params)
     told = two if choices.settings == "special" else one

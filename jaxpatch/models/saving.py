@@ -97,9 +97,19 @@ def _stored(pair: Pair, flat: Params, dtype: str | None) -> str:
     """The type of weights on disk."""
     if dtype is None:
         return widest(pair.stored.values() or [next(iter(flat.values())).dtype.name])
-    if dtype not in tensor_file.STORED_AS:
-        raise ValueError(f"dtype {dtype!r} is unknown; {paths.did_you_mean(dtype, tensor_file.STORED_AS)}")
+    if faults := stored_faults(dtype):
+        raise ValueError(faults[0])
     return dtype
+
+
+def stored_faults(dtype: str) -> list[str]:
+    """A type that weights are not written in.
+
+    >>> stored_faults("float31")
+    ["dtype 'float31' is unknown; did you mean 'float32'?"]
+    """
+    known = tensor_file.STORED_AS
+    return [] if dtype in known else [f"dtype {dtype!r} is unknown; {paths.did_you_mean(dtype, known)}"]
 
 
 MARKS = ("config.json", "adapter_config.json")
