@@ -19,8 +19,10 @@ from jaxpatch.models.config import DecoderConfig
 from jaxpatch.shapes import Params
 from jaxpatch.trees import paths
 
-SURE = 5.0
-"""Where entries begin: a sigmoid of this is nearly 1, and of its negative nearly 0."""
+SURE = 3.0
+"""Where entries begin: a sigmoid of this is nearly 1, and of its negative nearly 0. A step moves an entry by `rate` at most."""
+LEAST_SLOPE = 1e-15
+"""Beside which Adam still sees a slope. What one of millions of entries costs or saves is far below the customary 1e-8."""
 
 
 def learn_mask(
@@ -44,7 +46,8 @@ def learn_mask(
         pair: the expert with its base. told: the expert's answers to prompts of its own task (`continuation`).
         density: share of the changed entries, the largest, that the mask has before the first step.
         sparsity: what it costs, in nats, to keep all of the change.
-        steps, rate: of Adam. batch: answers in a step, drawn by `seed`; memory grows with them, beside four models.
+        steps, rate: of Adam; where ``steps * rate`` is below 3 no entry goes in that was out, or out that was in.
+        batch: answers in a step, drawn by `seed`; memory grows with them, beside four models.
         progress: called with (steps done, steps).
 
     Returns: a tree like the parameters, of bools. Raises: ValueError for all that is wrong at once.
@@ -76,7 +79,7 @@ def learn_mask(
     change = {path: special[path].astype(jnp.float32) - base[path].astype(jnp.float32) for path in changed}
     mask = {path: jnp.where(jnp.abs(each) >= cutoff, SURE, -SURE) for path, each in change.items()}
     most = int((told.ends - told.starts).max())
-    draw, adam = np.random.default_rng(seed), optax.adam(rate)
+    draw, adam = np.random.default_rng(seed), optax.adam(rate, eps=LEAST_SLOPE)
     with jax.numpy_dtype_promotion("standard"):
         moments = adam.init(mask)
     for number in range(steps):

@@ -25,7 +25,8 @@ import examples
 import jax
 import jax.numpy as jnp
 import numpy as np
-from contenders import BATCH, CONTENDERS, KINDS, STEPS, Team
+from compare_page import place
+from contenders import BATCH, CONTENDERS, CONTROL, CONTROLS, KINDS, LEARNED, SCORES, STEPS, Contender, Control, Team
 from rich.console import Console
 
 import jaxpatch as jp
@@ -44,6 +45,7 @@ ADAPTERS = {
     "records": HERE / "records",
 }
 MAX_NEW = {"constraints": 96, "sums": 64, "records": 64}
+EVERY = [*CONTENDERS, *CONTROLS]
 SETTINGS = {"learn": 16, "validation": 4, "test": 16, "test_seed": 2, "neutral": 8, "cuts": 2, "steps": 4, "seeds": 2}
 """Prompts of each task to learn and to score by, to validate by, to test by, and the seed of these (those of seed 1 were seen while
 contenders were designed, and are not to judge them); prompts that ask for nothing; places at which an answer is cut, for scores; steps
@@ -123,8 +125,8 @@ def cut(told: continuations.Continuation, cuts: int, seed: int = 0) -> Inputs:
     """Prompts with the beginning of their answers, to read the next token of: so scores are of all of an answer, not its first word."""
     draw, rows = np.random.default_rng(seed), []
     for tokens, start, end in zip(*told, strict=True):
-        for place in draw.choice(np.arange(start, end), min(cuts, end - start), replace=False):
-            rows.append(tokens[:place])
+        for at in draw.choice(np.arange(start, end), min(cuts, end - start), replace=False):
+            rows.append(tokens[:at])
     lengths = np.array([len(row) for row in rows], np.int32)
     made = np.zeros((len(rows), lengths.max()), np.int32)
     for row, tokens in enumerate(rows):
@@ -193,10 +195,17 @@ def taken(base: Params, specials: Sequence[Params], params: Params) -> dict[str,
 
 def contend(chosen: argparse.Namespace, there: Known, names: Sequence[str], team: Team, method: str) -> dict[str, Any]:
     """All tries, the best of them, and its test."""
-    contender, tries, best = CONTENDERS[method], [], None
-    for settings in contender.tries:
+    if method in CONTROLS:
+        control = CONTROLS[method]
+        of, settings = best_way(chosen, names, control.sort)
+        sort, make, given = CONTROL, control.changed(CONTENDERS[of].of)(team), [settings]
+    else:
+        contender = CONTENDERS[method]
+        of, sort, make, given = None, contender.sort, contender.of(team), contender.tries
+    tries, best = [], None
+    for settings in given:
         began = time.monotonic()
-        params = jax.block_until_ready(contender.make(team, settings, 0))
+        params = jax.block_until_ready(make(settings, 0))
         merged_at = time.monotonic()
         kl = validated(there, names, params)
         tries.append({"settings": settings, "kl": kl, "seconds": merged_at - began})
@@ -205,17 +214,41 @@ def contend(chosen: argparse.Namespace, there: Known, names: Sequence[str], team
     assert best is not None
     _, settings, params = best
     tests = [tested(chosen, there, names, params)]
-    for seed in range(1, chosen.seeds if contender.is_random else 1):
-        tests.append(tested(chosen, there, names, contender.make(team, settings, seed)))
+    for seed in range(1, chosen.seeds if known_as(method).is_random else 1):
+        tests.append(tested(chosen, there, names, make(settings, seed)))
     return {
         "method": method,
-        "version": contender.version,
-        "sort": contender.sort,
+        "version": known_as(method).version,
+        "sort": sort,
+        "of": of,
         "tries": tries,
         "settings": settings,
         "tests": tests,
         **taken(team.base, team.experts, params),
     }
+
+
+def known_as(method: str) -> Contender | Control:
+    """What bears this name."""
+    return (CONTENDERS | CONTROLS)[method]
+
+
+def takes_part(method: str, count: int) -> bool:
+    """Whether it merges so many experts."""
+    return method in CONTROLS or CONTENDERS[method].size in (None, count)
+
+
+def best_way(chosen: argparse.Namespace, names: Sequence[str], sort: str) -> tuple[str, dict[str, Any]]:
+    """Of a sort the contender that validated best of those that are done, and the settings that it chose."""
+    said = [
+        compare_page.read(chosen.out / f"{place(names, method)}.json")
+        for method, contender in CONTENDERS.items()
+        if contender.sort == sort and recalled(chosen, place(names, method))
+    ]
+    if not said:
+        raise FileNotFoundError(f"{' + '.join(names)}: no contender of sort {sort} is done, to make a control of.")
+    first = min(said, key=lambda each: compare_page.Entry(each["method"], each).validated)
+    return first["method"], first["settings"]
 
 
 def alone(chosen: argparse.Namespace, there: Known) -> dict[str, Any]:
@@ -243,8 +276,9 @@ def recalled(chosen: argparse.Namespace, name: str) -> bool:
         if not (file := folder / f"{name}.json").is_file():
             continue
         said = compare_page.read(file)
-        contender = CONTENDERS.get(said.get("method"))
-        if said["asked"] == as_asked(chosen) and said.get("version") == (contender and contender.version):
+        method = said.get("method")
+        version = known_as(method).version if method in EVERY else None
+        if said["asked"] == as_asked(chosen) and said.get("version") == version:
             put(chosen, name, said)
             return True
     return False
@@ -273,7 +307,7 @@ def main() -> None:
     options.add_argument("--out", type=Path, required=True, help="folder for the results of each team")
     options.add_argument("--docs", type=Path, help="folder for experts.md; none where not given")
     options.add_argument("--base", help="another base than SmolLM2-135M-Instruct, which is fetched")
-    options.add_argument("--methods", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS), metavar="METHOD")
+    options.add_argument("--methods", nargs="+", default=EVERY, choices=EVERY, metavar="METHOD")
     for name, value in SETTINGS.items():
         options.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help=f"({value})")
     chosen = options.parse_args()
@@ -282,14 +316,7 @@ def main() -> None:
     console, began = Console(), time.monotonic()
     command = shlex.join(["python", "experiments/experts/compare.py", *sys.argv[1:]])
     teams = [team for size in (3, 2) for team in itertools.combinations(ADAPTERS, size)]
-    left = {
-        team: [
-            method
-            for method in chosen.methods
-            if CONTENDERS[method].size in (None, len(team)) and not recalled(chosen, place(team, method))
-        ]
-        for team in teams
-    }
+    left = {team: to_do(chosen, team) for team in teams}
     if any(left.values()) or not recalled(chosen, "alone") or not recalled(chosen, "conflicts"):
         there = known(chosen, console)
         found = scored(chosen, there, console)
@@ -316,16 +343,30 @@ def main() -> None:
                 keep(chosen, place(names, method), said | {"seconds": time.monotonic() - started})
                 minutes = (time.monotonic() - began) / 60
                 console.print(f"{' + '.join(names)}, {method}: {minutes:.1f} min", markup=False)
-            if chosen.docs is not None:
-                compare_page.write(chosen.out, chosen.docs, teams, command)
+            write_page(chosen, teams, command)
+    write_page(chosen, teams, command)
+
+
+def write_page(chosen: argparse.Namespace, teams: Sequence[Sequence[str]], command: str) -> None:
+    """Of what is there by now; none without --docs."""
     if chosen.docs is not None:
-        compare_page.write(chosen.out, chosen.docs, teams, command)
-        console.print(f"page: {chosen.docs / 'experts.md'}")
+        asked_for = {tuple(team): [each for each in EVERY if takes_part(each, len(team))] for team in teams}
+        done = {
+            team: [each for each in methods if recalled(chosen, place(team, each))]
+            for team, methods in asked_for.items()
+        }
+        compare_page.write(chosen.out, chosen.docs, asked_for, done, command)
 
 
-def place(names: Sequence[str], method: str) -> str:
-    """Where a contender's results on a team are, but for the folder and .json."""
-    return f"{'-'.join(names)}/{method.replace(', ', '-').replace(' ', '-')}"
+def to_do(chosen: argparse.Namespace, team: Sequence[str]) -> list[str]:
+    """Of the methods that were asked for those that are left: controls, too, wherever the best might be another than theirs."""
+    left = [
+        method
+        for method in chosen.methods
+        if takes_part(method, len(team)) and not recalled(chosen, place(team, method))
+    ]
+    is_open = any(method in CONTENDERS and CONTENDERS[method].sort in (SCORES, LEARNED) for method in left)
+    return [method for method in chosen.methods if method in left or (is_open and method in CONTROLS)]
 
 
 if __name__ == "__main__":

@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxpatch import atomic
+from jaxpatch.reporting.wording import listed
 
 DRAWS = 4000
 FIRST = {"head": 30, "kv": 15, "neuron": 1000}
 """Components of each expert that are looked at for conflicts."""
-SORTS = {"baseline": "looks at no score", "mechanism": "by scores", "control": "control"}
+SORTS = {"baseline": "looks at no component", "scores": "by scores", "learned": "by gradient", "control": "control"}
+WAYS = {"scores": "go by scores", "learned": "learn gates of components"}
+"""What is compared with all that looks at no component."""
 
 
 class Entry(NamedTuple):
@@ -70,25 +73,49 @@ def interval(values: np.ndarray) -> str:
     return f"{values[0]:.2f} ({low:.2f} to {high:.2f})"
 
 
-def write(out: Path, docs: Path, teams: Sequence[Sequence[str]], command: str) -> None:
-    """The page. Raises FileNotFoundError where a result is missing."""
+def place(names: Sequence[str], method: str) -> str:
+    """Where a contender's results on a team are, but for the folder and .json.
+
+    >>> place(("sums", "records"), "mask, then TIES")
+    'sums-records/mask-then-TIES'
+    """
+    return f"{'-'.join(names)}/{method.replace(', ', '-').replace(' ', '-')}"
+
+
+def write(
+    out: Path,
+    docs: Path,
+    asked_for: Mapping[Sequence[str], Sequence[str]],
+    done: Mapping[Sequence[str], Sequence[str]],
+    command: str,
+) -> None:
+    """The page. asked_for, done: of each team the contenders that are to take part, and those whose results are there."""
     alone = read(out / "alone.json")
     parts = [
         "# Merging experts",
         f"```\n{command}\n```",
         "Three experts of SmolLM2-135M-Instruct (Q4_1, dequantised): answers in capitals or quotation marks "
         "(`experiments/six_constraints`), sums with their working, and records out of sentences (`experiments/experts`). Every "
-        "contender is tried by its few settings on prompts to validate by (KL to each expert along its own answers), and the best of "
-        f"these is tested once, on {alone['asked']['test']} prompts of each task; random ones with {alone['asked']['seeds']} seeds. "
+        "contender is tried by three settings, where it has any, on prompts to validate by (KL to each expert along its own answers), "
+        f"and the best of these is tested once, on {alone['asked']['test']} prompts of each task; random ones with "
+        f"{alone['asked']['seeds']} seeds. All that is learned by gradient takes as many steps, and is learned once.",
         "Scores are shares of right answers; normalised, shares of the expert's own. Intervals are 95 %, over prompts drawn again, the "
-        "same for all, and over seeds.",
+        "same for all, and over the seeds of random ones. Where all answers are right they have no width, though of "
+        f"{alone['asked']['test']} right ones out of as many one may only conclude that {_at_least(alone['asked']['test']):.0%} or "
+        "more are (Wilson).",
+        "Controls are of the way of their sort that validated best, by the settings that it chose, and take as much of each kind of "
+        "component: shuffled, components of a kind and layer have each other's gates; by change, the largest gates of a kind go to "
+        "those that an expert changed most.",
         "## Base and experts alone",
         _alone(alone),
     ]
     minutes, sources = alone["so far"]["seconds"] / 60, {commit(alone)}
-    for names in teams:
-        found = [read(file) for file in sorted((out / "-".join(names)).glob("*.json"))]
+    for names, methods in asked_for.items():
+        found = [read(out / f"{place(names, method)}.json") for method in done[names]]
         entries = [Entry(each["method"], each) for each in found]
+        missing = [method for method in methods if method not in done[names]]
+        if missing:
+            parts.append(f"Not run yet, of {listed(list(names))}: {listed(missing) if entries else 'all'}.")
         if entries:
             minutes += sum(each["seconds"] for each in found) / 60
             sources |= {commit(each) for each in found}
@@ -153,27 +180,37 @@ def _team(entries: Sequence[Entry], alone: Mapping[str, Any], names: Sequence[st
 def _verdict(
     ordered: Sequence[Entry], reached: Mapping[str, np.ndarray], alone: Mapping[str, Any], names: Sequence[str]
 ) -> list[str]:
-    """The way that knows scores and validated best against each that does not, and against the controls; and task by task."""
-    ours = [entry for entry in ordered if entry.said["sort"] == "mechanism"]
-    others = [entry for entry in ordered if entry.said["sort"] != "mechanism"]
-    if not ours or not others:
-        return []
-    chosen, lines = min(ours, key=lambda entry: entry.validated), []
-    best = chosen.method
-    for sort in ("baseline", "control"):
-        for entry in others:
-            if entry.said["sort"] == sort:
-                apart = reached[best] - reached[entry.method]
-                lines.append((entry.method, sort, interval(apart), np.percentile(apart[1:], 2.5) > 0))
-    ahead = [name for name, sort, _, is_ahead in lines if is_ahead and sort == "baseline"]
-    baselines = [name for name, sort, *_ in lines if sort == "baseline"]
-    strongest = next((entry for entry in ordered if entry.said["sort"] == "baseline"), None)
-    said = (
-        f"Of those that know scores {best} validated best. It is ahead of {len(ahead)} of {len(baselines)} baselines outside the "
-        f"interval. Tested best were {ours[0].method} of them, and of the baselines {strongest and strongest.method}."
-    )
-    against = table(["less", "", f"{best} less this, normalised"], [line[:3] for line in lines])
-    return [said, against, *([] if strongest is None else [_by_task(chosen, strongest, alone, names)])]
+    """Of each sort of way that which validated best, against all that looks at no component and against its controls; task by task."""
+    baselines, parts = [entry for entry in ordered if entry.said["sort"] == "baseline"], []
+    for sort, says in WAYS.items():
+        ours = [entry for entry in ordered if entry.said["sort"] == sort]
+        if not ours or not baselines:
+            continue
+        chosen = min(ours, key=lambda entry: entry.validated)
+        controls = [entry for entry in ordered if entry.said["of"] == chosen.method]
+        lines, ahead = [], 0
+        for entry in (*baselines, *controls):
+            apart = reached[chosen.method] - reached[entry.method]
+            is_ahead = bool(np.percentile(apart[1:], 2.5) > 0)
+            ahead += is_ahead and entry in baselines
+            lines.append((entry.method, interval(apart), "ahead" if is_ahead else _behind(apart)))
+        strongest = baselines[0]
+        parts += [
+            f"Of those that {says}, {chosen.method} validated best. It is ahead of {ahead} of {len(baselines)} baselines outside the "
+            f"interval. Of its sort {ours[0].method} tested best, and of the baselines {strongest.method}.",
+            table(["beside", f"{chosen.method} less this, normalised", "outside the interval"], lines),
+            _by_task(chosen, strongest, alone, names),
+        ]
+    return parts
+
+
+def _behind(apart: np.ndarray) -> str:
+    return "behind" if np.percentile(apart[1:], 97.5) < 0 else "neither"
+
+
+def _at_least(count: int, z: float = 1.96) -> float:
+    """The lower end of Wilson's interval where all of so many are right."""
+    return count / (count + z**2)
 
 
 def _by_task(chosen: Entry, strongest: Entry, alone: Mapping[str, Any], names: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
-"""Who takes part in the comparison: every method of merging over the same small grid, ways to merge by what scores say, and controls.
+"""Who takes part in the comparison: every method of merging, ways to merge by what scores say, gates that are learned, and controls.
 
-An open set: each makes one model of a team of experts, by settings out of its own few tries.
+An open set: each makes one model of a team of experts, by settings out of its own few tries, three wherever there is something to try.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +14,7 @@ import jaxpatch as jp
 from jaxpatch.measuring.continuations import Continuation
 from jaxpatch.patching import components
 from jaxpatch.scoring.scores import Scores
-from jaxpatch.shapes import Params
-from jaxpatch.trees import paths
+from jaxpatch.shapes import Gates, Params
 
 Settings = Mapping[str, Any]
 KINDS = ("head", "kv", "neuron")
@@ -24,14 +23,17 @@ SCALES = ({"scale": 0.4}, {"scale": 0.7}, {"scale": 1.0})
 SHARES = ((0.2, 1.0), (0.6, 0.6), (0.6, 1.0))
 DENSITIES = tuple({"density": share, "scale": scale} for share, scale in SHARES)
 BUDGETS = tuple({"budget": share, "scale": scale} for share, scale in SHARES)
-"""Three tries each, wherever there is something to try."""
 PARTS = ({"part": 0.3}, {"part": 0.5}, {"part": 0.7})
 PORTIONS = ({"budget": 0.3}, {"budget": 0.6}, {"budget": 0.9})
-STEPS, RATE, START = 10, 0.05, 0.5
-"""Of masks and gates that are learned; of gates from a merged model on, which has gone most of the way, twice as many steps."""
-BATCH, OF_EACH = 4, 2
+SHRINKS = ({"shrink": 0.7}, {"shrink": 0.9}, {"shrink": 1.0})
+FLOORS = ({"floor": 1e-8}, {"floor": 1e-6}, {"floor": 1e-4})
+STRETCHES = ({"scale": 0.7}, {"scale": 1.0}, {"scale": 1.3})
+"""Of gates that are learned: by how much what they leave of the experts is multiplied."""
+STEPS, RATE, START = 20, 0.05, 0.5
+"""Of all that is learned by gradient."""
+BATCH, OF_EACH = 4, 1
 """Answers that a step looks at: of the one expert whose mask it is, and of each whose gates are learned together."""
-BASELINE, MECHANISM, CONTROL = "baseline", "mechanism", "control"
+BASELINE, SCORES, LEARNED, CONTROL = "baseline", "scores", "learned", "control"
 
 
 class Team(NamedTuple):
@@ -55,153 +57,173 @@ class Team(NamedTuple):
         return [pair.special for pair in self.pairs]
 
 
-Make = Callable[[Team, Settings, int], Params]
-"""(team, settings, seed) -> a merged model."""
+Make = Callable[[Settings, int], Params]
+"""(settings, seed) -> a merged model."""
+
+
+class Way(NamedTuple):
+    """A merge by gates of components. start: the model that it begins with, made once. gates: how far each component of each expert
+    goes from there. merge: the merged model."""
+
+    start: Callable[[Team], Params]
+    gates: Callable[[Team, Params, Settings, int], Sequence[Gates]]
+    merge: Callable[[Team, Params, Sequence[Gates], Settings], Params]
+
+    def __call__(self, team: Team) -> Make:
+        start = self.start(team)
+        return lambda settings, seed: self.merge(team, start, self.gates(team, start, settings, seed), settings)
 
 
 class Contender(NamedTuple):
-    """sort: of the three. tries: settings, of which validation chooses. is_random: whether the seed matters. size: how many experts it
-    takes, where not any number. version: raised when it makes other models than before, so that results are not taken for its own."""
+    """sort: of the four. of: how it merges a team. tries: settings, of which validation chooses. is_random: whether the seed
+    matters. size: how many experts it takes, where not any number. version: raised when it makes other models than before, so that
+    results are not taken for its own."""
 
     sort: str
-    make: Make
+    of: Callable[[Team], Make]
     tries: Sequence[Settings] = ({},)
     is_random: bool = False
     size: int | None = None
     version: int = 1
 
 
-def published(method: str, **options: Any) -> Make:
+class Control(NamedTuple):
+    """What of a way could be chance or size. sort: that of which the way that validated best is taken, with the settings that it chose.
+    changed: that way -> another, which takes as much of each kind of component."""
+
+    sort: str
+    changed: Callable[[Way], Way]
+    is_random: bool = False
+    version: int = 1
+
+
+def published(method: str, **options: Any) -> Callable[[Team], Make]:
     """One of `jp.merge`'s, all experts alike."""
 
-    def make(team: Team, settings: Settings, seed: int) -> Params:
-        return jp.merge(method, team.base, team.experts, **options, **settings, **_seeded(method, seed))
+    def of(team: Team) -> Make:
+        return lambda settings, seed: jp.merge(
+            method, team.base, team.experts, **options, **settings, **_seeded(method, seed)
+        )
 
-    return make
+    return of
 
 
-def by_data(method: str, statistics: str) -> Make:
+def by_data(method: str, statistics: str) -> Callable[[Team], Make]:
     """One that must know of each expert what its data say."""
 
-    def make(team: Team, settings: Settings, seed: int) -> Params:
-        del seed
+    def of(team: Team) -> Make:
         known = [each[statistics] for each in team.statistics]
-        return jp.merge(method, team.base, team.experts, statistics=known, **settings)
+        return lambda settings, seed: jp.merge(method, team.base, team.experts, statistics=known, **settings)
 
-    return make
+    return of
 
 
-def between(team: Team, settings: Settings, seed: int) -> Params:
+def between(team: Team) -> Make:
     """The sphere's way from one of two experts to the other."""
-    del seed
     one, other = team.experts
-    return jp.merge("slerp", one, [other], weights=settings["part"])
+    return lambda settings, seed: jp.merge("slerp", one, [other], weights=settings["part"])
 
 
-def apportioned(
-    rule: str,
-    method: str,
-    measure: Callable[[Team, int], Sequence[Scores]] | None = None,
-    statistics: str | None = None,
-    **options: Any,
-) -> Make:
-    """Components by a rule and a budget, and what is left of the experts by a method. measure: what stands in the scores' place.
-    statistics: what the method must know of each expert's data."""
+def apportioned(rule: str, method: str, statistics: str | None = None, **options: Any) -> Way:
+    """Components by a rule and a budget, and what is left of the experts by a method. statistics: what the method must know of each
+    expert's data."""
 
-    def make(team: Team, settings: Settings, seed: int) -> Params:
-        scores = team.scores if measure is None else measure(team, seed)
+    def gates(team: Team, base: Params, settings: Settings, seed: int) -> Sequence[Gates]:
+        del seed
         conflict = "share" if rule == "mask" and method == "task_arithmetic" else "all"
-        gates = jp.apportion(rule, scores, team.base, budget=settings["budget"], conflict=conflict)
+        return jp.apportion(rule, team.scores, base, budget=settings["budget"], conflict=conflict)
+
+    def merge(team: Team, base: Params, gates: Sequence[Gates], settings: Settings) -> Params:
         known = None if statistics is None else [each[statistics] for each in team.statistics]
         scale = settings.get("scale", 1.0)
-        return jp.merge(method, team.base, team.experts, gates=gates, scale=scale, statistics=known, **options)
+        return jp.merge(method, base, team.experts, gates=gates, scale=scale, statistics=known, **options)
 
-    return make
-
-
-def at_random(team: Team, seed: int) -> list[Scores]:
-    """Any numbers above 0, in place of each expert's scores."""
-    draw = np.random.default_rng(seed)
-    return [
-        replace(own, values={kind: draw.random(np.shape(each)) + 0.01 for kind, each in own.values.items()})
-        for own in team.scores
-    ]
+    return Way(lambda team: team.base, gates, merge)
 
 
-def by_change(team: Team, seed: int) -> list[Scores]:
-    """How much an expert changed each component: the root of the mean square, so that large components are not before small ones."""
-    del seed
-    shapes = {path: np.shape(leaf) for path, leaf in paths.leaves(team.base).items()}
-    made = []
-    for expert, own in zip(team.experts, team.scores, strict=True):
-        values = {}
-        for kind in own.values:
-            sort = own.partition[kind]
-            norms = np.asarray(components.delta_norms(team.base, expert, sort))
-            values[kind] = norms / np.sqrt(components.sizes(sort, shapes))
-        made.append(replace(own, values=values))
-    return made
+def regmean(team: Team) -> Params:
+    """Its model, by default."""
+    return by_data("regmean", "moments")(team)({}, 0)
 
 
-def learned(objective: str, kinds: tuple[str, ...]) -> Make:
-    """Gates by gradient, on the experts' answers."""
+def learned(
+    name: str,
+    objective: str,
+    kinds: tuple[str, ...],
+    start: Callable[[Team], Params] = lambda team: team.base,
+    gate: float = START,
+) -> Way:
+    """Gates by gradient on the experts' answers. name: of the file in which they stay. start: the model from which each component goes
+    some of the way to each expert's. gate: how far all go before the first step, and for good what has no gate."""
 
-    def make(team: Team, settings: Settings, seed: int) -> Params:
-        del settings
-        made = jp.learn_merge(
-            team.pairs,
-            team.told,
-            objective=objective,
-            kinds=kinds,
-            start=START,
-            rest=START,
-            steps=STEPS,
-            rate=RATE,
-            batch=OF_EACH,
-            seed=seed,
+    def gates(team: Team, start: Params, settings: Settings, seed: int) -> Sequence[Gates]:
+        del settings, seed
+        return kept_gates(
+            team.folder / f"{name}-{len(team.told[0].starts)}-{STEPS}-{OF_EACH}.npz",
+            lambda: (
+                jp.learn_merge(
+                    [replace(pair, base=start) for pair in team.pairs],
+                    team.told,
+                    objective=objective,
+                    kinds=kinds,
+                    start=gate,
+                    rest=gate,
+                    steps=STEPS,
+                    rate=RATE,
+                    batch=OF_EACH,
+                ).gates
+            ),
         )
-        return jp.merge("task_arithmetic", team.base, team.experts, gates=made.gates, rest=made.rest)
 
-    return make
+    def merge(team: Team, start: Params, gates: Sequence[Gates], settings: Settings) -> Params:
+        return jp.merge("task_arithmetic", start, team.experts, gates=gates, rest=gate, scale=settings["scale"])
 
-
-def refined(is_shuffled: bool = False) -> Make:
-    """RegMean's model, and from there each component some of the way to each expert's: how far, is learned by gradient on the experts'
-    answers. is_shuffled: components of a kind have each other's gates."""
-
-    def make(team: Team, settings: Settings, seed: int) -> Params:
-        middle = by_data("regmean", "moments")(team, {}, seed)
-        gates, draw = _gates_from(team, middle), np.random.default_rng(seed)
-        if is_shuffled:
-            gates = [{kind: draw.permuted(each, axis=None) for kind, each in own.items()} for own in gates]
-        gates = [{kind: settings["scale"] * each for kind, each in own.items()} for own in gates]
-        return jp.merge("task_arithmetic", middle, team.experts, gates=gates)
-
-    return make
+    return Way(start, gates, merge)
 
 
-def _gates_from(team: Team, middle: Params) -> list[dict[str, np.ndarray]]:
-    """Of each expert, learned from a merged model on; from a file, or learned and left there."""
-    file = team.folder / f"gates-{len(team.told[0].starts)}-{2 * STEPS}.npz"
+def kept_gates(file: Path, make: Callable[[], Sequence[Gates]]) -> list[Gates]:
+    """Of each expert, from a file, or made and left there."""
     if not file.is_file():
-        pairs = [replace(pair, base=middle) for pair in team.pairs]
-        made = jp.learn_merge(
-            pairs,
-            team.told,
-            objective="log_kl",
-            kinds=KINDS,
-            start=0.0,
-            rest=0.0,
-            steps=2 * STEPS,
-            rate=RATE,
-            batch=OF_EACH,
-        )
-        team.folder.mkdir(parents=True, exist_ok=True)
+        made = {f"{number} {kind}": each for number, own in enumerate(make()) for kind, each in own.items()}
+        file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial.npz")
-        np.savez(partial, **{f"{n} {kind}": each for n, own in enumerate(made.gates) for kind, each in own.items()})
+        np.savez(partial, **made)
         partial.replace(file)
+    found: dict[int, dict[str, np.ndarray]] = {}
     with np.load(file) as arrays:
-        return [{kind: arrays[f"{n} {kind}"] for kind in KINDS} for n in range(len(team.pairs))]
+        for name in arrays.files:
+            number, kind = name.split(" ")
+            found.setdefault(int(number), {})[kind] = arrays[name]
+    return [found[number] for number in sorted(found)]
+
+
+def shuffled(way: Way) -> Way:
+    """Components of one kind and one layer have each other's gates: how many go in is as before, and which of them is chance."""
+
+    def gates(team: Team, start: Params, settings: Settings, seed: int) -> Sequence[Gates]:
+        draw = np.random.default_rng(seed)
+        made = way.gates(team, start, settings, seed)
+        return [{kind: draw.permuted(np.asarray(each), axis=-1) for kind, each in own.items()} for own in made]
+
+    return way._replace(gates=gates)
+
+
+def by_change(way: Way) -> Way:
+    """Of each kind the largest gates go to the components that an expert changed most, by the Frobenius norm: its own best components
+    have them no more."""
+
+    def gates(team: Team, start: Params, settings: Settings, seed: int) -> Sequence[Gates]:
+        made = []
+        for expert, own in zip(team.experts, way.gates(team, start, settings, seed), strict=True):
+            partition, sorted_ = components.of_decoder(team.base), {}
+            for kind, each in own.items():
+                changed = np.asarray(components.delta_norms(team.base, expert, partition[kind]))
+                sorted_[kind] = np.empty_like(each)
+                sorted_[kind].flat[np.argsort(-changed, axis=None, kind="stable")] = -np.sort(-each, axis=None)
+            made.append(sorted_)
+        return made
+
+    return way._replace(gates=gates)
 
 
 def _seeded(method: str, seed: int) -> dict[str, int]:
@@ -218,22 +240,27 @@ CONTENDERS: dict[str, Contender] = {
     "DELLA": Contender(BASELINE, published("della", epsilon=0.1), DENSITIES, is_random=True),
     "breadcrumbs": Contender(BASELINE, published("breadcrumbs"), DENSITIES),
     "Localize-and-Stitch": Contender(BASELINE, published("localize_and_stitch"), DENSITIES),
-    "Localize-and-Stitch, learned": Contender(BASELINE, by_data("localize_and_stitch", "mask"), SCALES),
+    "Localize-and-Stitch, learned": Contender(BASELINE, by_data("localize_and_stitch", "mask"), SCALES, version=2),
     "consensus": Contender(BASELINE, published("consensus"), SCALES),
-    "Fisher": Contender(BASELINE, by_data("fisher", "fisher")),
-    "RegMean": Contender(BASELINE, by_data("regmean", "moments")),
-    "AdaMerging": Contender(BASELINE, learned("entropy", ("layer",))),
-    "hard": Contender(MECHANISM, apportioned("hard", "task_arithmetic"), BUDGETS),
-    "soft": Contender(MECHANISM, apportioned("soft", "task_arithmetic"), BUDGETS),
-    "mask, then task arithmetic": Contender(MECHANISM, apportioned("mask", "task_arithmetic"), BUDGETS),
-    "mask, then TIES": Contender(MECHANISM, apportioned("mask", "ties", density=0.6), BUDGETS),
-    "mask, then RegMean": Contender(MECHANISM, apportioned("mask", "regmean", statistics="moments"), PORTIONS),
-    "learned gates": Contender(MECHANISM, learned("kl", KINDS)),
-    "RegMean, then learned gates": Contender(MECHANISM, refined(), SCALES),
-    "random masks": Contender(CONTROL, apportioned("mask", "task_arithmetic", at_random), BUDGETS, is_random=True),
-    "random masks, then RegMean": Contender(
-        CONTROL, apportioned("mask", "regmean", at_random, statistics="moments"), PORTIONS, is_random=True
+    "Fisher": Contender(BASELINE, by_data("fisher", "fisher"), FLOORS, version=2),
+    "RegMean": Contender(BASELINE, by_data("regmean", "moments"), SHRINKS, version=2),
+    "AdaMerging": Contender(BASELINE, learned("adamerging", "entropy", ("layer",)), STRETCHES, version=2),
+    "RegMean, then layers learned": Contender(
+        BASELINE, learned("layers", "log_kl", ("layer",), regmean, 0.0), STRETCHES
     ),
-    "RegMean, then gates shuffled": Contender(CONTROL, refined(is_shuffled=True), SCALES, is_random=True),
-    "masks by change": Contender(CONTROL, apportioned("mask", "task_arithmetic", by_change), BUDGETS),
+    "hard": Contender(SCORES, apportioned("hard", "task_arithmetic"), BUDGETS),
+    "soft": Contender(SCORES, apportioned("soft", "task_arithmetic"), BUDGETS),
+    "mask, then task arithmetic": Contender(SCORES, apportioned("mask", "task_arithmetic"), BUDGETS),
+    "mask, then TIES": Contender(SCORES, apportioned("mask", "ties", density=0.6), BUDGETS),
+    "mask, then RegMean": Contender(SCORES, apportioned("mask", "regmean", "moments"), PORTIONS),
+    "learned gates": Contender(LEARNED, learned("gates", "log_kl", KINDS), STRETCHES, version=2),
+    "RegMean, then learned gates": Contender(
+        LEARNED, learned("refined", "log_kl", KINDS, regmean, 0.0), STRETCHES, version=2
+    ),
 }
+CONTROLS: dict[str, Control] = {
+    "the best by scores, shuffled": Control(SCORES, shuffled, is_random=True),
+    "the best by scores, by change": Control(SCORES, by_change),
+    "the best learned, shuffled": Control(LEARNED, shuffled, is_random=True),
+}
+"""After all others."""

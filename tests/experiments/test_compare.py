@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -14,10 +15,11 @@ import jaxpatch as jp
 from jaxpatch import testing
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.patching import components
-from jaxpatch.trees import compare, paths
+from jaxpatch.trees import compare
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "experts"
 KINDS = ("head", "kv", "neuron")
+TEAM = ("sums", "records")
 
 
 @pytest.fixture(scope="module")
@@ -58,25 +60,33 @@ def team(parts, tmp_path_factory):
 
 def test_every_contender_makes_a_model(parts, team):
     for name, contender in parts["contenders"].CONTENDERS.items():
-        made = contender.make(team, contender.tries[-1], 0)
+        make = contender.of(team)
+        made = make(contender.tries[-1], 0)
         assert not compare.structure_faults(team.base, made), name
         assert all(compare.is_finite(leaf) for leaf in jax.tree.leaves(made)), name
         if contender.is_random:
-            again, other = contender.make(team, contender.tries[0], 0), contender.make(team, contender.tries[0], 1)
+            again, other = make(contender.tries[0], 0), make(contender.tries[0], 1)
             assert parts["compare"].taken(team.base, team.experts, again)["differs"] > 0, name
             assert any(map(lambda a, b: (a != b).any(), jax.tree.leaves(again), jax.tree.leaves(other))), name
 
 
-def test_controls_take_as_many_parameters_as_scores_do(parts, team):
-    """Where nearly all scores are above 0; and a measure of size puts what has not changed last."""
-    by_change, at_random = parts["contenders"].by_change(team, 0), parts["contenders"].at_random(team, 0)
-    assert (by_change[0].values["neuron"] == 0).all() and (by_change[0].values["head"] > 0).all()
-    for scores in (at_random, by_change):
-        gates = jp.apportion("mask", scores, team.base, budget=0.3)
-        shapes = {path: np.shape(leaf) for path, leaf in paths.leaves(team.base).items()}
-        sizes = {kind: components.sizes(scores[0].partition[kind], shapes) for kind in KINDS}
-        taken = sum(float(np.nansum(gates[0][kind] * sizes[kind])) for kind in KINDS)
-        assert 0.2 < taken / sum(float(size.sum()) for size in sizes.values()) <= 0.3
+def test_controls_take_as_much_of_every_kind(parts, team):
+    """Of each layer, where components are shuffled; and where change decides, those that changed most."""
+    module = parts["contenders"]
+    way, settings = module.CONTENDERS["soft"].of, {"budget": 0.3, "scale": 1.0}
+    own = way.gates(team, team.base, settings, 0)
+    by_chance, other = (module.shuffled(way).gates(team, team.base, settings, seed) for seed in (0, 1))
+    by_change = module.by_change(way).gates(team, team.base, settings, 0)
+    for number, kind in itertools.product(range(2), KINDS):
+        assert np.array_equal(np.sort(by_chance[number][kind], axis=-1), np.sort(own[number][kind], axis=-1))
+        assert np.array_equal(np.sort(by_change[number][kind], axis=None), np.sort(own[number][kind], axis=None))
+        changed = np.asarray(
+            components.delta_norms(team.base, team.experts[number], components.of_decoder(team.base)[kind])
+        )
+        along = by_change[number][kind].ravel()[np.argsort(-changed, axis=None, kind="stable")]
+        assert (np.diff(along) <= 0).all()
+    assert any(not np.array_equal(by_chance[0][kind], other[0][kind]) for kind in KINDS)
+    assert any(0 < each[kind].sum() < each[kind].size for each in own for kind in KINDS)
 
 
 def test_a_mask_comes_back_from_its_file(parts, team, tmp_path):
@@ -110,34 +120,36 @@ def results(out, verdicts):
     files = {"alone": alone, "conflicts": {kind: [] for kind in KINDS}}
     for method, (sort, counts) in verdicts.items():
         said = {"method": method, "sort": sort, "settings": {"scale": 0.5}, "tests": [test(counts)]}
+        said["of"] = "soft" if sort == "control" else None
         said["tries"] = [{"kl": {"sums": kl, "records": 0.5}} for kl in (0.7, 1.1)]
         files[f"sums-records/{method}"] = said | {"differs": 0.5, "size": 1.0, "seconds": 60.0}
     (out / "sums-records").mkdir()
     for name, said in files.items():
-        (out / f"{name}.json").write_text(json.dumps(said), encoding="utf-8")
+        (out / f"{name.replace(' ', '-')}.json").write_text(json.dumps(said), encoding="utf-8")
 
 
 def test_the_page_says_who_is_ahead_and_what_got_worse(parts, tmp_path):
     results(
         tmp_path,
         {
-            "soft": ("mechanism", {"sums": 8, "records": 10}),
+            "soft": ("scores", {"sums": 8, "records": 10}),
             "TIES": ("baseline", {"sums": 1, "records": 3}),
             "average": ("baseline", {"sums": 8, "records": 10}),
             "random masks": ("control", {"sums": 4, "records": 5}),
         },
     )
-    parts["compare_page"].write(tmp_path, tmp_path, [["sums", "records"]], "command")
+    done = ["soft", "TIES", "average", "random masks"]
+    page = parts["compare_page"]
+    page.write(tmp_path, tmp_path, {TEAM: [*done, "hard"]}, {TEAM: done}, "command")
     text = (tmp_path / "experts.md").read_text(encoding="utf-8")
     assert "| soft | by scores | 80% | 100% | 1.00 (1.00 to 1.00) | 2.00 | 50% | 1.00 | 0.600 | scale 0.5 |" in text
-    assert "| TIES | looks at no score | 10% (below base) | 30% | 0.21" in text
+    assert "| TIES | looks at no component | 10% (below base) | 30% | 0.21" in text
     assert (
-        "Of those that know scores soft validated best. It is ahead of 1 of 2 baselines outside the interval." in text
+        "Of those that go by scores, soft validated best. It is ahead of 1 of 2 baselines outside the interval." in text
     )
-    assert (
-        "Tested best were soft of them, and of the baselines average." in text
-        and "| average | baseline | 0.00 (0.00 to 0.00) |" in text
-    )
+    assert "Of its sort soft tested best, and of the baselines average." in text
+    assert "| average | 0.00 (0.00 to 0.00) | neither |" in text and "| random masks | 0.50 (" in text
+    assert "Not run yet, of sums and records: hard." in text and "that 72% or more are" in text
     assert "| sums | 8 | 2 | 8 | 8 | 0 | 0 | 0 |" in text and "All of it took 6 minutes" in text
     assert "| sums | 80% | 100% | 2.00 |" in text and "| base | 20% | 0% | 2.00 |" in text
 
