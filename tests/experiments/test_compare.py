@@ -169,3 +169,56 @@ def test_results_in_docs_are_gone_on_from(parts, tmp_path):
     assert not module.recalled(chosen("elsewhere"), "sums-records/soft")
     assert not module.recalled(chosen("elsewhere"), "sums-records/average")
     assert not module.recalled(chosen("third", test_seed=3), "sums-records/TIES")
+
+
+@pytest.fixture
+def tiny_run(parts, tmp_path, monkeypatch):
+    """The command on tiny models, three contenders of two experts: (folder) -> the methods that it ran, `stop` of them at most."""
+    base, special = testing.tiny_checkpoints(tmp_path / "models")
+    pair, module = jp.load_pair(base, special), parts["compare"]
+    jp.save_checkpoint(pair, jax.tree.map(lambda a, b: 1.5 * b - 0.5 * a, pair.base, pair.special), base.parent / "two")
+    monkeypatch.setattr(module, "ADAPTERS", {"sums": special, "records": base.parent / "two"})
+    monkeypatch.setattr(module, "MAX_NEW", {"sums": 3, "records": 3})
+    monkeypatch.setattr(parts["compare_page"], "FIRST", dict.fromkeys(KINDS, 5))
+    methods = ["average", "soft", "the best by scores, shuffled"]
+    few = [word for name in ("learn", "validation", "test", "neutral", "steps") for word in (f"--{name}", "2")]
+    contend = module.contend
+
+    def run(out, stop=None):
+        ran = []
+
+        def counted(*asked):
+            if len(ran) == stop:
+                raise KeyboardInterrupt
+            ran.append(asked[-1])
+            return contend(*asked)
+
+        monkeypatch.setattr(module, "contend", counted)
+        words = ["compare.py", "--out", str(tmp_path / out), "--docs", str(tmp_path / "docs"), "--base", str(base)]
+        monkeypatch.setattr(sys, "argv", [*words, *few, "--methods", *methods])
+        try:
+            module.main()
+        except KeyboardInterrupt:
+            assert stop is not None
+        return ran
+
+    return run
+
+
+@pytest.mark.slow
+def test_what_was_interrupted_is_gone_on_with(tiny_run, tmp_path):
+    """Here or elsewhere; and at the end there is nothing to do."""
+    assert tiny_run("here", stop=2) == ["average", "soft"]
+    results = tmp_path / "docs" / "experts"
+    before = {file: file.read_bytes() for file in results.rglob("*.json")}
+    assert tiny_run("elsewhere") == ["the best by scores, shuffled"] and tiny_run("elsewhere") == []
+    assert all(file.read_bytes() == held for file, held in before.items())
+    soft, shuffled = (
+        json.loads((results / "sums-records" / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("soft", "the-best-by-scores-shuffled")
+    )
+    chosen = min(soft["tries"], key=lambda each: np.mean(list(each["kl"].values())))
+    assert shuffled["of"] == "soft" and shuffled["settings"] == soft["settings"] == chosen["settings"]
+    assert len(shuffled["tests"]) == 2 and len(shuffled["tries"]) == 1 and len(soft["tests"]) == 1
+    text = (tmp_path / "docs" / "experts.md").read_text(encoding="utf-8")
+    assert "Of those that go by scores, soft validated best." in text and "Not run yet, of sums and records: " in text
