@@ -1,6 +1,6 @@
 """An adapter of SmolLM2-135M-Instruct for one of the tasks of `examples`: an expert to be merged.
 
-    python experiments/experts/train.py sums             # about 40 minutes on 2 CPU cores
+    python experiments/experts/train.py sums             # how long it took stands in the card
     python experiments/experts/train.py records
 
 Writes experiments/experts/TASK/: PEFT's files, and a card with what it was trained on and what it reaches. What was trained so
