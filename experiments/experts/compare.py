@@ -321,7 +321,7 @@ def main() -> None:
         there = known(chosen, console)
         found = scored(chosen, there, console)
         if not recalled(chosen, "alone"):
-            keep(chosen, "alone", alone(chosen, there) | {"so far": {"seconds": time.monotonic() - began}})
+            keep(chosen, "alone", alone(chosen, there) | {"before": {"seconds": time.monotonic() - began}})
             console.print(f"base and experts: {(time.monotonic() - began) / 60:.1f} min")
         if not recalled(chosen, "conflicts"):
             scores = {name: each for name, (each, _) in found.items()}

@@ -109,7 +109,7 @@ def write(
         "## Base and experts alone",
         _alone(alone),
     ]
-    minutes, sources = alone["so far"]["seconds"] / 60, {commit(alone)}
+    minutes, sources = 0.0, {commit(alone)}
     for names, methods in asked_for.items():
         found = [read(out / f"{place(names, method)}.json") for method in done[names]]
         entries = [Entry(each["method"], each) for each in found]
@@ -122,9 +122,9 @@ def write(
             parts += [f"## {' and '.join(names) if len(names) == 2 else 'All three'}", *_team(entries, alone, names)]
     parts += ["## Where experts meet", _conflicts(read(out / "conflicts.json"))]
     parts.append(
-        f"All of it took {minutes:.0f} minutes, of which answers of the experts, scores, and statistics of their data "
-        f"{alone['so far']['seconds'] / 60:.0f}; commit {', '.join(sorted(sources))}. What each contender made and was judged by "
-        "stands in [experts](experts), a file each."
+        f"Contenders took {minutes:.0f} minutes, beside answers of the experts, scores, and statistics of their data"
+        + (f", which took {alone['before']['seconds'] / 60:.0f}" if "before" in alone else "")
+        + f"; commit {', '.join(sorted(sources))}. What each made and was judged by stands in [experts](experts), a file each."
     )
     atomic.text(docs / "experts.md", "\n\n".join(parts) + "\n", overwrite=True)
 

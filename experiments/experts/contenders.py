@@ -31,7 +31,7 @@ STRETCHES = ({"scale": 0.7}, {"scale": 1.0}, {"scale": 1.3})
 """Of gates that are learned: by how much what they leave of the experts is multiplied."""
 STEPS, RATE, START = 20, 0.05, 0.5
 """Of all that is learned by gradient."""
-BATCH, OF_EACH = 4, 1
+BATCH, OF_EACH = 4, 2
 """Answers that a step looks at: of the one expert whose mask it is, and of each whose gates are learned together."""
 BASELINE, SCORES, LEARNED, CONTROL = "baseline", "scores", "learned", "control"
 
