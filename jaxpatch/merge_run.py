@@ -25,7 +25,7 @@ from jaxpatch.shapes import Gates, Params
 from jaxpatch.trees import paths
 
 ROOM_NEEDED = 1_000_000
-"""Free bytes at --out, beside what a base on disk takes."""
+"""Free bytes at --out, beside the weights."""
 BEST = 5
 """Components of an expert that the card names."""
 CARD, RECORD = "README.md", "merge.json"
@@ -108,6 +108,10 @@ def merge(options: Merge, *, command: Sequence[str] = (), console: Console | Non
     pairs = _read(made, options, earlier)
     read_at = time.monotonic()
     pair = next(iter(pairs.values()))
+    stored = options.stored or made.stored or pair.stored["base"]
+    room = sum(map(np.size, paths.leaves(pair.base).values())) * jnp.dtype(stored).itemsize
+    if faults := atomic.place_faults(options.out, ROOM_NEEDED + room):
+        raise _refusal([f"--out {options.out}: {fault}" for fault in faults])
     trees = [each.special for each in pairs.values()]
     scores = None if earlier is None else [each.scores for each in earlier]
     gates = None if scores is None else merger.apportion(str(made.rule), scores, pair.base, **_ruled(made))
@@ -117,7 +121,6 @@ def merge(options: Merge, *, command: Sequence[str] = (), console: Console | Non
     if scores is not None and gates is not None:
         said["taken"] = [_taken(own, gate) for own, gate in zip(scores, gates, strict=True)]
     beside = {**pair.beside, CARD: card(made, said), RECORD: json.dumps(manifest.plain(said), indent=2) + "\n"}
-    stored = options.stored or made.stored or pair.stored["base"]
     place = saving.save_checkpoint(
         replace(pair, beside=beside), merged, options.out.expanduser(), dtype=stored, overwrite=options.overwrite
     )

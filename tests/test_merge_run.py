@@ -5,6 +5,7 @@ import json
 import shutil
 import textwrap
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -275,6 +276,21 @@ def test_a_full_disk_leaves_nothing(home, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left on device"):
         merge_run.merge(asked(home, tmp_path / "out", method="linear"), console=QUIET)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_for_which_there_is_no_room_is_not_merged(home, tmp_path, monkeypatch):
+    """Two bytes a parameter do not fit where one has room for files beside the weights."""
+    pair = jp.load_pair(home / "base", home / "special")
+    count = sum(leaf.size for leaf in jax.tree.leaves(pair.base))
+    free = merge_run.ROOM_NEEDED + 2 * count - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr(merge_run.merger, "merge", None)
+    with pytest.raises(ValueError, match=r"MB are free at .* MB are needed"):
+        merge_run.merge(asked(home, tmp_path / "out", method="linear", stored="bfloat16"), console=QUIET)
+    monkeypatch.undo()
+    free += 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    merge_run.merge(asked(home, tmp_path / "out", method="linear", stored="bfloat16"), console=QUIET)
 
 
 def test_weights_that_are_no_numbers_are_refused(home, tmp_path):
