@@ -115,7 +115,7 @@ def write(
         entries = [Entry(each["method"], each) for each in found]
         missing = [method for method in methods if method not in done[names]]
         if missing:
-            parts.append(f"Not run yet, of {listed(list(names))}: {listed(missing) if entries else 'all'}.")
+            parts.append(f"Not run yet, of {listed(list(names))}: {'; '.join(missing) if entries else 'all'}.")
         if entries:
             minutes += sum(each["seconds"] for each in found) / 60
             sources |= {commit(each) for each in found}
