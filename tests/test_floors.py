@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "plan": ("measuring", "models", "patching", "planning", "trees"),
     "reference": ("models", "shapes"),
     "check": ("atomic", "models", "patching", "reference", "reporting", "scoring", "shapes"),
-    "diff": ("atomic", "models", "patching", "reporting", "scoring"),
+    "diff": ("atomic", "models", "patching", "reporting", "scoring", "shapes", "trees"),
     "expert_runs": ("atomic", "experts", "measuring", "models", "reporting", "results", "run", "scoring", "validation"),
     "merge_recipe": ("merging", "numbers", "trees"),
     "merge_run": (
