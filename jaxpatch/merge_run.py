@@ -274,14 +274,15 @@ def _ruled(made: Recipe) -> dict[str, Any]:
 
 
 def _read(made: Recipe, options: Merge, earlier: Sequence[validation.Earlier] | None) -> dict[str, Pair]:
-    """Each expert beside base, which all of them share, and which is held once.
+    """Each expert beside base, which all of them share, and which is held once. To an average base is a model like the others.
 
     Raises: ValueError with what is wrong with any of them: no pair with base, or other models than were scored.
     """
     pairs, faults = {}, []
     for number, expert in enumerate(made.experts):
         try:
-            pair = checkpoints.load_pair(made.base, expert.model, may_be_same=True, **vars(options.choices))
+            is_average = made.method == "linear"
+            pair = checkpoints.load_pair(made.base, expert.model, may_be_same=is_average, **vars(options.choices))
             if earlier is not None:
                 validation.refuse_changed(pair, earlier[number].manifest)
             pairs = experts.with_one_base(pairs | {f"expert {number}": pair})

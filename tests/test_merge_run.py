@@ -230,6 +230,15 @@ def test_the_average_of_models_needs_no_base(home, tmp_path):
             np.testing.assert_allclose(got[path], leaf, rtol=2**-8, atol=1e-6)
 
 
+def test_an_expert_that_is_base_is_refused(home, tmp_path):
+    options = asked(
+        home, tmp_path / "out", experts=(str(home / "special"), str(home / "base")), method="task_arithmetic"
+    )
+    with pytest.raises(ValueError, match=r"expert 1 .* are identical"):
+        merge_run.merge(options, console=QUIET)
+    assert not (tmp_path / "out").exists()
+
+
 def test_no_model_that_is_merged_is_replaced(home, tmp_path):
     shutil.copytree(home / "two", tmp_path / "two")
     options = asked(home, tmp_path / "two", experts=(str(home / "special"), str(tmp_path / "two")), method="linear")

@@ -246,7 +246,9 @@ def best_way(chosen: argparse.Namespace, names: Sequence[str], sort: str) -> tup
         if contender.sort == sort and recalled(chosen, place(names, method))
     ]
     if not said:
-        raise FileNotFoundError(f"{' + '.join(names)}: no contender of sort {sort} is done, to make a control of.")
+        raise SystemExit(
+            f"{' + '.join(names)}: no contender of sort {sort} is done, to make a control of; name one, too."
+        )
     first = min(said, key=lambda each: compare_page.Entry(each["method"], each).validated)
     return first["method"], first["settings"]
 

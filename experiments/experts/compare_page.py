@@ -98,7 +98,8 @@ def write(
         "(`experiments/six_constraints`), sums with their working, and records out of sentences (`experiments/experts`). Every "
         "contender is tried by three settings, where it has any, on prompts to validate by (KL to each expert along its own answers), "
         f"and the best of these is tested once, on {alone['asked']['test']} prompts of each task; random ones with "
-        f"{alone['asked']['seeds']} seeds. All that is learned by gradient takes as many steps, and is learned once.",
+        f"{alone['asked']['seeds']} seeds. All that is learned by gradient takes as many steps, and is learned once; these are few "
+        "for the mask of Localize-and-Stitch, which is of a hundred million numbers.",
         "Scores are shares of right answers; normalised, shares of the expert's own. Intervals are 95 %, over prompts drawn again, the "
         "same for all, and over the seeds of random ones. Where all answers are right they have no width, though of "
         f"{alone['asked']['test']} right ones out of as many one may only conclude that {_at_least(alone['asked']['test']):.0%} or "

@@ -16,7 +16,7 @@ def merge(base, experts, asked, options):
 
 
 def mask(own, total, threshold: float):
-    """A TALL mask: where an expert's own change is much beside others': ``|tau_i| >= t |tau - tau_i|``"""
+    """A TALL mask: where an expert's own change is much beside others': ``|tau_i| >= t |tau - tau_i|``."""
     return jnp.abs(own) >= threshold * jnp.abs(total - own)
 
 
