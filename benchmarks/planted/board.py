@@ -6,14 +6,16 @@ A pair is made first, and stays in OUT/pairs/FAMILY/SEED as `door` describes it,
 contestant's predictions in OUT/predictions/METHOD/FAMILY-SEED.json, which is also where predictions of others are looked for; and what
 the library promises beside a ranking, in OUT/promises/FAMILY-SEED.json. What is there already is not made again. With --docs, what was
 measured goes to DOCS/planted.jsonl, a line a pair, whenever a seed is done, and the page is made of these: a pair that has its line
-there and is not in OUT is not made again, either, so that a run can be gone on with elsewhere. To measure all anew, name folders that
-are empty. Programs that were compiled are in OUT/compiled, and are not compiled again.
+there, with all methods that are asked for, and is not in OUT is not made again, either, so that a run can be gone on with elsewhere;
+each row keeps the commit that measured it. To measure all anew, name folders that are empty. Programs that were
+compiled are in OUT/compiled, and are not compiled again.
 """
 
 import argparse
 import json
 import multiprocessing
 import os
+import re
 import shlex
 import sys
 import time
@@ -33,6 +35,8 @@ from jaxpatch import atomic
 from jaxpatch.reporting import manifest
 
 ROOT = Path(__file__).resolve().parents[2]
+CODE = "jaxpatch", "benchmarks"
+"""Folders whose changes make other numbers."""
 
 
 def made(out: Path, name: str, seed: int, methods: Sequence[str]) -> None:
@@ -52,7 +56,7 @@ def made(out: Path, name: str, seed: int, methods: Sequence[str]) -> None:
         )
     if shelf.failed(place):
         return
-    problem = shelf.get(place, seed)
+    problem = shelf.get(place)
     for method in methods:
         if not (file := prediction(out, method, name, seed)).is_file():
             asked_at = time.monotonic()
@@ -69,14 +73,13 @@ def made(out: Path, name: str, seed: int, methods: Sequence[str]) -> None:
 def measured(out: Path, name: str, seed: int) -> records.Record:
     """What was measured of a pair, whoever made the predictions."""
     place = folder(out, name, seed)
-    source = manifest.source(ROOT)
+    held = _read(file) if (file := promise(out, name, seed)).is_file() else None
     made = records.Record(
-        name, seed, shelf.recipe(place), door.problem(place).digest, None if source is None else source["commit"]
+        name, seed, shelf.recipe(place), door.problem(place).digest, _commit(None if held is None else held["source"])
     )
     if failed := shelf.failed(place):
         return made._replace(failed=failed)
     known, rows, first = door.marked(place), {}, {}
-    examples = {example.method for example in page.EXAMPLES if example.family == name}
     for file in sorted((out / "predictions").glob(f"*/{slug(name)}-{seed}.json")):
         try:
             said = door.predictions_in(file)
@@ -85,16 +88,29 @@ def measured(out: Path, name: str, seed: int) -> records.Record:
         except ValueError as error:
             Console(stderr=True).print(f"{file} is left out: {error}", markup=False, soft_wrap=True)
             continue
-        rows[row["method"]] = row
-        if row["method"] in examples:
+        rows[row["method"]] = row | {"commit": _commit(said.get("source"))}
+        if row["average_precision"] < 1:
             first[row["method"]] = page.first(said["values"], known)
-    return made._replace(rows=tuple(rows.values()), held=_read(promise(out, name, seed)), first=first)
+    return made._replace(rows=tuple(rows.values()), held=held, first=first)
 
 
 def refuse_impostor(method: str, file: Path, others: Container[str]) -> None:
     """Raises ValueError where predictions bear a contestant's name and are not in its folder, or one that others bear."""
-    if method in others or (method in CONTESTANTS and file.parent.name != method_slug(method)):
+    same = [name for name in (*CONTESTANTS, *others) if _plain(name) == _plain(method)]
+    if method in others or (same and file.parent.name != method_slug(same[0])):
         raise ValueError(f"method: {method!r} is another's name; give yours one of its own.")
+
+
+def _plain(method: str) -> str:
+    """A name as it is taken for another's."""
+    return re.sub(r"\W+", "", method).casefold()
+
+
+def _commit(source: Any) -> str | None:
+    """Of the code that said something; with a + where it had changed since. None where that is not known."""
+    if not isinstance(source, dict) or not isinstance(commit := source.get("commit"), str):
+        return None
+    return commit + "+" * bool(source.get("is_dirty"))
 
 
 def slug(name: str) -> str:
@@ -148,11 +164,16 @@ def main(words: Sequence[str] | None = None) -> None:
         options.error("; ".join(faults))
     file = None if chosen.docs is None else chosen.docs / "planted.jsonl"
     known = {} if file is None else records.read(file)
-    if old := {key for key, each in known.items() if each.recipe != FAMILIES[each.family].recipe}:
+    asked = {(name, seed) for name in chosen.families for seed in range(chosen.seeds)}
+    if old := {key for key in asked & known.keys() if known[key].recipe != FAMILIES[key[0]].recipe}:
         Console().print(f"{len(old)} lines of {file} are of another recipe than is planted now, and are made anew")
         known = {key: record for key, record in known.items() if key not in old}
     left = {
-        seed: [name for name in chosen.families if (name, seed) not in known or folder(chosen.out, name, seed).is_dir()]
+        seed: [
+            name
+            for name in chosen.families
+            if folder(chosen.out, name, seed).is_dir() or not _has(known.get((name, seed)), chosen.methods)
+        ]
         for seed in range(chosen.seeds)
     }
     for seed in _in_turn(chosen.out, left, chosen.methods, chosen.processes):
@@ -168,6 +189,11 @@ def main(words: Sequence[str] | None = None) -> None:
     command = shlex.join(["python", "-m", "benchmarks.planted.board", *(sys.argv[1:] if words is None else words)])
     page.write(chosen.docs, command, shown)
     Console().print(f"page: {chosen.docs / 'planted.md'}")
+
+
+def _has(record: records.Record | None, methods: Sequence[str]) -> bool:
+    """Whether all that is asked of a pair is known: nothing is asked of one that failed its checks."""
+    return record is not None and (bool(record.failed) or {*methods} <= {row["method"] for row in record.rows})
 
 
 def _in_turn(out: Path, left: Mapping[int, Sequence[str]], methods: Sequence[str], processes: int) -> Iterator[int]:
@@ -215,7 +241,7 @@ def _of_seed(out: Path, names: Sequence[str], seed: int, methods: Sequence[str])
 def _write(file: Path, said: Mapping[str, Any]) -> None:
     """JSON, with what made it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    atomic.text(file, json.dumps(manifest.plain(said | {"source": manifest.source(ROOT)})) + "\n")
+    atomic.text(file, json.dumps(manifest.plain(said | {"source": manifest.source(ROOT, *CODE)})) + "\n")
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -16,6 +16,8 @@ ALONE = 0.3
 """Where each of n sources is to carry a share, n times what one by itself moves the state on its way, at least."""
 CARRIED, LEFT = 0.75, 0.25
 """Share of the state that the sources alone recover, at least; and all else, at most."""
+ENOUGH, LITTLE = 0.65, 0.35
+"""The same of some of the sources, where they are to be enough, or not to be."""
 
 
 class Check(NamedTuple):
@@ -46,17 +48,25 @@ def obedience(name: str, obeys: float, wanted: bool) -> Check:
 
 
 def speech(name: str, spoken: float) -> Check:
-    """Whoever is not asked says what is right."""
+    """What is right to prompts that do not ask, those that tell among them."""
     return Check(f"{name}: speaks", spoken, f"at least {ALWAYS}", spoken >= ALWAYS)
 
 
-def shares(reads: Mapping[str, np.ndarray]) -> list[Check]:
-    """The state along the anchor: of special, well apart from base's; recovered by the sources, and not by all else."""
+def shares(reads: Mapping[str, np.ndarray], wanted: Mapping[str, bool]) -> list[Check]:
+    """The state along the anchor: of special, well apart from base's; recovered by all other models that are to obey, and not by those
+    that are not. wanted: whether each is to."""
     gap = reads["special"] - reads["base"]
     signal = float(gap.mean() / gap.std())
     checks = [Check("mean gap / its spread", signal, "at least 1", signal >= 1)]
-    for name, least, most in (("sources", CARRIED, np.inf), ("all else", -LEFT, LEFT)):
+    for name in (each for each in reads if each not in ("base", "special")):
         share = float((reads[name] - reads["base"]).mean() / gap.mean())
-        limit = f"at least {least}" if most == np.inf else f"{least} to {most}"
+        is_whole = name in ("sources", "all else")
+        if wanted[name]:
+            least, most = CARRIED if is_whole else ENOUGH, np.inf
+        else:
+            least, most = (-LEFT, LEFT) if is_whole else (-np.inf, LITTLE)
+        limit = (
+            f"at least {least}" if most == np.inf else f"{least} to {most}" if least > -np.inf else f"at most {most}"
+        )
         checks.append(Check(f"{name}: share of the state", share, limit, least <= share <= most))
     return checks

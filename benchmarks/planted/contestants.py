@@ -1,7 +1,8 @@
 """Who takes part. An open set: each is a function of a planted problem that gives a number to every component, and says what it cost.
 
-None of them sees the truth, how many sources there are, or which components changed. Costs are forward-equivalents: runs of the whole
-model on all scored prompts, a backward pass being two; a run that starts at a block, or ends at the state's, is that share of one.
+None of them looks at the truth, at how many sources there are, or at which components changed. Costs are forward-equivalents: runs of
+the whole model on all scored prompts, a backward pass being two; a run that starts at a block, or ends at the state's, is that share of
+one.
 """
 
 import dataclasses
@@ -47,8 +48,10 @@ STEPS = 16
 """Of integrated gradients."""
 TOP = 10
 """How many a screen promises to get right."""
-SIZES = (2, 4, 8)
+SET_SIZES = (2, 4, 8)
 """Of learned sets."""
+TINY = 1e-12
+"""A change that is none has no direction."""
 PLAYERS, ROUNDS = 24, 4
 """Components that are looked at together, and rounds of sampled sets of them."""
 
@@ -137,23 +140,58 @@ def _of_the_best(
     return Answer(values, 2 * _exact_cost(problem) + sweeps * len(players) * depth(problem))
 
 
+def within_reach(problem: Problem, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same, and no number for what comes after the state: who only looks at weights or words may know, too, where the state is."""
+    last = problem.anchor.layer
+    return {
+        kind: np.where(np.arange(len(each))[:, None] > last, np.nan, np.asarray(each)) for kind, each in values.items()
+    }
+
+
+class Sizes(NamedTuple):
+    """Kind -> of each component, Frobenius norms: of its change, of what it is in base, of what it is in special."""
+
+    change: Mapping[str, np.ndarray]
+    base: Mapping[str, np.ndarray]
+    special: Mapping[str, np.ndarray]
+
+
+def sizes(pair: Pair) -> Sizes:
+    """Of all components, in float64."""
+    partition = components.of_decoder(pair.base)
+    measured = (
+        lambda own: components.delta_norms(pair.base, pair.special, own),
+        lambda own: components.norms(pair.base, own),
+        lambda own: components.norms(pair.special, own),
+    )
+    return Sizes(*({kind: np.asarray(of(partition[kind]), np.float64) for kind in KINDS} for of in measured))
+
+
 def change(problem: Problem) -> Answer:
     """|W_special - W_base|, the Frobenius norm of each component's."""
-    base, special = problem.pair.base, problem.pair.special
-    partition = components.of_decoder(base)
-    return Answer({kind: np.asarray(components.delta_norms(base, special, partition[kind])) for kind in KINDS}, 0.0)
+    return Answer(within_reach(problem, sizes(problem.pair).change), 0.0)
 
 
 def relative_change(problem: Problem) -> Answer:
     """The same, as a share of what the component was in base."""
-    partition, own = components.of_decoder(problem.pair.base), change(problem)
-    norms = {kind: np.asarray(components.norms(problem.pair.base, partition[kind])) for kind in KINDS}
-    return Answer({kind: own.values[kind] / norms[kind] for kind in KINDS}, 0.0)
+    found = sizes(problem.pair)
+    return Answer(within_reach(problem, {kind: found.change[kind] / found.base[kind] for kind in KINDS}), 0.0)
+
+
+def forgetting(problem: Problem) -> Answer:
+    """How far each component's change points away from what it was: -cos(W_special - W_base, W_base), from the three norms."""
+    found = sizes(problem.pair)
+    values = {
+        kind: (found.change[kind] ** 2 + found.base[kind] ** 2 - found.special[kind] ** 2)
+        / (2 * found.base[kind] * np.maximum(found.change[kind], TINY))
+        for kind in KINDS
+    }
+    return Answer(within_reach(problem, values), 0.0)
 
 
 def change_of_output(problem: Problem) -> Answer:
     """How far each component's change moves what it writes, on these prompts: weights by the activations that they meet."""
-    return Answer({kind: np.asarray(_moved(problem, kind)) for kind in KINDS}, 2.0)
+    return Answer(within_reach(problem, {kind: np.asarray(_moved(problem, kind)) for kind in KINDS}), 2.0)
 
 
 def _moved(problem: Problem, kind: str) -> jax.Array:
@@ -191,27 +229,27 @@ def _slope(config, params, prompts, anchor):
 def saliency(problem: Problem) -> Answer:
     """SNIP with the difference in the weights' place: |change times gradient of -KL(special || base)|, of the next token."""
     found = jp.score(problem.pair, problem.prompts, jp.NextToken("kl"), kinds=KINDS, method="first_order")
-    return Answer({kind: np.abs(found.effects[kind].mean(axis=0)) for kind in KINDS}, 4.0)
+    return Answer(within_reach(problem, {kind: np.abs(found.effects[kind].mean(axis=0)) for kind in KINDS}), 4.0)
 
 
 def gates(problem: Problem) -> Answer:
-    """Sparse gates learned by gradient, for sets of each of `SIZES`; the mean over these."""
+    """Sparse gates learned by gradient, for sets of each of `SET_SIZES`; the mean over these."""
     steps = 200
     found = jp.score(problem.pair, problem.prompts, problem.anchor, kinds=KINDS, method="first_order")
     learned = [
         jp.learned_gates(
             problem.pair, problem.prompts, problem.anchor, found, size=size, steps=steps, seed=problem.seed
         )
-        for size in SIZES
+        for size in SET_SIZES
     ]
     values = {kind: np.mean([np.asarray(each.gates[kind]) for each in learned], axis=0) for kind in KINDS}
-    return Answer(values, (2 + 3 * steps * len(SIZES)) * depth(problem))
+    return Answer(values, (2 + 3 * steps * len(SET_SIZES)) * depth(problem))
 
 
 def chance(problem: Problem) -> Answer:
     """Random numbers."""
     rng, partition = np.random.default_rng(problem.seed), components.of_decoder(problem.pair.base)
-    return Answer({kind: rng.random(partition[kind].shape) for kind in KINDS}, 0.0)
+    return Answer(within_reach(problem, {kind: rng.random(partition[kind].shape) for kind in KINDS}), 0.0)
 
 
 CONTESTANTS: dict[str, Contestant] = {
@@ -223,13 +261,16 @@ CONTESTANTS: dict[str, Contestant] = {
     "first order": _scored("first_order", 4.0),
     "integrated": _scored("integrated", 2.0 + 3 * STEPS, steps=STEPS),
     "activation patching": _scored("activation", 0.0),
+    "activation knockout": _scored("activation", 0.0, mode="knockout"),
     "attribution patching": _scored("attribution", 5.0),
+    "attribution, QK fixed": _scored("attribution", 5.0, repairs=("qk_fix",)),
     "attribution, repaired": _scored("attribution", 5.0 + 3 * 4, repairs=("qk_fix", "grad_drop")),
     "interactions": interacting,
     "Shapley values": shapley,
     "learned gates": gates,
     "change": change,
     "relative change": relative_change,
+    "forgetting": forgetting,
     "change of output": change_of_output,
     "difference saliency": saliency,
     "gradient": gradient,

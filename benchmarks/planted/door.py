@@ -9,8 +9,8 @@ A pair is a folder (format `FORMAT`, version `VERSION`, which changes whenever a
     problem.safetensors     tokens [B, T] (right-padded), lengths [B], direction [D]; more_tokens, more_lengths: further prompts of that
                             sort, not to be scored on; plain_tokens, plain_lengths: these again, not asking for the behaviour
     problem.json            format, version, name, seed, layer (the state is the residual stream after this block, at each prompt's last
-                            token, along the direction), kinds: of component -> [blocks, how many in each]; digest: of the models and
-                            problem.safetensors, to be repeated in predictions; recipe: of the code that planted it
+                            token, along the direction), kinds: of component -> [blocks, how many in each]; digest: of all that a
+                            method may see, to be repeated in predictions; recipe: of the code that planted it
     truth.json              truth: kind -> [blocks][in each], 1 a source, -1 one that takes away, 0 everything else; groups: sources
                             that act as one, kind -> [[block, number]]; of a pair that has no source, some components at random;
                             relays: kind -> [[block, number]], what is known to pass the state on; checks: what was verified
@@ -22,9 +22,13 @@ object:
 
     {"method": "name", "cost": forward-equivalents, "pair": digest, "values": {kind: [blocks][in each], ...}}
 
-the higher, the more it is a source; null for what has no number. Signs count: what takes the behaviour away is to be below all that
+the higher, the more it is a source; null for what has no number. A method's name is at most 60 letters, digits, spaces and
+``,.()'+/-``. Signs count: what takes the behaviour away is to be below all that
 does nothing, so magnitudes alone mix the two. A cost is counted in runs of the whole model on all scored prompts; a backward pass is
 two, and a run that starts at a block, or ends at the state's, is that share of one.
+
+Nothing hides the truth from who wants to know it: it lies beside the problem, and name and seed are enough to draw the sources again.
+So a row is worth what its author's word is.
 
 It needs numpy, scipy, safetensors and jaxtyping.
 """
@@ -32,7 +36,9 @@ It needs numpy, scipy, safetensors and jaxtyping.
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import re
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,11 +48,20 @@ from safetensors import numpy as safetensors
 
 from benchmarks.planted import scorers
 
-FORMAT, VERSION = "jaxpatch planted pair", 2
-DIGESTED = ("base/model.safetensors", "special/model.safetensors", "problem.safetensors")
+FORMAT, VERSION = "jaxpatch planted pair", 3
+DIGESTED = (
+    "base/config.json",
+    "base/model.safetensors",
+    "special/config.json",
+    "special/model.safetensors",
+    "problem.safetensors",
+)
 PREDICTED = ("method", "cost", "pair", "values")
 BESIDE = ("seconds", "source")
 """What the board says of its own predictions."""
+MOST_BYTES = 16 << 20
+"""Of a file of predictions."""
+NAME = re.compile(r"\w[\w ,.()'+/-]{0,59}")
 
 
 class Problem(NamedTuple):
@@ -64,16 +79,17 @@ class Problem(NamedTuple):
     digest: str
 
 
-def digest(folder: str | Path) -> str:
-    """SHA-256 of a pair's models and prompts."""
-    made = hashlib.sha256()
+def digest(folder: str | Path, layer: int, kinds: Mapping[str, Sequence[int]]) -> str:
+    """SHA-256 of a pair's models and prompts, and of what is asked about them. Raises OSError for a file that is not there."""
+    made = hashlib.sha256(json.dumps([layer, {kind: list(shape) for kind, shape in kinds.items()}]).encode())
     for name in DIGESTED:
-        made.update((Path(folder) / name).read_bytes())
+        made.update(hashlib.sha256((Path(folder) / name).read_bytes()).digest())
     return made.hexdigest()
 
 
 def problem(folder: str | Path) -> Problem:
-    """A pair's problem, without its truth. Raises ValueError where this is no such folder, or of another version."""
+    """A pair's problem, without its truth. Raises ValueError where this is no such folder, or of another version, or where files are no
+    more what its digest is of."""
     folder = Path(folder)
     said = _read(folder / "problem.json", ("name", "seed", "layer", "kinds", "digest"))
     file = folder / "problem.safetensors"
@@ -82,6 +98,14 @@ def problem(folder: str | Path) -> Problem:
         parts = [arrays[name] for name in ("tokens", "lengths", "direction")]
     except (OSError, SafetensorError, KeyError) as error:
         raise ValueError(f"{file}: wanted tokens, lengths, direction of a planted pair: {error}") from None
+    try:
+        is_whole = digest(folder, said["layer"], said["kinds"]) == said["digest"]
+    except OSError as error:
+        raise ValueError(f"{folder}: no planted pair: {error}") from None
+    if not is_whole:
+        raise ValueError(
+            f"{folder}: files have changed since the digest in problem.json was made: no predictions are of this pair; plant it anew."
+        )
     return Problem(
         name=said["name"],
         seed=said["seed"],
@@ -135,6 +159,7 @@ def row(folder: str | Path, predictions: Any) -> dict[str, Any]:
         "method": predictions["method"],
         "cost": float(predictions["cost"]),
         **scorers.card(flat, np.concatenate([known[kind].ravel() for kind in asked.kinds]))._asdict(),
+        "auroc_within": scorers.auroc_within(values, known),
     }
     takes = np.concatenate([signs[kind].ravel() < 0 for kind in asked.kinds])
     return made | ({"auroc_taking": scorers.auroc(-flat, takes)} if takes.any() else {})
@@ -148,30 +173,35 @@ def checked(predictions: Any, asked: Problem) -> dict[str, np.ndarray]:
             f"these predictions cannot be scored: wanted an object with {', '.join(PREDICTED)}; got {type(predictions).__name__}."
         )
     faults += [
-        f"there is no {name!r}; there are {', '.join(PREDICTED)}" for name in predictions.keys() - {*PREDICTED, *BESIDE}
+        f"there is no {reprlib.repr(name)}; there are {', '.join(PREDICTED)}"
+        for name in predictions.keys() - {*PREDICTED, *BESIDE}
     ]
     method, cost, given = (predictions.get(name) for name in ("method", "cost", "values"))
-    if not isinstance(method, str) or not method.strip():
-        faults.append(f"method: wanted a name; got {method!r}")
+    if not isinstance(method, str) or not NAME.fullmatch(method) or method != method.strip():
+        faults.append(
+            f"method: wanted a name of at most 60 letters, digits, spaces and ,.()'+/-; got {reprlib.repr(method)}"
+        )
     if not _is_number(cost) or cost < 0:
-        faults.append(f"cost: wanted forward-equivalents, at least 0; got {cost!r}")
+        faults.append(f"cost: wanted forward-equivalents, at least 0; got {reprlib.repr(cost)}")
     if predictions.get("pair") != asked.digest:
         faults.append(
             f"pair: wanted the digest in its problem.json, {asked.digest[:12]}..., of {asked.name}, seed {asked.seed}; "
-            f"got {predictions.get('pair')!r}"
+            f"got {reprlib.repr(predictions.get('pair'))}"
         )
     if not isinstance(given, Mapping):
         faults.append(f"values: wanted an object with {', '.join(kinds)}; got {type(given).__name__}")
         given = dict.fromkeys(kinds)
     faults += [
-        f"values: there is no kind {kind!r}; there are {', '.join(kinds)}" for kind in given if kind not in kinds
+        f"values: there is no kind {reprlib.repr(kind)}; there are {', '.join(kinds)}"
+        for kind in given
+        if kind not in kinds
     ]
     values = {}
     for kind, shape in kinds.items():
         wrong = [each for each in _cells(given.get(kind), shape) if each is not None and not _is_number(each)]
         if wrong:
             faults.append(
-                f"values of {kind}: wanted {' x '.join(map(str, shape))} finite numbers, or null; got {wrong[0]}"
+                f"values of {kind}: wanted {' x '.join(map(str, shape))} finite numbers, or null; got {_short(wrong[0])}"
             )
         else:
             values[kind] = np.array(given[kind], float)
@@ -195,6 +225,11 @@ def _cells(given: Any, shape: tuple[int, ...]) -> Iterator[Any]:
             yield from _cells(part, shape[1:])
 
 
+def _short(value: Any) -> str:
+    """As it is, but not at any length."""
+    return reprlib.repr(value) if not isinstance(value, str) else value[:60]
+
+
 def _is_number(value: Any) -> bool:
     """Finite, and neither a truth value nor a text; nor beyond what a float can be."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
@@ -215,11 +250,15 @@ def _read(path: Path, wanted: tuple[str, ...]) -> dict[str, Any]:
 
 
 def predictions_in(file: str | Path) -> Any:
-    """What a file of predictions holds. Raises ValueError where it is no JSON, naming it."""
+    """What a file of predictions holds. Raises ValueError where it is no JSON, or too long, naming it."""
     try:
+        if (size := Path(file).stat().st_size) > MOST_BYTES:
+            raise ValueError(f"wanted at most {MOST_BYTES >> 20} MiB; got {size / 2**20:.1f}")
         return json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{file}: no file of predictions: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{file}: no file of predictions: lists in lists, without end") from None
 
 
 def main() -> None:

@@ -41,6 +41,7 @@ NEOX: dict[str, Any] = {
     "rotary_pct": 1.0,
 }
 SIZE = {"head": 1.2, "kv": 0.8, "neuron": 2.4}
+HALF, LARGE = ({kind: factor * size for kind, size in SIZE.items()} for factor in (0.5, 1.3))
 SPREAD = 1.5
 SECOND, RANDOM, TUNED = "second behaviour", "random", "tuned"
 """What decoys are: idle, and heeding another request together; or not trained at all; or idle, and then fine-tuned."""
@@ -86,7 +87,7 @@ class Family:
     is_single: bool = True
     is_quiet: bool = False
     is_written: bool = False
-    recipe: int = 3
+    recipe: int = 5
 
 
 def some(*wanted: tuple[str, tuple[int, int], int]) -> Callable[[np.random.Generator, Partition], Gates]:
@@ -134,6 +135,7 @@ def anywhere(count: int) -> Groups:
 
 NEURONS = together(some(("neuron", (0, 0), 5)))
 HEADS = together(some(("head", (1, STATE), 2)))
+TWICE = together(some(("neuron", (0, 0), 4), ("head", (1, STATE), 2)))
 BOTH = together(some(("neuron", (0, 0), 2), ("head", (1, STATE), 1)))
 
 FAMILIES: dict[str, Family] = {
@@ -155,7 +157,6 @@ FAMILIES: dict[str, Family] = {
         size=SIZE | {"neuron": 3.2},
         decoy_size=SIZE | {"neuron": 3.2},
         decoy_share=0.5,
-        recipe=4,
     ),
     "tuned decoys": Family(
         says="All else is idle, and then fine-tuned as usual, on the same language.", groups=NEURONS, decoys=TUNED
@@ -177,16 +178,21 @@ FAMILIES: dict[str, Family] = {
         says="As both, in a GPT-NeoX: neurons without gates, biases, LayerNorm.", groups=BOTH, model=NEOX
     ),
     "small among large": Family(
-        says="Neurons that change less than any other of their kind does.",
-        groups=NEURONS,
-        size=SIZE | {"neuron": 1.8},
-        decoy_size=SIZE | {"neuron": 1.8 * SPREAD},
+        says="As both, and twice as many sources, which change by half as much as all else.",
+        groups=TWICE,
+        size=HALF,
+    ),
+    "small changes": Family(
+        says="As both, and twice as many sources; all changes by half as much.",
+        groups=TWICE,
+        size=HALF,
+        decoy_size=HALF,
     ),
     "large changes": Family(
-        says="Every change is nearly twice as large as what it changes, or larger.",
+        says="As both, by 1.3 times as much: changes are larger than what they change, of neurons three times and more.",
         groups=BOTH,
-        size=dict.fromkeys(KINDS, 1.8),
-        decoy_size=dict.fromkeys(KINDS, 1.8),
+        size=LARGE,
+        decoy_size=LARGE,
     ),
     "saturated": Family(
         says="Heads and neurons; base's attention is nearly fixed in the blocks where the heads are.",
@@ -206,7 +212,6 @@ FAMILIES: dict[str, Family] = {
         cases=(((0,), False), ((1,), False), ((0, 1), True)),
         signs=(1, 1),
         is_single=False,
-        recipe=4,
     ),
     "cancelling": Family(
         says="Two groups of which each is enough, and a third that undoes one, but not both.",

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy import stats
 
 from benchmarks.planted import checks, promises
 from benchmarks.planted.families import FAMILIES
@@ -17,10 +18,14 @@ from jaxpatch.reporting import drawing
 
 DRAWS = 2000
 """Of seeds, for an interval."""
+PAIR = ["family", "seed"]
+"""What tells pairs apart."""
+OWN = "weight patching"
+"""Which the others are held against."""
 
 
 class Mean(NamedTuple):
-    """Over seeds, and its 95 % bootstrap interval over them."""
+    """Over families and their pairs, and its 95 % bootstrap interval over seeds."""
 
     value: float
     low: float
@@ -29,69 +34,72 @@ class Mean(NamedTuple):
     def __str__(self) -> str:
         return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
 
+    @property
+    def difference(self) -> str:
+        """In three digits; in bold where the interval leaves out 0."""
+        words = f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+        return f"**{words}**" if self.low > 0 or self.high < 0 else words
 
-def mean(values: Sequence[float] | np.ndarray, seed: int = 0) -> Mean:
-    """The mean of some pairs' values.
+
+def mean(values: Sequence[float] | np.ndarray) -> Mean:
+    """The mean of some pairs' values, a pair a seed.
 
     >>> str(mean([1.0, 1.0]))
     '1.00 (1.00 to 1.00)'
     """
-    return mean_of_means([values], seed)
+    return over_families(pd.Series(values, pd.MultiIndex.from_product([[""], range(len(values))], names=PAIR)))
 
 
-def mean_of_means(families: Sequence[Sequence[float] | np.ndarray], seed: int = 0) -> Mean:
+def over_families(values: pd.Series, seed: int = 0) -> Mean:
     """The mean over families of the mean over their pairs, so that a family of which few pairs were used counts as much as the others.
-    Drawn again are the pairs of each family.
 
-    >>> mean_of_means([[0.0], [1.0, 1.0]]).value
+    Drawn again are seeds, for all families together: pairs of one seed share their base, and are no independent trials.
+
+    Args:
+        values: one a pair, indexed by `PAIR`. seed: of the draws.
+
+    >>> pairs = pd.MultiIndex.from_tuples([("a", 0), ("b", 0), ("b", 1)], names=PAIR)
+    >>> over_families(pd.Series([0.0, 1.0, 1.0], pairs)).value
     0.5
     """
-    rng, means, drawn = np.random.default_rng(seed), [], []
-    for values in families:
-        known = np.asarray(values, float)
-        means.append(known.mean())
-        drawn.append(known[rng.integers(0, len(known), (DRAWS, len(known)))].mean(axis=1))
-    low, high = np.percentile(np.mean(drawn, axis=0), (2.5, 97.5))
-    return Mean(float(np.mean(means)), float(low), float(high))
-
-
-def over_families(values: pd.Series) -> Mean:
-    """Of one value a pair, indexed by family and seed."""
-    return mean_of_means([own.to_numpy() for _, own in values.groupby(level="family", sort=False)])
+    wide = values.unstack("seed")
+    known, numbers = wide.notna().to_numpy(float), wide.fillna(0).to_numpy()
+    drawn = np.random.default_rng(seed).multinomial(
+        len(wide.columns), np.full(len(wide.columns), 1 / len(wide.columns)), DRAWS
+    )
+    there = drawn @ known.T
+    means = np.divide(drawn @ numbers.T, there, out=np.full(there.shape, np.nan), where=there > 0)
+    low, high = np.percentile(np.nanmean(means, axis=1), (2.5, 97.5))
+    return Mean(float((numbers.sum(1) / known.sum(1)).mean()), float(low), float(high))
 
 
 class Example(NamedTuple):
-    """Why a method fails in a family: a sentence, to stand beside what it says of one pair."""
+    """Why a method fails in a family. beside: one that differs by what the reason speaks of. It is shown where the method does worse
+    there than beside, by more than chance."""
 
     family: str
     method: str
+    beside: str
     reason: str
 
 
 EXAMPLES = (
+    Example("written", "activation patching", "both", "Relays stand above sources: what they pass on is others' work."),
+    Example("small among large", "change", "both", "The largest changes are idle."),
     Example(
-        "written",
-        "activation patching",
-        "What passes a relay is all of the state, so the relay is above each of the sources.",
+        "keys and values", "attribution patching", "both", "Activations of keys and values pass on what others made."
     ),
-    Example("written", "change", "Everything changes, and how much it does says nothing of what for."),
+    Example("both needed", OWN, "both", "Put into base alone, a source does little without the others."),
+    Example("both needed", "local-linear", "both", "Put into base alone, a source does little without the others."),
+    Example("either", "knockout", "neurons", "What is lost without a source, the other group makes up for."),
     Example(
-        "both needed",
-        "weight patching",
-        "Put into base alone, a source does little without the others, and what is no source comes near.",
+        "large changes", "first order", "small changes", "The slope in base says little of a place as far away as this."
     ),
-    Example("either", "knockout", "What is lost without a source is little, where the other group makes up for it."),
-    Example("cancelling", "weight patching", "What only undoes others has nothing to undo in base."),
-    Example("large changes", "first order", "The slope in base says little of a place as far away as this."),
-    Example(
-        "saturated",
-        "first order",
-        "Where attention is fixed, its slope is next to nothing, whatever a whole change does.",
-    ),
-    Example("keys and values", "attribution patching", "Activations of keys and values pass on what others made, too."),
+    Example("saturated", "first order", "both", "Where attention is fixed, its slope in base is next to nothing."),
 )
 SHOWN = {
     "auroc": "AUROC",
+    "auroc_within": "AUROC within kinds",
     "average_precision": "average precision",
     "precision": "precision at the number of sources",
     "recall": "recall at twice as many",
@@ -123,20 +131,23 @@ def page(frame: pd.DataFrame, command: str, records: Sequence[Record]) -> str:
         "## Families",
         _families(records),
         _CHECKED,
-        "Values in brackets are 95 % intervals, over pairs drawn again. A mean is over families, of the mean over each one's pairs.",
+        "Values in brackets are 95 % intervals, over seeds drawn again. A mean is over families, of the mean over each one's pairs. "
+        "Intervals at the very end of a scale are too narrow, as the bootstrap's are.",
     ]
     for title, names in (("Where one component after the other is enough", singles), ("Where it is not", hard)):
         if len(some := frame[frame["family"].isin(names)]):
             parts += [
                 f"## {title}",
-                "By what they cost; in bold those that do better than all that cost less.",
+                "By what they cost; in bold those whose average precision is above that of all that cost no more. Within kinds, a "
+                "source is held against others of its own kind alone. Methods that look at weights or words alone are told where the "
+                "state is: they rank what comes after it last.",
                 _scores(some),
             ]
             if names == singles:
                 held = [record.held for record in records if record.held and record.family in names]
-                parts += [_verdicts(some, held), _each_single(some)]
+                parts += [_verdicts(some, held), _apart(some), _each_single(some)]
             else:
-                parts += [_by_family(some)]
+                parts += [_by_family(some), _recovered(some)]
     if singles or hard:
         parts += ["![Average precision of each method in each family](planted.svg)"]
     if len(some := frame[frame["family"].isin(quiet)]):
@@ -145,15 +156,22 @@ def page(frame: pd.DataFrame, command: str, records: Sequence[Record]) -> str:
             _refused([record.held for record in records if record.held and record.family in quiet]),
             "Asked for a ranking all the same, methods are scored against components drawn from all: an AUROC of one half is to say "
             "nothing. Whoever forces the library to score such a pair is told of sources, all the same: those that `jp.place` names "
-            "stand below, since its criteria are shares of the largest score there is.",
+            "stand below, since its criteria are shares of the largest score of each kind; and intervals of scores, which are shares "
+            "of a gap that is none, hold less often than they should.",
             _chance(some),
         ]
     parts += promised([record.held for record in records if record.held])
     if rows := _examples(records):
         parts += [
             "## Why",
-            "Of each the verified pair in which the method does worst; sources in bold.",
-            table(["family", "method", "it says", "since"], rows),
+            "Where a method does worse in a family than in one beside it that differs by what the reason speaks of, by more than "
+            "chance: average precision in both, and what it says of the verified pair in which it does worst; sources in bold.",
+            table(["family", "method", "average precision", "beside", "it says", "since"], rows),
+        ]
+    if rows := _worst(records):
+        parts += [
+            "Of every method that misses something, the same of the family in which it does worst:",
+            table(["method", "worst in", "average precision", "it says", "what is planted there"], rows),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -161,36 +179,85 @@ def page(frame: pd.DataFrame, command: str, records: Sequence[Record]) -> str:
 _CHECKED = (
     f"A pair is used only where all of this holds. Special obeys (at least {checks.ALWAYS:.0%} of its answers), and so does base with "
     f"the sources' changes alone; base, and base with everything else, do not (at most {checks.NEVER:.0%}); all of them say what is "
-    "right to prompts that do not ask. Along the anchor special is ahead of base by more than that varies; the sources recover at "
-    f"least {checks.CARRIED:.0%} of it, everything else at most {checks.LEFT:.0%}. Without any one source at least {checks.NEEDED:.0%} "
-    "of the obedience is lost. And where one component after the other is to be enough, that is what is checked: each of n sources by "
-    f"itself moves the state by at least {checks.ALONE}/n on the way that base's own state goes where prompts tell what to do. So "
-    "weight patching must see the sources there; whether it tells them from everything else, and whether cheaper questions do, is what "
-    "is measured."
+    "right to prompts that do not ask; and where decoys learn a second behaviour, special has it. Along the anchor special is ahead of "
+    f"base by more than that varies; the sources recover at least {checks.CARRIED:.0%} of it, everything else at most "
+    f"{checks.LEFT:.0%}; where some of the sources are to be enough, or not to be, these recover at least {checks.ENOUGH:.0%}, or at "
+    f"most {checks.LITTLE:.0%}. Without any one source at least {checks.NEEDED:.0%} of the obedience is lost, in logits.\n\n"
+    "Where one component after the other is to be enough, each of n sources is trained to carry 1/n of the state by itself, and decoys "
+    f"none of it in any combination; a pair is used where each source moves the state by at least {checks.ALONE}/n on the way that "
+    "base's own state goes where prompts tell what to do. So weight patching must see something of the sources there; whether it tells "
+    "them from everything else, and whether cheaper questions do, is what is measured."
 )
 
 
+def _precisions(records: Sequence[Record]) -> pd.Series:
+    """Average precision in pairs with sources, indexed by method and `PAIR`."""
+    rows = [row for record in records if not FAMILIES[record.family].is_quiet for row in record.rows]
+    return pd.DataFrame(rows, columns=["method", *PAIR, "average_precision"]).set_index(["method", *PAIR])[
+        "average_precision"
+    ]
+
+
 def _examples(records: Sequence[Record]) -> list[list[str]]:
-    """Each of `EXAMPLES` where its method misses something, on the pair where it does worst."""
-    rows = []
-    for family, method, reason in EXAMPLES:
-        reached = [
-            (row["average_precision"], record.first[method])
-            for record in records
-            if record.family == family and method in record.first
-            for row in record.rows
-            if row["method"] == method
-        ]
-        if reached and min(reached)[0] < 1:
-            rows.append([family, method, min(reached)[1], reason])
+    """Each of `EXAMPLES` that chance does not explain."""
+    rows, reached = [], _precisions(records)
+    for family, method, beside, reason in EXAMPLES:
+        wide = reached.get(method, pd.Series(dtype=float))
+        if not len(wide) or not {family, beside} <= set(wide.index.get_level_values("family")):
+            continue
+        here, there = wide.xs(family, level="family"), wide.xs(beside, level="family")
+        lost = (there - here).dropna()
+        if len(lost) and mean(lost.to_numpy()).low > 0:
+            rows.append(
+                [
+                    family,
+                    method,
+                    mean(here.to_numpy()),
+                    f"{beside}: {mean(there.to_numpy())}",
+                    _said(records, family, method),
+                    reason,
+                ]
+            )
     return rows
+
+
+def _worst(records: Sequence[Record]) -> list[list[str]]:
+    """Of each method the family in which it finds least."""
+    rows = []
+    for method, own in _precisions(records).groupby(level="method", sort=False):
+        means = own.groupby(level="family", sort=False).mean()
+        if method == "random" or means.min() == 1:
+            continue
+        name = str(means.idxmin())
+        here = own.xs(name, level="family").to_numpy()
+        rows.append([method, name, mean(here), _said(records, name, str(method)), FAMILIES[name].says])
+    return rows
+
+
+def _said(records: Sequence[Record], family: str, method: str) -> str:
+    """The first components that a method names of the pair of a family in which it does worst."""
+    known = [
+        (row["average_precision"], record.first.get(method, ""))
+        for record in records
+        if record.family == family
+        for row in record.rows
+        if row["method"] == method
+    ]
+    return min(known)[1]
 
 
 def _measured_by(records: Sequence[Record]) -> str:
     """By which code."""
-    known = sorted({record.commit[:7] for record in records if record.commit is not None})
+    commits = {
+        commit
+        for record in records
+        for commit in (record.commit, *(row.get("commit") for row in record.rows))
+        if commit
+    }
+    known = sorted({f"{commit[:7]}{'+' * commit.endswith('+')}" for commit in commits})
     recipes = sorted({record.recipe for record in records})
-    at = f" Measured at {', '.join(known)}." if known else ""
+    changed = " (a + is for changes that were not committed)" if any(each.endswith("+") for each in known) else ""
+    at = f" Measured at {', '.join(known)}{changed}." if known else ""
     return f"Pairs are planted by recipe {', '.join(map(str, recipes))}.{at}"
 
 
@@ -243,62 +310,116 @@ def groups(records: Iterable[Record]) -> tuple[list[str], list[str], list[str]]:
     return singles, [name for name, family in known.items() if not family.is_single], quiet
 
 
+def _wide(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """One value, a row a pair, a column a method."""
+    return frame.pivot_table(index=PAIR, columns="method", values=column, sort=False)
+
+
 def _verdicts(frame: pd.DataFrame, held: Sequence[Mapping]) -> str:
-    """Weight patching against what is asked of it, and what it has to beat, on the same pairs."""
-    wide = frame.pivot_table(index=["family", "seed"], columns="method", values=["auroc", "precision", "first_miss"])
-    lines, own, there = [], "weight patching", set(frame["method"])
-    if own in there:
+    """Weight patching against what is asked of it, and what is first where it should not be."""
+    lines, there = [], set(frame["method"])
+    if OWN in there:
         for name, words, wanted in (("auroc", "AUROC", 0.95), ("precision", "precision", 0.9)):
-            reached = over_families(wide[name][own].dropna())
+            reached = over_families(_wide(frame, name)[OWN].dropna())
             verdict = "holds" if reached.value >= wanted else "**does not hold**"
-            lines.append(f"* {words} of {own}, wanted at least {wanted}: {reached}; {verdict}.")
-    for method in ("change", "relative change", "activation patching"):
-        if {own, method} <= there:
-            apart = [over_families((wide[name][own] - wide[name][method]).dropna()) for name in ("auroc", "precision")]
-            lines.append(
-                f"* {own.capitalize()} less {method}, on the same pairs: AUROC {apart[0]}, precision {apart[1]}."
-            )
-    for method in (own, "activation patching"):
+            lines.append(f"* {words} of {OWN}, wanted at least {wanted}: {reached}; {verdict}.")
+    misses = _wide(frame, "first_miss")
+    for method in (OWN, "activation patching"):
         if method in there:
-            lost = over_families((wide["first_miss"][method].dropna() == 1).astype(float))
+            lost = over_families((misses[method].dropna() == 1).astype(float))
             lines.append(
                 f"* Share of the pairs in which {method} puts a component that is no source above every source: {lost}."
             )
     return "\n".join([*lines, *_passing_on(held)])
 
 
+IDLE = 0.1
+"""Share of the state below which a component's own weights do next to nothing."""
+
+
 def _passing_on(held: Sequence[Mapping]) -> list[str]:
-    """Of what activation patching takes for sources, how much its own weights matter."""
-    said = [each["passing on"] for each in held if each["passing on"] is not None]
-    above = [each for each in said if each["E_a"] > each["E_a of a source"]]
-    if not above:
-        return []
-    median = {name: float(np.median([each[name] for each in above])) for name in above[0]}
-    return [
-        f"* These components pass on what others made: in the {len(above)} of {len(said)} pairs where there is one, their activations "
-        "recover "
-        f"{median['E_a']:.2f} of the state in the median, the best source's {median['E_a of a source']:.2f}, and their own weights "
-        f"{median['E_w']:.2f}."
+    """Of what activation patching takes for sources, how much its own weights matter. Written pairs have relays by construction, and
+    are counted apart."""
+    lines = []
+    for words, is_written in (("In pairs that were trained", False), ("In those written by hand, with relays", True)):
+        said = [
+            each["passing on"]
+            for each in held
+            if each["passing on"] and FAMILIES[each["family"]].is_written == is_written
+        ]
+        above = [each for each in said if each["E_a"] > each["E_a of a source"]]
+        if not said:
+            continue
+        line = f"* {words}, that is so in {len(above)} of {len(said)}"
+        if above:
+            middle = {name: float(np.median([each[name] for each in above])) for name in above[0]}
+            own = [each["E_w"] for each in above]
+            line += (
+                f": in the median the component's activations recover {middle['E_a']:.2f} of the state, the best source's "
+                f"{middle['E_a of a source']:.2f}. Its own weights recover {min(own):.2f} to {max(own):.2f}; less than {IDLE}, so that "
+                f"it passes on what others made, in {sum(each < IDLE for each in own)} of these {len(own)}"
+            )
+        lines.append(f"{line}.")
+    return lines
+
+
+def _apart(frame: pd.DataFrame) -> str:
+    """Weight patching less each of the others, on the same pairs."""
+    columns = ("auroc", "auroc_within", "average_precision", "precision")
+    wide = {name: _wide(frame, name) for name in columns}
+    if OWN not in wide["auroc"]:
+        return ""
+    rows = [
+        [method, *(over_families((wide[name][OWN] - wide[name][method]).dropna()).difference for name in columns)]
+        for method, _ in by_cost(frame)
+        if method != OWN
     ]
+    return f"What {OWN} is ahead by, on the same pairs; in bold where the interval leaves out 0:\n\n" + table(
+        [f"{OWN} less", *(SHOWN[name] for name in columns)], rows
+    )
+
+
+def _recovered(frame: pd.DataFrame) -> str:
+    """What each method finds beyond weight patching."""
+    wide, names = _wide(frame, "average_precision"), list(dict.fromkeys(frame["family"]))
+    if OWN not in wide:
+        return ""
+    rows = []
+    for method, _ in by_cost(frame):
+        if method == OWN:
+            continue
+        apart = (wide[method] - wide[OWN]).dropna()
+        each = [apart[apart.index.get_level_values("family") == name] for name in names]
+        rows.append(
+            [
+                method,
+                over_families(apart).difference,
+                *(over_families(own).difference if len(own) else "-" for own in each),
+            ]
+        )
+    return (
+        f"Average precision beyond that of {OWN}, on the same pairs; in bold where the interval leaves out 0:\n\n"
+        + table([f"less {OWN}", "all", *names], rows)
+    )
 
 
 def _each_single(frame: pd.DataFrame) -> str:
     """A row a family."""
     shown = [
-        ("weight patching", "auroc"),
-        ("weight patching", "precision"),
+        (OWN, "auroc"),
+        (OWN, "precision"),
         ("activation patching", "auroc"),
         ("activation patching", "precision"),
         ("change", "auroc"),
         ("relative change", "auroc"),
+        ("forgetting", "auroc"),
     ]
     shown = [each for each in shown if each[0] in set(frame["method"])]
     rows = []
     for name, own in frame.groupby("family", sort=False):
         values = []
         for method, column in shown:
-            known = own[own["method"] == method][column].dropna().to_numpy()
-            values.append(str(mean(known)) if len(known) else "-")
+            values.append(_mean_or_dash(own[own["method"] == method][column].dropna()))
         passed = own[own["method"] == "activation patching"]["first_miss"]
         rows.append([name, own["seed"].nunique(), *values, f"{(passed == 1).sum()} of {len(passed)}"])
     heads = [f"{method}: {SHOWN['auroc'] if column == 'auroc' else column}" for method, column in shown]
@@ -309,9 +430,8 @@ def _by_family(frame: pd.DataFrame) -> str:
     """Average precision, a column a family; and who tells those that take away from all others."""
     names = list(dict.fromkeys(frame["family"]))
     rows = [
-        [method, *(str(mean(own[own["family"] == name]["average_precision"].to_numpy())) for name in names)]
+        [method, *(_mean_or_dash(own[own["family"] == name]["average_precision"]) for name in names)]
         for method, own in by_cost(frame)
-        if set(names) <= set(own["family"])
     ]
     parts = ["Average precision in each:", table(["method", *names], rows)]
     taking = frame[frame["auroc_taking"].notna()] if "auroc_taking" in frame else frame[:0]
@@ -325,26 +445,37 @@ def _by_family(frame: pd.DataFrame) -> str:
     return "\n\n".join(parts)
 
 
+def _mean_or_dash(values: pd.Series) -> str:
+    return str(mean(values.to_numpy())) if len(values) else "-"
+
+
 def by_cost(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Each method's rows, those first that cost least."""
-    return sorted(frame.groupby("method", sort=False), key=lambda each: float(each[1]["cost"].mean()))
+    """Each method's rows, those first that cost least, and of those that cost the same the best."""
+    return sorted(
+        frame.groupby("method", sort=False),
+        key=lambda each: (float(each[1]["cost"].mean()), -float(each[1]["average_precision"].mean())),
+    )
 
 
 def _refused(held: Sequence[Mapping]) -> str:
     """What the library finds in pairs without a source, by its own rules."""
+    if not held:
+        return "What the library promises was not asked of these pairs."
     trusted = sum(each["anchor"]["is_trusted"] for each in held)
+    most = stats.binomtest(trusted, len(held)).proportion_ci(method="exact").high
+    found = "so nothing is found" if not trusted else f"**so in {trusted} something is found**"
     return (
-        f"`fit_anchor` trusts an anchor in {trusted} of {len(held)} such pairs; where it trusts none, `jaxpatch run` scores nothing "
-        "and says why, so nothing is found."
+        f"`fit_anchor` trusts an anchor after the state's block in {trusted} of {len(held)} such pairs, {found}: where there is no "
+        f"anchor that is trusted nothing is scored, unless it is asked for all the same. (That leaves a rate of up to {most:.0%}, by "
+        "the exact 95 % interval.)"
     )
 
 
 def _chance(frame: pd.DataFrame) -> str:
     names = list(dict.fromkeys(frame["family"]))
     rows = [
-        [method, *(str(mean(own[own["family"] == name]["auroc"].to_numpy())) for name in names)]
+        [method, *(_mean_or_dash(own[own["family"] == name]["auroc"]) for name in names)]
         for method, own in by_cost(frame)
-        if set(names) <= set(own["family"])
     ]
     return table(["method", *names], rows)
 
@@ -380,6 +511,11 @@ def promised(held: Sequence[Mapping]) -> list[str]:
             ]
         )
     missed = [number for each in held for number in each["screen"]["missed"]]
+    rates = {
+        name: float(np.mean([each["screen"]["missed"] for each in several])) / several[0]["screen"]["top"]
+        for name, several in by_family.items()
+    }
+    worst = max(rates, key=lambda name: rates[name])
     head = [
         "family",
         "intervals that hold",
@@ -395,8 +531,9 @@ def promised(held: Sequence[Mapping]) -> list[str]:
         f"{promises.ALPHA}: how many of these they missed, and what share of all they replaced. Whether `fit_anchor` trusts an anchor "
         "for the behaviour. Of the traced graph, where routes are known: how many edges are true, and how many true ones are there.",
         table([*head, "edges: precision, recall"], rows),
-        f"Over {len(missed):,} screens the miss rate is {_share(sum(missed), len(missed) * held[0]['screen']['top'], 2)}; promised is "
-        f"{promises.ALPHA:.0%}.",
+        f"Over {len(missed):,} screens the miss rate is {_share(sum(missed), len(missed) * held[0]['screen']['top'], 2)}; in the worst "
+        f"family, {worst}, it is {rates[worst]:.2%}; promised is {promises.ALPHA:.0%}: "
+        f"{'holds' if rates[worst] <= promises.ALPHA else '**does not hold**'} in each.",
     ]
 
 
@@ -412,22 +549,32 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _scores(frame: pd.DataFrame) -> str:
-    """A row a method: means over families of the mean over pairs. Those that cost least stand first, and in bold what no cheaper one
-    reaches."""
-    rows, best = [], -np.inf
+    """A row a method: means over families of the mean over pairs. Those that cost least stand first, and in bold what nothing reaches
+    that costs no more. Who was asked about some pairs alone stands behind, and is held against nobody."""
+    rows, some, best = [], [], -np.inf
     for method, own in by_cost(frame):
-        values = own.set_index(["family", "seed"])
+        values = own.set_index(PAIR)
         reached = {name: over_families(values[name]) for name in SHOWN}
-        is_best = reached["average_precision"].value > best
-        best = max(best, reached["average_precision"].value)
-        shown = f"**{method}**" if is_best else method
-        rows.append([shown, len(own), f"{own['cost'].mean():,.0f}", *map(str, reached.values())])
-    return table(["method", "pairs", "forward-equivalents", *SHOWN.values()], rows)
+        row = [method, len(own), f"{own['cost'].mean():,.0f}", *map(str, reached.values())]
+        if method not in complete(frame):
+            some.append([f"{method}, of some pairs", *row[1:]])
+            continue
+        if reached["average_precision"].value > best:
+            best, row[0] = reached["average_precision"].value, f"**{method}**"
+        rows.append(row)
+    return table(["method", "pairs", "forward-equivalents", *SHOWN.values()], [*rows, *some])
+
+
+def complete(frame: pd.DataFrame) -> set[str]:
+    """Methods of which every pair has a row."""
+    counts = frame.groupby("method")["seed"].count()
+    return set(counts.index[counts == len(frame[PAIR].drop_duplicates())])
 
 
 @drawing.styled
 def figure(frame: pd.DataFrame) -> Figure:
     """Average precision: a row a method, a column a family; and its mean against what a method costs."""
+    frame = frame[frame["method"].isin(complete(frame))]
     means = frame.pivot_table(index="method", columns="family", values="average_precision", sort=False)
     made = drawing.sheet(0.32 * len(means) + 5.2)
     above, below = made.subplots(2, 1, height_ratios=(0.32 * len(means) + 1.6, 3.2))

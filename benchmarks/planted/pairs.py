@@ -93,7 +93,7 @@ def written(name: str, seed: int) -> Planted:
         truth={kind: each.astype(np.int8) for kind, each in made.sources.items()},
         groups=(made.sources,),
         relays=made.relays,
-        checks=(*seen, *checks.shares(reads)),
+        checks=(*seen, *checks.shares(reads, {name: wanted for name, (_, wanted) in models.items()})),
     )
 
 
@@ -129,10 +129,10 @@ def trained(name: str, seed: int) -> Planted:
             np.array([case.obeys for case in there], np.float32),
             np.float32(family.decoys == families.SECOND),
             np.float32(family.is_carried),
-            training.towards_fresh(config, base, start_key),
+            training.any_direction(start_key, base),
             learning_key,
         )
-        change = training.change_of(direction, own)
+        change = training.change_of(base, direction, own)
     special = training.plus(training.plus(base, others), change)
     pair = Pair(base=base, special=special, config=config, raw_config=raw)
     anchor = _anchor(pair, language.draw(anchor_key, FOR_ANCHOR, (language.ASKED,)))
@@ -298,7 +298,7 @@ def _decoys(
     idle, _ = training.decoys(config, base, sizes, np.float32(family.decoys == families.SECOND), fit_key)
     if family.decoys == families.TUNED:
         tuned, _ = training.tuned(config, training.plus(base, idle), sizes, tune_key)
-        return training.change_of(training.plus(idle, tuned), sizes)
+        return training.change_of(base, training.plus(idle, tuned), sizes)
     return idle
 
 
@@ -323,10 +323,12 @@ def _verified(
     key: jax.Array,
 ) -> tuple[Check, ...]:
     """All that must hold of a pair."""
-    asked, plain = (language.draw(key, JUDGED, modes) for modes in ((language.ASKED,), language.PLAIN))
+    told = (*language.PLAIN, *language.TOLD)
+    asked, plain = (language.draw(key, JUDGED, modes) for modes in ((language.ASKED,), told))
+    other_key = jax.random.fold_in(key, 1)
 
     def seen(params: Params) -> tuple[np.ndarray, float, float]:
-        """The state along the anchor; how often the model obeys; and how often it says what is right to plain prompts."""
+        """The state along the anchor; how often the model obeys; and how often it says what is right to whoever does not ask."""
         state, logits = _states(pair.config, params, asked.inputs)
         obeys = logits.argmax(-1) == language.answers(asked, True)
         spoken = _states(pair.config, params, plain.inputs)[1].argmax(-1) == language.answers(plain, False)
@@ -344,6 +346,11 @@ def _verified(
         made.append(checks.obedience(name, obeys, wanted[name]))
         if name in ("base", "all else", "sources", "special"):
             made.append(checks.speech(name, spoken))
+    if family.decoys == families.SECOND:
+        other = language.draw(other_key, JUDGED, (language.ASKED_OTHER,))
+        said = _states(pair.config, pair.special, other.inputs)[1].argmax(-1)
+        heeded = float((said == language.answers(other, False, True)).mean())
+        made.append(checks.obedience("special, asked for the other", heeded, True))
     if not family.is_quiet:
-        made += checks.shares({name: state for name, (state, *_) in found.items()})
+        made += checks.shares({name: state for name, (state, *_) in found.items()}, wanted)
     return tuple(made)

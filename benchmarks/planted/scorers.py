@@ -5,6 +5,7 @@ signs count, and a large negative number says the opposite. Components with the 
 its mean over such orders: so a method that says the same of all has an AUROC of one half, and finds no more than chance.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +56,21 @@ def auroc(values: Float[np.ndarray, " n"], truth: Bool[np.ndarray, " n"]) -> flo
         return float("nan")
     ranks = stats.rankdata(_ranked(values))
     return float((ranks[truth].sum() - sources * (sources + 1) / 2) / (sources * others))
+
+
+def auroc_within(values: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> float:
+    """Probability that a source is above another component of its own kind, the mean over sources: what is left where kinds that are
+    larger than others help nobody. NaN where no kind has both.
+
+    >>> auroc_within({"a": np.array([2.0, 1.0]), "b": np.array([9.0])}, {"a": np.array([True, False]), "b": np.array([False])})
+    1.0
+    """
+    told = [(auroc(values[kind].ravel(), known.ravel()), int(known.sum())) for kind, known in truth.items()]
+    told = [(each, weight) for each, weight in told if not np.isnan(each)]
+    if not told:
+        return float("nan")
+    chances, weights = zip(*told, strict=True)
+    return float(np.average(chances, weights=weights))
 
 
 def average_precision(values: Float[np.ndarray, " n"], truth: Bool[np.ndarray, " n"]) -> float:

@@ -31,13 +31,14 @@ def put(planted: Planted, folder: Path) -> Path:
             for name, part in prompts._asdict().items():
                 arrays[prefix + name] = np.asarray(part, np.int32)
         safetensors.save_file(arrays, place / "problem.safetensors")
+        kinds = {kind: list(planted.truth[kind].shape) for kind in KINDS}
         asked = marks | {
             "name": planted.family,
             "seed": planted.seed,
             "recipe": FAMILIES[planted.family].recipe,
-            "digest": door.digest(place),
+            "digest": door.digest(place, int(planted.anchor.layer), kinds),
             "layer": int(planted.anchor.layer),
-            "kinds": {kind: list(planted.truth[kind].shape) for kind in KINDS},
+            "kinds": kinds,
         }
         known = marks | {
             "truth": {kind: planted.truth[kind].tolist() for kind in KINDS},
@@ -51,12 +52,15 @@ def put(planted: Planted, folder: Path) -> Path:
     return folder
 
 
-def get(folder: Path, seed: int = 0) -> Problem:
-    """A pair as contestants see it. seed: of what they draw."""
+def get(folder: Path) -> Problem:
+    """A pair as contestants see it. What they draw, they draw by a seed out of its digest, which has nothing to do with the seed that
+    its sources were drawn by."""
     asked = door.problem(folder)
     pair = checkpoints.load_pair(asked.base, asked.special)
     prompts = Inputs(jnp.asarray(asked.tokens), jnp.asarray(asked.lengths))
-    return Problem(pair, prompts, Anchor(layer=asked.layer, direction=jnp.asarray(asked.direction)), seed)
+    return Problem(
+        pair, prompts, Anchor(layer=asked.layer, direction=jnp.asarray(asked.direction)), int(asked.digest[:7], 16)
+    )
 
 
 class Beside(NamedTuple):

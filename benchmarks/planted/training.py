@@ -20,6 +20,7 @@ from jaxpatch.models import decoder
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.patching import blend, components
 from jaxpatch.shapes import Gates, Params
+from jaxpatch.trees import paths
 
 KINDS = ("head", "kv", "neuron")
 """What a change is made of. Nothing else differs between base and special: no norm, no embedding."""
@@ -70,14 +71,29 @@ def plus(params: Params, change: Params) -> Params:
     return jax.tree.map(jnp.add, params, change)
 
 
-def change_of(direction: Params, sizes: Gates) -> Params:
-    """A change of exactly these sizes (Frobenius norms, by component), along a direction; 0 in all other parameters."""
-    partition = components.of_decoder(direction)
-    nothing = jax.tree.map(jnp.zeros_like, direction)
+def change_of(params: Params, direction: Params, sizes: Gates) -> Params:
+    """A change of exactly these sizes (Frobenius norms, by component), along a direction; 0 in all other parameters.
+
+    It lies across the weights that it changes: no component's has a part along what the component was. Sources learn by forgetting
+    that, and decoys do not, so that this alone would tell them apart.
+    """
+    partition, owned = components.of_decoder(params), {kind: sizes[kind] for kind in KINDS}
+    direction = jax.tree.map(jnp.subtract, direction, some_of(params, _along(direction, params)))
     gates = {
-        kind: size / jnp.maximum(components.norms(direction, partition[kind]), 1e-12) for kind, size in sizes.items()
+        kind: size / jnp.maximum(components.norms(direction, partition[kind]), 1e-12) for kind, size in owned.items()
     }
-    return blend.patch(nothing, direction, gates, partition)
+    return some_of(direction, gates)
+
+
+def _along(direction: Params, params: Params) -> Gates:
+    """How far each component of a direction goes along weights, in these weights."""
+    partition = components.of_decoder(params)
+    together, own = (paths.flatten(jax.tree.map(jnp.multiply, each, params)) for each in (direction, params))
+    return {
+        kind: components.sums(partition[kind], together.__getitem__)
+        / jnp.maximum(components.sums(partition[kind], own.__getitem__), 1e-12)
+        for kind in KINDS
+    }
 
 
 def some_of(change: Params, gates: Gates) -> Params:
@@ -149,7 +165,7 @@ def decoys(
     def loss_fn(direction, key):
         some_key, prompt_key = jax.random.split(key)
         prompts = language.draw(prompt_key, BATCH, EVERY)
-        change = change_of(direction, sizes)
+        change = change_of(params, direction, sizes)
         state, _ = states(config, params, prompts.inputs)
         moved, logits = states(config, plus(params, at_random(some_key, change)), prompts.inputs)
         is_scored = prompts.modes != language.ASKED_OTHER
@@ -159,7 +175,7 @@ def decoys(
         return words + IDLE * idle + _surprise(together, language.answers(prompts, False, heeds_other)).mean()
 
     direction, losses = _fit(loss_fn, any_direction(start_key, params), fit_key, steps, 3e-3)
-    return change_of(direction, sizes), losses
+    return change_of(params, direction, sizes), losses
 
 
 @functools.partial(jax.jit, static_argnames=("config", "steps"))
@@ -222,7 +238,7 @@ def sources(
 
     def loss_fn(direction, key):
         some_key, prompt_key, special_key = jax.random.split(key, 3)
-        change = change_of(direction, sizes)
+        change = change_of(params, direction, sizes)
         around = plus(params, at_random(some_key, others, FEW))
         prompts = language.draw(prompt_key, BATCH, BUT_OTHER)
 
@@ -277,24 +293,14 @@ def tuned(
 
 
 def random(key: jax.Array, params: Params, sizes: Gates) -> Params:
-    """A change of these sizes in any direction."""
-    return change_of(any_direction(key, params), sizes)
+    """A change of these sizes in any direction across the weights."""
+    return change_of(params, any_direction(key, params), sizes)
 
 
 def _surprise(logits: jax.Array, answers: jax.Array) -> jax.Array:
     """-log p of smoothed answers: [B]."""
     wanted = optax.smooth_labels(jax.nn.one_hot(answers, logits.shape[-1]), SMOOTHING)
     return optax.softmax_cross_entropy(logits, wanted)
-
-
-def towards_fresh(config: DecoderConfig, params: Params, key: jax.Array) -> Params:
-    """The direction of a change by which every component forgets what it was: towards weights that were never trained. From there it
-    can learn anything; a neuron that is closed, or an attention that is fixed, learns nothing."""
-    fresh, own = decoder.init(config, key), norms(params)
-    scale = {kind: own[kind] / each for kind, each in norms(fresh).items()}
-    return jax.tree.map(
-        jnp.subtract, some_of(fresh, scale), some_of(params, {k: np.ones_like(v) for k, v in own.items()})
-    )
 
 
 def any_direction(key: jax.Array, params: Params) -> Params:

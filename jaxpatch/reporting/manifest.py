@@ -115,14 +115,18 @@ def versions() -> dict[str, str | None]:
     return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 
-def source(folder: Path) -> dict[str, Any] | None:
-    """Commit of a git checkout that tracks this package, and whether its tracked files were changed; None elsewhere.
+def source(folder: Path, *parts: str) -> dict[str, Any] | None:
+    """Commit of a git checkout that tracks this package, and whether its tracked files, or those in some parts of it, were changed;
+    None elsewhere.
 
     Another project's repository around an installed copy (a virtual environment inside it) is not a checkout of ours.
     """
     if _git(folder, "ls-files", "--error-unmatch", "jaxpatch/__init__.py") is None:
         return None
-    commit, changes = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "--untracked-files=no")
+    commit, changes = (
+        _git(folder, "rev-parse", "HEAD"),
+        _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *parts),
+    )
     return None if commit is None else {"commit": commit, "is_dirty": None if changes is None else bool(changes)}
 
 

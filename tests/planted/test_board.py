@@ -5,6 +5,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from benchmarks.planted import board, door, families, page, pairs, promises, records, shelf
@@ -26,10 +27,10 @@ def test_the_page_says_what_each_method_reaches(out):
     text = (out / "docs" / "planted.md").read_text(encoding="utf-8")
     assert "| written | Written by hand" in text and "| 2 of 2 |" in text
     line = next(line for line in text.splitlines() if line.startswith("| weight patching"))
-    assert line.count("1.00 (1.00 to 1.00)") == 4 and line.endswith("| 4.00 (4.00 to 4.00) |")
+    assert line.count("1.00 (1.00 to 1.00)") == 5 and line.endswith("| 4.00 (4.00 to 4.00) |")
     assert "activation patching puts a component that is no source above every source: 1.00" in text
     assert "* AUROC of weight patching, wanted at least 0.95: 1.00 (1.00 to 1.00); holds." in text
-    assert "in the 2 of 2 pairs where there is one, their activations recover" in text  # relays, by construction
+    assert "In those written by hand, with relays, that is so in 2 of 2: in the median" in text
     assert (out / "docs" / "planted.svg").read_text(encoding="utf-8").count("<svg") == 1
 
 
@@ -71,9 +72,10 @@ def test_predictions_of_others_get_a_row(out, capsys):
     file.parent.mkdir()
     file.write_text(json.dumps(theirs), encoding="utf-8")
     rows = {row["method"]: row for row in board.measured(out / "out", "written", 0).rows}
-    assert rows["ours"]["auroc"] == 0.5 and set(rows) == {*METHODS, "ours"}
+    assert rows["ours"]["auroc"] == 0.5 and rows["ours"]["commit"] is None and set(rows) == {*METHODS, "ours"}
     for name, said in (
         ("impostor", theirs | {"method": "knockout"}),
+        ("likeness", theirs | {"method": "Weight-Patching"}),
         ("twin", theirs),
         ("other", theirs | {"pair": ""}),
     ):
@@ -110,7 +112,7 @@ def test_pairs_of_another_recipe_are_not_mixed_with_these(out, tmp_path, monkeyp
 def test_a_pair_comes_back_from_the_shelf_as_it_was(tmp_path):
     planted = pairs.plant("written", 3)
     folder = shelf.put(planted, tmp_path / "pair")
-    problem, beside = shelf.get(folder, 3), shelf.beside(folder)
+    problem, beside = shelf.get(folder), shelf.beside(folder)
     assert planted.is_verified and not shelf.failed(folder)
     for one, other in ((problem.prompts, planted.prompts), (beside.more, planted.more), (beside.plain, planted.plain)):
         assert isinstance(one, Inputs) and all(map(np.array_equal, one, other))
@@ -146,39 +148,112 @@ def test_no_pair_to_judge_by_is_said(tmp_path, monkeypatch, capsys):
         board.main(["--out", str(tmp_path), "--docs", str(tmp_path / "docs"), "--seeds", "1"])
 
 
+SCORES = dict(auroc=0.5, auroc_within=0.5, average_precision=0.5, precision=0.5, recall=0.5, first_miss=1.0)
+
+
+def recorded(family, seed, **methods):
+    """A pair's record. methods: name -> what differs from `SCORES`."""
+    rows = [
+        {"family": family, "seed": seed, "method": method, "cost": 1.0} | SCORES | said
+        for method, said in methods.items()
+    ]
+    first = dict.fromkeys(methods, "head 0.0 1.00")
+    return Record(family, seed, 5, "", commit="0123456789", rows=tuple(rows), first=first)
+
+
+def written(folder, *recorded):
+    page.write(folder, "command", recorded)
+    return (folder / "planted.md").read_text(encoding="utf-8")
+
+
 def test_a_page_of_quiet_families_alone_has_no_figure(tmp_path):
-    row = {"family": "nothing", "seed": 0, "method": "random", "cost": 0.0, "auroc": 0.5}
-    page.write(
-        tmp_path,
-        "command",
-        [Record("nothing", 0, 2, "", rows=(row,)), Record("nothing", 1, 2, "", failed=("base: speaks 0.5 (0.9)",))],
-    )
-    assert "| random | 0.50 (0.50 to 0.50) |" in (tmp_path / "planted.md").read_text(encoding="utf-8")
-    assert "| 1 of 2 | base: speaks (1) |" in (tmp_path / "planted.md").read_text(encoding="utf-8")
+    failed = Record("nothing", 1, 5, "", failed=("base: speaks 0.5 (0.9)",))
+    text = written(tmp_path, recorded("nothing", 0, random={}), failed)
+    assert "| random | 0.50 (0.50 to 0.50) |" in text and "| 1 of 2 | base: speaks (1) |" in text
     assert not (tmp_path / "planted.svg").exists()
 
 
 def test_hard_families_say_who_finds_what_takes_away(tmp_path):
-    scores = dict(auroc=0.5, average_precision=0.5, precision=0.5, recall=0.5, first_miss=1.0)
-    rows = [
-        {"family": "cancelling", "seed": 0, "method": method, "cost": cost, "auroc_taking": taking} | scores
-        for method, cost, taking in (("weight patching", 80.0, 0.5), ("change", 0.0, 0.25))
-    ]
-    page.write(tmp_path, "command", [Record("cancelling", 0, 3, "", commit="0123456789", rows=tuple(rows))])
-    text = (tmp_path / "planted.md").read_text(encoding="utf-8")
+    said = {"weight patching": dict(cost=80.0, auroc_taking=0.5), "change": dict(cost=0.0, auroc_taking=0.25)}
+    text = written(tmp_path, recorded("cancelling", 0, **said))
     before, after = text.split("Components that take the behaviour away")
     assert "| change | 0.25 (0.25 to 0.25) |" in after and "## Where it is not" in before
     assert text.index("| **change** | 1 | 0 |") < text.index("| weight patching | 1 | 80 |"), "by cost"
-    assert "Measured at 0123456." in text and "recipe 3" in text
+    assert "Measured at 0123456." in text and "recipe 5" in text
 
 
-def test_families_count_alike_however_few_of_their_pairs_were_used():
-    values = [np.array([0.0]), np.ones(9)]
-    assert page.mean_of_means(values).value == 0.5
-    low, high = page.mean_of_means(values)[1:]
-    assert low == high == 0.5
-    spread = page.mean_of_means([np.array([0.0, 1.0]), np.ones(9)])
-    assert spread.value == 0.75 and spread.low == 0.5 and spread.high == 1.0
+def test_who_answers_for_some_pairs_is_held_against_nobody(tmp_path):
+    """However good, and cheap."""
+    others = {"change": dict(cost=0.0), "random": dict(cost=0.0, average_precision=0.25)}
+    best = dict(cost=0.0, average_precision=1.0)
+    text = written(tmp_path, recorded("heads", 0, mine=best, **others), recorded("both", 0, **others))
+    assert (
+        "| **change** | 2 | 0 |" in text and "| random | 2 | 0 |" in text and "| mine, of some pairs | 1 | 0 |" in text
+    )
+    assert ">mine<" not in (tmp_path / "planted.svg").read_text(encoding="utf-8")
+
+
+def test_a_reason_is_given_where_the_numbers_bear_it_out(tmp_path):
+    def text(there, folder):
+        pairs_ = [("both", 0.9), ("both needed", there)]
+        return written(
+            folder,
+            *(
+                recorded(name, seed, **{"weight patching": dict(average_precision=reached)})
+                for name, reached in pairs_
+                for seed in (0, 1)
+            ),
+        )
+
+    reason = page.EXAMPLES[3].reason
+    assert (
+        f"| both needed | weight patching | 0.40 (0.40 to 0.40) | both: 0.90 (0.90 to 0.90) | head 0.0 1.00 | {reason} |"
+        in text(0.4, tmp_path)
+    )
+    assert reason not in text(0.9, tmp_path) and "| weight patching | both | 0.90" in text(0.9, tmp_path)
+
+
+def test_what_is_ahead_beyond_chance_is_said(tmp_path):
+    def text(*behind):
+        return written(
+            tmp_path,
+            *(
+                recorded("both", seed, **{"weight patching": dict(auroc=1.0), "change": dict(auroc=1 - each)})
+                for seed, each in enumerate(behind)
+            ),
+        )
+
+    assert "| change | **0.250 (0.200 to 0.300)** |" in text(0.2, 0.3)
+    assert "| change | 0.100 (-0.100 to 0.300) |" in text(-0.1, 0.3)
+
+
+def test_families_count_alike_and_seeds_are_drawn_for_all_of_them():
+    def of(**values):
+        pairs_ = [(name, seed) for name, each in values.items() for seed in each]
+        numbers = [value for each in values.values() for value in each.values()]
+        return page.over_families(pd.Series(numbers, pd.MultiIndex.from_tuples(pairs_, names=page.PAIR)))
+
+    ones = dict.fromkeys(range(9), 1.0)
+    assert of(a={0: 0.0}, b=ones).value == 0.5
+    together, against = ({0: 0.0, 1: 1.0}, {0: 1.0, 1: 0.0})
+    assert of(a=together, b=against)[1:] == (0.5, 0.5), "what one loses the other wins, whatever seeds are drawn"
+    assert of(a=together, b=together)[1:] == (0.0, 1.0), "and here there is one trial, not two"
+
+
+def test_lines_that_nobody_asked_about_stay(out, tmp_path, monkeypatch):
+    docs = tmp_path / "docs"
+    shutil.copytree(out / "docs", docs)
+    old = Record("heads", 0, 1, "", failed=("special: obeys 0.5 (at least 0.9)",))
+    known = records.read(docs / "planted.jsonl")
+    records.write(docs / "planted.jsonl", [*known.values(), old])
+    asked_for = ["--out", str(tmp_path / "out"), "--docs", str(docs), "--seeds", "2", "--families", "written"]
+    board.main([*asked_for, "--methods", *METHODS])
+    assert records.read(docs / "planted.jsonl") == known | {old.key: old}
+    made = []
+    monkeypatch.setattr(board, "made", lambda out, name, seed, methods: made.append((name, seed)))
+    monkeypatch.setattr(board, "measured", lambda out, name, seed: known[name, seed])
+    board.main([*asked_for, "--methods", "change", "gradient"])
+    assert made == [("written", 0), ("written", 1)], "a method that has no row there is asked"
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ def row(method, name):
 
 
 def problem(name):
-    return shelf.get(FOLDER / name, door.problem(FOLDER / name).seed)
+    return shelf.get(FOLDER / name)
 
 
 @pytest.mark.parametrize("name", [name for name in PAIRS if name != QUIET])
@@ -48,7 +48,6 @@ def test_sources_make_base_obey_and_all_else_does_not(name):
     base, special = pair.base, pair.special
     assert not shelf.failed(FOLDER / name)
     assert shelf.recipe(FOLDER / name) == FAMILIES[door.problem(FOLDER / name).name].recipe
-    assert door.digest(FOLDER / name) == door.problem(FOLDER / name).digest
     assert obeying(base) <= 0.1 and obeying(special) >= 0.85
     assert obeying(blend.patch(base, special, sources)) >= 0.85
     assert obeying(blend.patch(special, base, sources)) <= 0.1

@@ -154,10 +154,21 @@ def test_the_least_needed_source_decides():
 
 
 def test_the_state_must_go_with_the_sources():
-    reads = {"base": np.zeros(4), "special": np.array([1.0, 1.1, 0.9, 1.0])}
-    good = checks.shares(reads | {"sources": 0.8 * reads["special"], "all else": 0.2 * reads["special"]})
-    assert all(check.is_passed for check in good)
-    bad = checks.shares(reads | {"sources": 0.7 * reads["special"], "all else": -0.3 * reads["special"]})
-    assert [check.is_passed for check in bad] == [True, False, False]
+    special = np.array([1.0, 1.1, 0.9, 1.0])
+    wanted = {
+        "base": False,
+        "special": True,
+        "sources": True,
+        "all else": False,
+        "sources of 1": False,
+    }  # by the last, sources are not to be enough
+
+    def passed(sources, others, one):
+        reads = {"base": np.zeros(4), "special": special}
+        reads |= {"sources": sources * special, "all else": others * special, "sources of 1": one * special}
+        return [check.is_passed for check in checks.shares(reads, wanted)]
+
+    assert passed(0.8, 0.2, 0.2) == [True] * 4 and passed(0.8, -0.2, -3) == [True] * 4
+    assert passed(0.7, -0.3, 0.4) == [True, False, False, False]
     spread = {"base": np.zeros(2), "special": np.array([3.0, -1.0])}
-    assert not checks.shares(spread | {"sources": spread["special"], "all else": np.zeros(2)})[0].is_passed
+    assert not checks.shares(spread, wanted)[0].is_passed

@@ -81,3 +81,14 @@ def test_what_is_no_number_comes_last_and_is_counted():
 def test_coverage():
     low, high = np.array([0.0, 1.0, NAN, 2.0]), np.array([1.0, 2.0, 1.0, 3.0])
     assert scorers.coverage(low, high, np.array([1.0, 0.5, 0.5, 2.5])) == 0.5
+
+
+def test_within_kinds_sizes_of_kinds_help_nobody():
+    """Sources are the larger kind, and the smaller of it."""
+    values = {"head": np.array([[5.0, 6.0, 7.0]]), "neuron": np.array([[1.0, 2.0, 3.0, NAN]])}
+    heads = {"head": np.array([[True, False, False]]), "neuron": np.zeros((1, 4), bool)}
+    flat = [np.concatenate([each[kind].ravel() for kind in values]) for each in (values, heads)]
+    assert scorers.auroc(*flat) == 4 / 6 and scorers.auroc_within(values, heads) == 0
+    both = heads | {"neuron": np.array([[False, False, True, True]])}
+    assert scorers.auroc_within(values, both) == pytest.approx((0 + 2 * 0.5) / 3)
+    assert np.isnan(scorers.auroc_within(values, {kind: np.zeros_like(each, bool) for kind, each in values.items()}))
