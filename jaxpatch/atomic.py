@@ -83,11 +83,16 @@ def text(path: str | Path, content: str, *, overwrite: bool = False) -> Path:
 
     Raises: FileExistsError where `path` exists and not `overwrite`; OSError where a write fails.
     """
+    return binary(path, content.encode("utf-8"), overwrite=overwrite)
+
+
+def binary(path: str | Path, content: bytes, *, overwrite: bool = False) -> Path:
+    """The same of bytes."""
     path = refuse_existing(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
     try:
-        partial.write_text(content, encoding="utf-8")
+        partial.write_bytes(content)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -223,7 +223,8 @@ def _refuse_unknown(where: str, said: Mapping[str, Any], known: Sequence[str] | 
 
 
 def _table(said: Mapping[str, Any], name: str, faults: list[str], where: str = "") -> Mapping[str, Any]:
-    found = said.get(name) or {}
+    if (found := said.get(name)) is None:
+        return {}
     if isinstance(found, Mapping):
         return found
     faults.append(f"{where}{name}: wanted a table; got {found!r}")

@@ -117,7 +117,7 @@ def merge(options: Merge, *, command: Sequence[str] = (), console: Console | Non
     gates = None if scores is None else merger.apportion(str(made.rule), scores, pair.base, **_ruled(made))
     merged = merger.merge(made.method, pair.base, trees, gates=gates, **_numbers(made), **made.options)
     merged_at = time.monotonic()
-    said = _record(made, pairs, command) | {"differs": _share_that_differs(pair.base, merged)}
+    said = _record(made, pairs, command, options.recipe) | {"differs": _share_that_differs(pair.base, merged)}
     if scores is not None and gates is not None:
         said["taken"] = [_taken(own, gate) for own, gate in zip(scores, gates, strict=True)]
     beside = {**pair.beside, CARD: card(made, said), RECORD: json.dumps(manifest.plain(said), indent=2) + "\n"}
@@ -324,10 +324,15 @@ def _share_that_differs(base: Params, merged: Params) -> float:
     return changed / sum(np.size(leaf) for leaf in a.values())
 
 
-def _record(made: Recipe, pairs: Mapping[str, Pair], command: Sequence[str]) -> dict[str, Any]:
-    """All that is needed to do it again."""
-    files = {"base": next(iter(pairs.values())).files["base"]}
+def _record(made: Recipe, pairs: Mapping[str, Pair], command: Sequence[str], recipe: Path | None) -> dict[str, Any]:
+    """All that is needed to do it again. recipe: the file that it was read from."""
+    files: dict[str, Sequence[str | Path]] = {"base": next(iter(pairs.values())).files["base"]}
     files |= {name: pair.files["special"] for name, pair in pairs.items()}
+    for number, expert in enumerate(made.experts):
+        if expert.scores is not None:
+            run = Path(expert.scores).expanduser()
+            files[f"scores of expert {number}"] = [run / name for name in ("manifest.json", "scores.safetensors")]
+    files |= {"recipe": [recipe]} if recipe is not None else {}
     return {
         "command": shlex.join(command),
         "recipe": asdict(made),
@@ -362,10 +367,14 @@ def card(made: Recipe, said: Mapping[str, Any]) -> str:
     for expert in made.experts:
         density, scores = ("" if each is None else each for each in (expert.density, expert.scores))
         lines.append(f"| `{expert.model}` | {expert.weight:g} | {density} | {scores} |")
-    rules = {"scale": made.scale, "seed": made.seed, **made.options}
+    method = METHODS[made.method]
+    rules = {name: getattr(made, name) for name in ("scale", "seed") if name in method.takes}
+    rules |= {name: option.default for name, option in method.options.items()} | dict(made.options)
     if made.rule is not None:
         rules |= {"rule": made.rule, "budget": made.budget, "conflict": made.conflict, "rest": made.rest}
-    lines += ["", ", ".join(f"{name} {value}" for name, value in rules.items()) + "."]
+        rules |= {f"weight of kind {kind}": weight for kind, weight in made.kinds.items()}
+    if rules:
+        lines += ["", ", ".join(f"{name} {value}" for name, value in rules.items()) + "."]
     lines += ["", f"{said['differs']:.2%} of the parameters are not base's.", ""]
     if "taken" in said:
         lines += [

@@ -12,7 +12,7 @@ MAY_IMPORT = {
     "shapes": (),
     "atomic": (),
     "numbers": (),
-    "array_file": (),
+    "array_file": ("atomic",),
     "trees": (),
     "fetch": ("atomic",),
     "models": ("atomic", "shapes", "trees"),

@@ -125,6 +125,11 @@ def test_parameters_that_a_method_of_mergekits_has_not(tmp_path, method, paramet
     assert fault in said and said.count("no such parameter") == (2 if method == "linear" else 1)
 
 
+@pytest.mark.parametrize("value", ["false", "0", '""', "[]"])
+def test_a_table_is_not_anything_that_is_empty(tmp_path, value):
+    assert "gates: wanted a table" in refused(tmp_path, f"gates = {value}\n{OWN.split('[gates]')[0]}")
+
+
 def test_the_page_on_recipes_has_all_keys_and_all_methods(tmp_path):
     text = PAGE.read_text(encoding="utf-8")
     example = text.split("```toml\n")[1].split("```")[0]

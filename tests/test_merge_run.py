@@ -1,6 +1,7 @@
 """`jaxpatch merge`, from checkpoints to a checkpoint that transformers loads."""
 
 import errno
+import hashlib
 import json
 import shutil
 import textwrap
@@ -90,6 +91,7 @@ def test_flags(home, tmp_path):
         json.loads((out / "merge.json").read_text(encoding="utf-8")),
     )
     assert f"| `{home / 'two'}` | 0.7 | 0.2 |" in card and "Method: **ties**" in card
+    assert "scale 1.0, normalize True, trim all, rescale none" in card, "what was not said, too"
     assert said["recipe"]["experts"][1]["density"] == 0.2 and said["files"]["expert 1"][0]["sha256"] in card
 
 
@@ -147,6 +149,10 @@ def test_scores_decide(home, tmp_path):
             assert score == pytest.approx(best) and f"{name} {score:.3g}" in card
         assert bool(taken["best"]) == (best > 0)
     assert sum(map(bool, (taken["best"] for taken in said["taken"]))) >= 1
+    for number, folder in enumerate(("special", "two")):
+        named = {file["name"]: file["sha256"] for file in said["files"][f"scores of expert {number}"]}
+        read = (home / "runs" / folder / "scores.safetensors").read_bytes()
+        assert named["scores.safetensors"] == hashlib.sha256(read).hexdigest() and "manifest.json" in named
 
 
 def test_scores_of_other_models_are_refused(home, tmp_path):

@@ -18,14 +18,11 @@ def save_anchor(anchor: Anchor, path: str | Path, **about: str) -> Path:
         >>> load_anchor(path).layer, load_anchor(path).direction.tolist()
         (1, [0.0, 0.0, 1.0, 0.0])
     """
-    from safetensors.numpy import save
-
     arrays = {"direction": np.asarray(anchor.direction, np.float32)}
     if anchor.centre is not None:
         arrays["centre"] = np.asarray(anchor.centre, np.float32)
     metadata = {"layer": str(int(anchor.layer)), "read_out": anchor.read_out, **about}
-    Path(path).write_bytes(save(arrays, metadata=metadata))
-    return Path(path)
+    return array_file.write(path, arrays, metadata)
 
 
 def load_anchor(path: str | Path) -> Anchor:

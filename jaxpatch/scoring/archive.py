@@ -35,8 +35,6 @@ def save_scores(found: Scores, path: str | Path, *, note: str = "") -> Path:
         >>> bool((again.values["head"] == found.values["head"]).all()), again.method
         (True, 'exact')
     """
-    from safetensors.numpy import save
-
     arrays = _arrays(found)
     arrays |= {f"whole/{name}": effect for name, effect in found.whole.items()}
     said: dict[str, Any] = {name: getattr(found, name) for name in ("method", "mode", "aggregate", "layer", "repairs")}
@@ -48,10 +46,8 @@ def save_scores(found: Scores, path: str | Path, *, note: str = "") -> Path:
         fields = each._asdict()
         arrays |= {f"screening/{kind}/{name}": fields.pop(name) for name in ("replaced", "is_random", "cheap", "exact")}
         said["screening"][kind] = fields
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     about = {"format": FORMAT, "scores": json.dumps(said, default=_plain)} | ({"note": note} if note else {})
-    Path(path).write_bytes(save(whole, metadata=about))
-    return Path(path)
+    return array_file.write(path, arrays, about)
 
 
 def load_scores(path: str | Path) -> Scores:

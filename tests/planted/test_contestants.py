@@ -18,7 +18,8 @@ PAIRS = sorted(path.name for path in FOLDER.iterdir() if path.is_dir())
 LEVELS = json.loads((FOLDER / "levels.json").read_text(encoding="utf-8"))
 """Method -> pair -> average precision."""
 SLACK = {"learned gates": 0.15}
-"""By how much average precision may be off the recorded one, where not 0.02: what is learned ends elsewhere on other processors."""
+"""By how much average precision may be off the recorded one, where not 0.02, but never by more than half of it, or 0.005: what is
+learned ends elsewhere on other processors."""
 QUIET = "nothing"
 
 
@@ -60,7 +61,7 @@ def test_contestants_keep_what_they_have_reached(method):
     off = {
         name: (reached[name], level)
         for name, level in LEVELS[method].items()
-        if abs(reached[name] - level) > SLACK.get(method, 0.02)
+        if abs(reached[name] - level) > min(SLACK.get(method, 0.02), max(level / 2, 0.005))
     }
     assert not off, f"{method} is not at its recorded level: {off}"
 
