@@ -197,7 +197,11 @@ def contend(chosen: argparse.Namespace, there: Known, names: Sequence[str], team
     """All tries, the best of them, and its test."""
     if method in CONTROLS:
         control = CONTROLS[method]
-        of, settings = best_way(chosen, names, control.sort)
+        if (best := best_way(chosen, names, control.sort)) is None:
+            raise SystemExit(
+                f"{' + '.join(names)}: no contender of sort {control.sort} is done, to make a control of; name one, too."
+            )
+        of, settings = best
         sort, make, given = CONTROL, control.changed(CONTENDERS[of].of)(team), [settings]
     else:
         contender = CONTENDERS[method]
@@ -238,17 +242,15 @@ def takes_part(method: str, count: int) -> bool:
     return method in CONTROLS or CONTENDERS[method].size in (None, count)
 
 
-def best_way(chosen: argparse.Namespace, names: Sequence[str], sort: str) -> tuple[str, dict[str, Any]]:
-    """Of a sort the contender that validated best of those that are done, and the settings that it chose."""
+def best_way(chosen: argparse.Namespace, names: Sequence[str], sort: str) -> tuple[str, dict[str, Any]] | None:
+    """Of a sort the contender that validated best of those that are done, and the settings that it chose; None where none is."""
     said = [
         compare_page.read(chosen.out / f"{place(names, method)}.json")
         for method, contender in CONTENDERS.items()
         if contender.sort == sort and recalled(chosen, place(names, method))
     ]
     if not said:
-        raise SystemExit(
-            f"{' + '.join(names)}: no contender of sort {sort} is done, to make a control of; name one, too."
-        )
+        return None
     first = min(said, key=lambda each: compare_page.Entry(each["method"], each).validated)
     return first["method"], first["settings"]
 
@@ -280,10 +282,18 @@ def recalled(chosen: argparse.Namespace, name: str) -> bool:
         said = compare_page.read(file)
         method = said.get("method")
         version = known_as(method).version if method in EVERY else None
-        if said["asked"] == as_asked(chosen) and said.get("version") == version:
+        if said["asked"] == as_asked(chosen) and said.get("version") == version and _is_of_the_best(chosen, name, said):
             put(chosen, name, said)
             return True
     return False
+
+
+def _is_of_the_best(chosen: argparse.Namespace, name: str, said: Mapping[str, Any]) -> bool:
+    """Whether a control is of the way that validates best by now; of all other results this is not asked."""
+    if said.get("method") not in CONTROLS:
+        return True
+    team, sort = Path(name).parent.name.split("-"), CONTROLS[said["method"]].sort
+    return [said["of"], said["settings"]] == list(best_way(chosen, team, sort) or ())
 
 
 def put(chosen: argparse.Namespace, name: str, said: Mapping[str, Any]) -> None:

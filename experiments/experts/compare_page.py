@@ -58,13 +58,21 @@ def drawn(alone: Mapping[str, Any], names: Sequence[str], seed: int = 0) -> Draw
 
 def normalised(entry: Entry, again: Drawn) -> np.ndarray:
     """The mean over tasks of the score as a share of the expert's own, on all draws; its seeds are drawn again, too."""
+    return np.mean([_reached(entry, name, again) / np.maximum(again.own[name], 1e-9) for name in again.rows], axis=0)
+
+
+def _reached(entry: Entry, name: str, again: Drawn) -> np.ndarray:
+    """The share of right answers to one task, on all draws; of seeds the same are drawn for all tasks."""
     num_seeds, rng = len(entry.said["tests"]), np.random.default_rng(list(entry.method.encode()))
     seeds = np.concatenate([np.arange(num_seeds)[None], rng.integers(0, num_seeds, (DRAWS, num_seeds))])
-    shares = []
-    for name, rows in again.rows.items():
-        reached = entry.verdicts(name)[seeds[:, :, None], rows[:, None]].mean(axis=(1, 2))
-        shares.append(reached / np.maximum(again.own[name], 1e-9))
-    return np.mean(shares, axis=0)
+    return entry.verdicts(name)[seeds[:, :, None], again.rows[name][:, None]].mean(axis=(1, 2))
+
+
+def _setting(entry: Entry, name: str) -> str:
+    """One that was chosen, and whether it was the first or the last of those that were tried."""
+    tried = sorted({each["settings"][name] for each in entry.said["tries"]})
+    value = entry.said["settings"][name]
+    return f"{name} {value:g}" + (" (at the edge)" if len(tried) > 1 and value in (tried[0], tried[-1]) else "")
 
 
 def interval(values: np.ndarray) -> str:
@@ -103,7 +111,10 @@ def write(
         "Scores are shares of right answers; normalised, shares of the expert's own. Intervals are 95 %, over prompts drawn again, the "
         "same for all, and over the seeds of random ones. Where all answers are right they have no width, though of "
         f"{alone['asked']['test']} right ones out of as many one may only conclude that {_at_least(alone['asked']['test']):.0%} or "
-        "more are (Wilson).",
+        "more are (Wilson). Each is of one comparison: of several baselines one is passed by chance more often, all of them are not. "
+        "A setting is *at the edge* where the best of the tries was the smallest or the largest, so another might be better.",
+        "What else became of a model is seen in answers of base's to prompts that ask for nothing: their perplexity, which a model "
+        "that is surer of itself may lower; and the distance from base along them, KL in nats a token, which only base has at 0.",
         "Controls are of the way of their sort that validated best, by the settings that it chose, and take as much of each kind of "
         "component: shuffled, components of a kind and layer have each other's gates; by change, the largest gates of a kind go to "
         "those that an expert changed most.",
@@ -148,9 +159,10 @@ def _team(entries: Sequence[Entry], alone: Mapping[str, Any], names: Sequence[st
     for entry in ordered:
         shares = []
         for name in names:
-            score, base = entry.verdicts(name).mean(), np.mean(alone["base"]["verdicts"][name])
-            shares.append(f"{score:.0%}" + (" (below base)" if score < base else ""))
-        settings = ", ".join(f"{key} {value:g}" for key, value in entry.said["settings"].items())
+            score, base = _reached(entry, name, again), np.mean(alone["base"]["verdicts"][name])
+            low, high = np.percentile(score[1:], (2.5, 97.5))
+            shares.append(f"{score[0]:.0%} ({low:.0%} to {high:.0%})" + (", below base" if score[0] < base else ""))
+        settings = ", ".join(_setting(entry, key) for key in entry.said["settings"])
         rows.append(
             [
                 entry.method,
@@ -158,6 +170,7 @@ def _team(entries: Sequence[Entry], alone: Mapping[str, Any], names: Sequence[st
                 *shares,
                 interval(reached[entry.method]),
                 f"{entry.mean_of('neutral perplexity'):.2f}",
+                f"{entry.mean_of('neutral KL'):.2f}",
                 f"{entry.said['differs']:.0%}",
                 f"{entry.said['size']:.2f}",
                 f"{entry.validated:.3f}",
@@ -170,6 +183,7 @@ def _team(entries: Sequence[Entry], alone: Mapping[str, Any], names: Sequence[st
         *names,
         "normalised, mean",
         "neutral perplexity",
+        "neutral KL from base",
         "parameters changed",
         "size of the change",
         "KL from experts, validated",
@@ -196,9 +210,12 @@ def _verdict(
             ahead += is_ahead and entry in baselines
             lines.append((entry.method, interval(apart), "ahead" if is_ahead else _behind(apart)))
         strongest = baselines[0]
+        all_of_them = (
+            "so it wins over every baseline" if ahead == len(baselines) else "so it does not win over every baseline"
+        )
         parts += [
             f"Of those that {says}, {chosen.method} validated best. It is ahead of {ahead} of {len(baselines)} baselines outside the "
-            f"interval. Of its sort {ours[0].method} tested best, and of the baselines {strongest.method}.",
+            f"interval, {all_of_them}. Of its sort {ours[0].method} tested best, and of the baselines {strongest.method}.",
             table(["beside", f"{chosen.method} less this, normalised", "outside the interval"], lines),
             _by_task(chosen, strongest, alone, names),
         ]

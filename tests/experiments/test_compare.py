@@ -121,7 +121,8 @@ def results(out, verdicts):
     for method, (sort, counts) in verdicts.items():
         said = {"method": method, "sort": sort, "settings": {"scale": 0.5}, "tests": [test(counts)]}
         said["of"] = "soft" if sort == "control" else None
-        said["tries"] = [{"kl": {"sums": kl, "records": 0.5}} for kl in (0.7, 1.1)]
+        tries = [(0.7, 0.5), (1.1, 1.0)] if sort == "baseline" else [(0.7, 0.5), (1.1, 1.0), (1.2, 0.1)]
+        said["tries"] = [{"kl": {"sums": kl, "records": 0.5}, "settings": {"scale": scale}} for kl, scale in tries]
         files[f"sums-records/{method}"] = said | {"differs": 0.5, "size": 1.0, "seconds": 60.0}
     (out / "sums-records").mkdir()
     for name, said in files.items():
@@ -142,11 +143,13 @@ def test_the_page_says_who_is_ahead_and_what_got_worse(parts, tmp_path):
     page = parts["compare_page"]
     page.write(tmp_path, tmp_path, {TEAM: [*done, "hard"]}, {TEAM: done}, "command")
     text = (tmp_path / "experts.md").read_text(encoding="utf-8")
-    assert "| soft | by scores | 80% | 100% | 1.00 (1.00 to 1.00) | 2.00 | 50% | 1.00 | 0.600 | scale 0.5 |" in text
-    assert "| TIES | looks at no component | 10% (below base) | 30% | 0.21" in text
+    assert "| soft | by scores | 80% (50% to 100%) | 100% (100% to 100%) | 1.00 (1.00 to 1.00) | 2.00 | 0.10 |" in text
+    assert "| 50% | 1.00 | 0.600 | scale 0.5 |" in text and "| 0.600 | scale 0.5 (at the edge) |" in text
+    assert "| TIES | looks at no component | 10% (0% to 30%), below base | 30% (0% to 60%) | 0.21" in text
     assert (
-        "Of those that go by scores, soft validated best. It is ahead of 1 of 2 baselines outside the interval." in text
+        "Of those that go by scores, soft validated best. It is ahead of 1 of 2 baselines outside the interval" in text
     )
+    assert "so it does not win over every baseline." in text
     assert "Of its sort soft tested best, and of the baselines average." in text
     assert "| average | 0.00 (0.00 to 0.00) | neither |" in text and "| random masks | 0.50 (" in text
     assert "Not run yet, of sums and records: hard." in text and "that 72% or more are" in text
@@ -173,6 +176,27 @@ def test_results_in_docs_are_gone_on_from(parts, tmp_path):
     assert not module.recalled(chosen("elsewhere"), "sums-records/soft")
     assert not module.recalled(chosen("elsewhere"), "sums-records/average")
     assert not module.recalled(chosen("third", test_seed=3), "sums-records/TIES")
+
+
+def test_a_control_of_what_is_no_longer_the_best_is_made_again(parts, tmp_path):
+    module = parts["compare"]
+    chosen = argparse.Namespace(**module.SETTINGS | {"out": tmp_path, "docs": None})
+
+    def keep(method, version, kl, **said):
+        tries = [{"kl": {"sums": kl, "records": kl}, "settings": {"budget": 0.6}}]
+        said = {"method": method, "version": version, "settings": {"budget": 0.6}, "tries": tries} | said
+        module.keep(chosen, module.place(TEAM, method), said)
+
+    control = "the best by scores, shuffled"
+    keep("soft", 1, 0.5)
+    keep(control, 1, 0.7, of="soft")
+    assert module.recalled(chosen, module.place(TEAM, control))
+    keep("hard", 1, 0.6)
+    assert module.recalled(chosen, module.place(TEAM, control)), "what validates worse changes nothing"
+    keep("hard", 1, 0.4)
+    assert not module.recalled(chosen, module.place(TEAM, control))
+    keep(control, 1, 0.7, of="hard", settings={"budget": 0.9})
+    assert not module.recalled(chosen, module.place(TEAM, control)), "by other settings"
 
 
 @pytest.fixture
