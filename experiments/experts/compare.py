@@ -146,7 +146,7 @@ def scored(chosen: argparse.Namespace, there: Known, console: Console) -> dict[s
             jp.save_scores(made, file)
             console.print(f"{name}: scored, {time.monotonic() - began:.0f} s")
         statistics = {
-            "fisher": jp.fisher(pair, pair.special, inputs),
+            "fisher": jp.fisher(pair, pair.special, inputs, normalize=True),
             "moments": jp.moments(pair, pair.special, inputs),
             "mask": kept_mask(chosen.out / f"{name}.mask-{chosen.learn}-{STEPS}.npz", pair, there.told[name]["train"]),
         }

@@ -242,7 +242,7 @@ CONTENDERS: dict[str, Contender] = {
     "Localize-and-Stitch": Contender(BASELINE, published("localize_and_stitch"), DENSITIES),
     "Localize-and-Stitch, learned": Contender(BASELINE, by_data("localize_and_stitch", "mask"), SCALES, version=2),
     "consensus": Contender(BASELINE, published("consensus"), SCALES),
-    "Fisher": Contender(BASELINE, by_data("fisher", "fisher"), FLOORS, version=2),
+    "Fisher": Contender(BASELINE, by_data("fisher", "fisher"), FLOORS, version=3),
     "RegMean": Contender(BASELINE, by_data("regmean", "moments"), SHRINKS, version=2),
     "AdaMerging": Contender(BASELINE, learned("adamerging", "entropy", ("layer",)), STRETCHES, version=2),
     "RegMean, then layers learned": Contender(

@@ -25,12 +25,16 @@ READS = {
 """A block's matrix -> what it reads."""
 
 
-def fisher(pair: Pair, params: Params, inputs: Inputs, *, seed: int = 0) -> Params:
+def fisher(pair: Pair, params: Params, inputs: Inputs, *, normalize: bool = False, seed: int = 0) -> Params:
     """The diagonal of the Fisher information of the next token: how much the answer depends on each parameter.
 
     ``F = mean_x (d log p(y | x) / d theta)^2``, y drawn from the model's own next-token distribution after each prompt x.
 
-    Args: pair: whose config. params: the expert's. inputs: prompts of its own task. seed: of the tokens that are drawn.
+    Args:
+        pair: whose config. params: the expert's. inputs: prompts of its own task.
+        normalize: divide all by their Euclidean norm, so that an expert that is unsure of its answers, whose information is larger, does
+            not decide alone: as the paper's code does by default, where its text does not.
+        seed: of the tokens that are drawn.
 
     Returns: a tree like the parameters.
 
@@ -44,7 +48,14 @@ def fisher(pair: Pair, params: Params, inputs: Inputs, *, seed: int = 0) -> Para
         (True, True)
     """
     refuse_others(pair, "fisher", "Square the gradients of your own model's log-probabilities instead.")
-    return _fisher(pair.config, params, inputs, jax.random.key(seed))
+    found = _fisher(pair.config, params, inputs, jax.random.key(seed))
+    return _of_unit_norm(found) if normalize else found
+
+
+@jax.jit
+def _of_unit_norm(tree: Params) -> Params:
+    norm = jnp.sqrt(sum((jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)), start=jnp.float32(0)))
+    return jax.tree.map(lambda leaf: leaf / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny), tree)
 
 
 @functools.partial(jax.jit, static_argnums=0)

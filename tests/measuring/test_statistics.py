@@ -36,6 +36,14 @@ def test_fisher_is_the_mean_of_squared_slopes():
         np.testing.assert_allclose(found[path], each, rtol=1e-3, atol=1e-6 * each.max(), err_msg=path)
 
 
+def test_fisher_of_unit_norm():
+    pair, prompts = testing.tiny_pair(), testing.tiny_inputs()
+    found, whole = (paths.leaves(jp.fisher(pair, pair.special, prompts, normalize=each)) for each in (True, False))
+    norm = np.sqrt(sum(float((np.asarray(leaf, np.float64) ** 2).sum()) for leaf in whole.values()))
+    for path, leaf in found.items():
+        np.testing.assert_allclose(leaf, whole[path] / norm, rtol=1e-5, err_msg=path)
+
+
 @pytest.mark.parametrize("parallel", [False, True])
 def test_moments_are_of_what_matrices_read(parallel):
     """Of head vectors token by token; and no moment is below nothing."""
