@@ -2,21 +2,23 @@
 
     python experiments/experts/compare.py --out results/experts --docs docs/results
 
-For each team of experts every contender (`contenders.py`) is tried by each of its few settings, on prompts to validate by: how far its
-next tokens are from each expert's along that expert's answers, in nats. The best of these is tested once: what it answers to prompts
-nobody has seen is judged by rule, and so is what it does to answers that have nothing to do with the tasks. A folder a team, a file a
-contender; what is there already is not done again. With --docs these files are in DOCS/experts, too, and what is there is not done
-again, either, so that a run can be gone on with elsewhere: to measure all anew, empty it. `compare_page.py` writes experts.md out of
-these files alone, whenever all contenders of a team are done.
+For each team of experts every contender (`contenders.py`) is tried by each of its few settings, on prompts to validate by: how far
+its next tokens are from each expert's along that expert's answers, in nats, as a share of how far base is. The best of these is tested
+once: what it answers to prompts nobody has seen is judged by rule, and so is what it does to answers that have nothing to do with the
+tasks. A folder a team, a file a contender; what is there already is not done again, where it was made of the same adapters by the same
+settings. With --docs these files are in DOCS/experts, too, and what is there is not done again, either, so that a run can be gone on
+with elsewhere: to measure all anew, empty it. `compare_page.py` writes experts.md out of these files alone, whenever all contenders of
+a team are done.
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +28,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from compare_page import place
-from contenders import BATCH, CONTENDERS, CONTROL, CONTROLS, KINDS, LEARNED, SCORES, STEPS, Contender, Control, Team
+from contenders import (
+    BATCH,
+    CONTENDERS,
+    CONTROL,
+    CONTROLS,
+    KEPT,
+    KINDS,
+    LEARNED,
+    OF_EACH,
+    RATE,
+    SCALES,
+    SCORES,
+    START,
+    STEPS,
+    Contender,
+    Control,
+    Maker,
+    Settings,
+    Team,
+    gone,
+)
 from rich.console import Console
 
 import jaxpatch as jp
@@ -46,17 +68,19 @@ ADAPTERS = {
 }
 MAX_NEW = {"constraints": 96, "sums": 64, "records": 64}
 EVERY = [*CONTENDERS, *CONTROLS]
-SETTINGS = {"learn": 16, "validation": 4, "test": 16, "test_seed": 2, "neutral": 8, "cuts": 2, "steps": 4, "seeds": 2}
-"""Prompts of each task to learn and to score by, to validate by, to test by, and the seed of these (those of seed 1 were seen while
-contenders were designed, and are not to judge them); prompts that ask for nothing; places at which an answer is cut, for scores; steps
-of integrated gradients; seeds that a random contender is tested by."""
+SETTINGS = {"learn": 16, "validation": 6, "test": 16, "test_seed": 3, "neutral": 8, "cuts": 2, "steps": 4, "seeds": 2}
+"""Prompts of each task to learn and to score by, to validate by, to test by, and the seed of these (those of seeds 1 and 2 were seen
+while contenders were designed, and are not to judge them); prompts that ask for nothing; places at which an answer is cut, for scores;
+steps of integrated gradients; seeds that a random contender is tested by."""
 
 
 class Known(NamedTuple):
-    """What all teams are judged by. told: expert -> split -> its own answers. validate: expert -> how far a model is from it along
-    those to be validated by. neutral: how far a model is from base where nothing is asked."""
+    """What all teams are judged by. of_base: how far base is from each expert along the answers to be validated by, nats a token. told:
+    expert -> split -> its own answers. validate: expert -> how far a model is from it along those to be validated by. neutral: how far
+    a model is from base where nothing is asked."""
 
     pairs: Mapping[str, jp.Pair]
+    of_base: Mapping[str, float]
     told: Mapping[str, Mapping[str, continuations.Continuation]]
     validate: Mapping[str, Any]
     neutral: Any
@@ -74,7 +98,7 @@ def known(chosen: argparse.Namespace, console: Console) -> Known:
             texts = [example.user for example in make(split, getattr(chosen, wanted), seed=7)]
             asked = jp.encode(pair, texts)
             told[name][split] = kept(
-                chosen.out / f"{name}.{split}-{len(texts)}.npz",
+                cache(chosen) / f"{name}.{split}-{len(texts)}.npz",
                 lambda pair=pair, asked=asked, name=name: jp.continuation(
                     pair, pair.special, asked, max_new=MAX_NEW[name]
                 ),
@@ -83,17 +107,14 @@ def known(chosen: argparse.Namespace, console: Console) -> Known:
     pair = next(iter(pairs.values()))
     plain = jp.encode(pair, prompts.prompts("anchor", chosen.neutral))
     neutral = kept(
-        chosen.out / f"neutral-{chosen.neutral}.npz", lambda: jp.continuation(pair, pair.base, plain, max_new=64)
+        cache(chosen) / f"neutral-{chosen.neutral}.npz", lambda: jp.continuation(pair, pair.base, plain, max_new=64)
     )
-    return Known(
-        pairs,
-        told,
-        {
-            name: continuations.divergence_from(each, each.special, told[name]["validation"])
-            for name, each in pairs.items()
-        },
-        continuations.divergence_from(pair, pair.base, neutral),
-    )
+    validate = {
+        name: continuations.divergence_from(each, each.special, told[name]["validation"])
+        for name, each in pairs.items()
+    }
+    of_base = {name: float(away(pair.base).kl.mean()) for name, away in validate.items()}
+    return Known(pairs, of_base, told, validate, continuations.divergence_from(pair, pair.base, neutral))
 
 
 def kept(file: Path, make) -> continuations.Continuation:
@@ -112,7 +133,7 @@ def kept_mask(file: Path, pair: jp.Pair, told: continuations.Continuation) -> Pa
     """A mask from a file, a bit an entry, or learned and left there."""
     own = paths.leaves(pair.base)
     if not file.is_file():
-        made = jp.learn_mask(pair, told, steps=STEPS, batch=BATCH)
+        made = jp.learn_mask(pair, told, density=KEPT, steps=STEPS, batch=BATCH)
         partial = file.with_suffix(".partial.npz")
         np.savez(partial, **{path: np.packbits(leaf) for path, leaf in paths.leaves(made).items()})
         partial.replace(file)
@@ -139,7 +160,7 @@ def scored(chosen: argparse.Namespace, there: Known, console: Console) -> dict[s
     found = {}
     for name, pair in there.pairs.items():
         inputs = cut(there.told[name]["train"], chosen.cuts)
-        file = chosen.out / f"{name}.scores-{chosen.learn}-{chosen.cuts}-{chosen.steps}.safetensors"
+        file = cache(chosen) / f"{name}.scores-{chosen.learn}-{chosen.cuts}-{chosen.steps}.safetensors"
         if not file.is_file():
             began = time.monotonic()
             made = jp.score(pair, inputs, jp.NextToken("kl"), kinds=KINDS, method="integrated", steps=chosen.steps)
@@ -148,7 +169,9 @@ def scored(chosen: argparse.Namespace, there: Known, console: Console) -> dict[s
         statistics = {
             "fisher": jp.fisher(pair, pair.special, inputs, normalize=True),
             "moments": jp.moments(pair, pair.special, inputs),
-            "mask": kept_mask(chosen.out / f"{name}.mask-{chosen.learn}-{STEPS}.npz", pair, there.told[name]["train"]),
+            "mask": kept_mask(
+                cache(chosen) / f"{name}.mask-{chosen.learn}-{STEPS}.npz", pair, there.told[name]["train"]
+            ),
         }
         found[name] = jp.load_scores(file), statistics
     return found
@@ -195,41 +218,107 @@ def taken(base: Params, specials: Sequence[Params], params: Params) -> dict[str,
 
 def contend(chosen: argparse.Namespace, there: Known, names: Sequence[str], team: Team, method: str) -> dict[str, Any]:
     """All tries, the best of them, and its test."""
+    of, sort = None, known_as(method).sort
     if method in CONTROLS:
-        control = CONTROLS[method]
-        if (best := best_way(chosen, names, control.sort)) is None:
+        if (of := best_way(chosen, names, sort)) is None:
             raise SystemExit(
-                f"{' + '.join(names)}: no contender of sort {control.sort} is done, to make a control of; name one, too."
+                f"{' + '.join(names)}: no contender of sort {sort} is done, to make a control of; name one, too."
             )
-        of, settings = best
-        sort, make, given = CONTROL, control.changed(CONTENDERS[of].of)(team), [settings]
+        contender, maker, sort = CONTENDERS[of], CONTROLS[method].changed(CONTENDERS[of].of)(team), CONTROL
     else:
         contender = CONTENDERS[method]
-        of, sort, make, given = None, contender.sort, contender.of(team), contender.tries
+        maker = contender.of(team)
     tries, best = [], None
-    for settings in given:
+    for own in contender.tries:
         began = time.monotonic()
-        params = jax.block_until_ready(make(settings, 0))
-        merged_at = time.monotonic()
-        kl = validated(there, names, params)
-        tries.append({"settings": settings, "kl": kl, "seconds": merged_at - began})
-        if best is None or np.mean(list(kl.values())) < best[0]:
-            best = float(np.mean(list(kl.values()))), settings, params
+        whole = jax.block_until_ready(maker.make(own, 0))
+        seconds = time.monotonic() - began
+
+        def left(scale: float | None, own: Settings = own, whole: Params = whole, seconds: float = seconds) -> float:
+            nonlocal best
+            settings = own if scale is None else {**own, "scale": scale}
+            params = at_scale(maker.start, whole, settings)
+            kl = validated(there, names, params)
+            share = float(np.mean([kl[name] / there.of_base[name] for name in names]))
+            tries.append({"settings": settings, "kl": kl, "left": share, "seconds": seconds})
+            if best is None or share < best[0]:
+                best = share, settings, params
+            return share
+
+        if contender.begin is None:
+            left(None)
+        else:
+            climb(left, contender.begin)
     assert best is not None
     _, settings, params = best
     tests = [tested(chosen, there, names, params)]
     for seed in range(1, chosen.seeds if known_as(method).is_random else 1):
-        tests.append(tested(chosen, there, names, make(settings, seed)))
+        tests.append(
+            tested(
+                chosen, there, names, at_scale(maker.start, maker.make(settings_but_scale(settings), seed), settings)
+            )
+        )
     return {
         "method": method,
         "version": known_as(method).version,
         "sort": sort,
         "of": of,
         "tries": tries,
+        "grid": grid(contender),
         "settings": settings,
         "tests": tests,
         **taken(team.base, team.experts, params),
+        "gates": None if maker.gates is None else gated(team.base, maker, settings_but_scale(settings)),
     }
+
+
+def climb(judge: Callable[[float], float], begin: float) -> None:
+    """Scales from one on, to whichever neighbour is judged better (lower), until none is.
+
+    >>> seen = []
+    >>> climb(lambda scale: seen.append(scale) or abs(scale - 0.3), 0.5)
+    >>> seen
+    [0.4, 0.5, 0.7, 0.3, 0.2]
+    """
+    at, known = SCALES.index(begin), {}
+    while True:
+        for number in (at - 1, at, at + 1):
+            if 0 <= number < len(SCALES) and number not in known:
+                known[number] = judge(SCALES[number])
+        best = min((number for number in (at, at - 1, at + 1) if number in known), key=known.__getitem__)
+        if best == at:
+            return
+        at = best
+
+
+def at_scale(start: Params, whole: Params, settings: Settings) -> Params:
+    """What a maker made, or a part of the way there."""
+    return gone(start, whole, settings["scale"]) if settings.get("scale", 1.0) != 1 else whole
+
+
+def settings_but_scale(settings: Settings) -> dict[str, Any]:
+    """What a maker is told."""
+    return {name: value for name, value in settings.items() if name != "scale"}
+
+
+def grid(contender: Contender) -> dict[str, list[float]]:
+    """Of each setting all values that could have been chosen."""
+    found: dict[str, list[float]] = {
+        name: sorted({each[name] for each in contender.tries}) for name in contender.tries[0]
+    }
+    return found if contender.begin is None else {**found, "scale": list(SCALES)}
+
+
+def gated(base: Params, maker: Maker, settings: Settings) -> list[float]:
+    """Of each expert how much of the parameters of all components that have gates these take."""
+    assert maker.gates is not None
+    partition, shares = components.of_decoder(base), []
+    shapes = {path: np.shape(leaf) for path, leaf in paths.leaves(base).items()}
+    for gates in maker.gates(settings, 0):
+        sizes = {kind: components.sizes(partition[kind], shapes) for kind in gates}
+        whole = sum(int(size.sum()) for size in sizes.values())
+        shares.append(sum(float((np.nan_to_num(gates[kind]) * size).sum()) for kind, size in sizes.items()) / whole)
+    return shares
 
 
 def known_as(method: str) -> Contender | Control:
@@ -242,8 +331,8 @@ def takes_part(method: str, count: int) -> bool:
     return method in CONTROLS or CONTENDERS[method].size in (None, count)
 
 
-def best_way(chosen: argparse.Namespace, names: Sequence[str], sort: str) -> tuple[str, dict[str, Any]] | None:
-    """Of a sort the contender that validated best of those that are done, and the settings that it chose; None where none is."""
+def best_way(chosen: argparse.Namespace, names: Sequence[str], sort: str) -> str | None:
+    """Of a sort the contender that validated best of those that are done; None where none is."""
     said = [
         compare_page.read(chosen.out / f"{place(names, method)}.json")
         for method, contender in CONTENDERS.items()
@@ -251,15 +340,14 @@ def best_way(chosen: argparse.Namespace, names: Sequence[str], sort: str) -> tup
     ]
     if not said:
         return None
-    first = min(said, key=lambda each: compare_page.Entry(each["method"], each).validated)
-    return first["method"], first["settings"]
+    return min(said, key=lambda each: compare_page.Entry(each["method"], each).validated)["method"]
 
 
 def alone(chosen: argparse.Namespace, there: Known) -> dict[str, Any]:
     """Base and each expert on every task: what is normalised by. And of each expert the change of one kind of component alone."""
     names, found = list(there.pairs), {}
     pair = next(iter(there.pairs.values()))
-    found["base"] = tested(chosen, there, names, pair.base)
+    found["base"] = tested(chosen, there, names, pair.base) | {"kl": dict(there.of_base)}
     partition = components.of_decoder(pair.base)
     for name, each in there.pairs.items():
         found[name] = tested(chosen, there, names, each.special)
@@ -293,7 +381,7 @@ def _is_of_the_best(chosen: argparse.Namespace, name: str, said: Mapping[str, An
     if said.get("method") not in CONTROLS:
         return True
     team, sort = Path(name).parent.name.split("-"), CONTROLS[said["method"]].sort
-    return [said["of"], said["settings"]] == list(best_way(chosen, team, sort) or ())
+    return said["of"] == best_way(chosen, team, sort)
 
 
 def put(chosen: argparse.Namespace, name: str, said: Mapping[str, Any]) -> None:
@@ -309,9 +397,27 @@ def folders(chosen: argparse.Namespace) -> list[Path]:
     return [chosen.out, *([] if chosen.docs is None else [chosen.docs / "experts"])]
 
 
-def as_asked(chosen: argparse.Namespace) -> dict[str, int]:
-    """By which settings."""
-    return {name: getattr(chosen, name) for name in SETTINGS}
+def as_asked(chosen: argparse.Namespace) -> dict[str, Any]:
+    """By which settings, of what."""
+    return {name: getattr(chosen, name) for name in SETTINGS} | {"of": made_of(chosen.base)}
+
+
+def made_of(base: str | None) -> str:
+    """What all results hang on beside settings: a hash of base's name, every adapter's files, and the constants of what is learned."""
+    constants = [base, MAX_NEW, KINDS, SCALES, STEPS, RATE, START, BATCH, OF_EACH, KEPT]
+    made = hashlib.sha256(json.dumps(constants).encode())
+    for folder in ADAPTERS.values():
+        for file in sorted(folder.iterdir()):
+            if file.is_file() and file.suffix in (".json", ".safetensors"):
+                made.update(hashlib.sha256(file.read_bytes()).digest())
+    return made.hexdigest()[:12]
+
+
+def cache(chosen: argparse.Namespace) -> Path:
+    """Where answers, scores, masks and gates stay."""
+    made = chosen.out / "kept" / as_asked(chosen)["of"]
+    made.mkdir(parents=True, exist_ok=True)
+    return made
 
 
 def main() -> None:
@@ -323,7 +429,8 @@ def main() -> None:
     for name, value in SETTINGS.items():
         options.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help=f"({value})")
     chosen = options.parse_args()
-    if faults := [f"--{name}: wanted at least 1; got {given}" for name, given in as_asked(chosen).items() if given < 1]:
+    numbers = {name: getattr(chosen, name) for name in SETTINGS}
+    if faults := [f"--{name}: wanted at least 1; got {given}" for name, given in numbers.items() if given < 1]:
         options.error("; ".join(faults).replace("_", "-"))
     console, began = Console(), time.monotonic()
     command = shlex.join(["python", "experiments/experts/compare.py", *sys.argv[1:]])
@@ -347,7 +454,7 @@ def main() -> None:
                 tuple(there.pairs[name] for name in names),
                 tuple(there.told[name]["train"] for name in names),
                 *zip(*(found[name] for name in names), strict=True),
-                chosen.out / "-".join(names),
+                cache(chosen) / "-".join(names),
             )
             for method in methods:
                 started = time.monotonic()

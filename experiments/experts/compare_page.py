@@ -26,8 +26,8 @@ class Entry(NamedTuple):
 
     @property
     def validated(self) -> float:
-        """By which its settings were chosen: the least mean distance of its tries from the experts, nats a token."""
-        return min(float(np.mean(list(each["kl"].values()))) for each in self.said["tries"])
+        """By which its settings were chosen: what is left of base's distance from the experts, the mean over them, of its best try."""
+        return min(each["left"] for each in self.said["tries"])
 
     def verdicts(self, name: str) -> np.ndarray:
         """Of one task: [seeds, prompts]."""
@@ -69,10 +69,9 @@ def _reached(entry: Entry, name: str, again: Drawn) -> np.ndarray:
 
 
 def _setting(entry: Entry, name: str) -> str:
-    """One that was chosen, and whether it was the first or the last of those that were tried."""
-    tried = sorted({each["settings"][name] for each in entry.said["tries"]})
-    value = entry.said["settings"][name]
-    return f"{name} {value:g}" + (" (at the edge)" if len(tried) > 1 and value in (tried[0], tried[-1]) else "")
+    """One that was chosen, and whether it is the first or the last of its grid."""
+    values, value = entry.said["grid"][name], entry.said["settings"][name]
+    return f"{name} {value:g}" + (" (at the edge)" if value in (values[0], values[-1]) else "")
 
 
 def interval(values: np.ndarray) -> str:
@@ -104,8 +103,9 @@ def write(
         f"```\n{command}\n```",
         "Three experts of SmolLM2-135M-Instruct (Q4_1, dequantised): answers in capitals or quotation marks "
         "(`experiments/six_constraints`), sums with their working, and records out of sentences (`experiments/experts`). Every "
-        "contender is tried by three settings, where it has any, on prompts to validate by (KL to each expert along its own answers), "
-        f"and the best of these is tested once, on {alone['asked']['test']} prompts of each task; random ones with "
+        "contender is tried by three settings, where it has any, and all that go from one model to another by parts of that way, on "
+        f"{alone['asked']['validation']} prompts of each task to validate by (KL to each expert along its own answers, as a share of "
+        f"base's), and the best of these is tested once, on {alone['asked']['test']} prompts of each task; random ones with "
         f"{alone['asked']['seeds']} seeds. All that is learned by gradient takes as many steps, and is learned once; these are few "
         "for the mask of Localize-and-Stitch, which is of a hundred million numbers.",
         "Scores are shares of right answers; normalised, shares of the expert's own. Intervals are 95 %, over prompts drawn again, the "
@@ -115,9 +115,9 @@ def write(
         "A setting is *at the edge* where the best of the tries was the smallest or the largest, so another might be better.",
         "What else became of a model is seen in answers of base's to prompts that ask for nothing: their perplexity, which a model "
         "that is surer of itself may lower; and the distance from base along them, KL in nats a token, which only base has at 0.",
-        "Controls are of the way of their sort that validated best, by the settings that it chose, and take as much of each kind of "
-        "component: shuffled, components of a kind and layer have each other's gates; by change, the largest gates of a kind go to "
-        "those that an expert changed most.",
+        "Controls are of the way of their sort that validated best, and are tried by all its settings: shuffled, components of a kind "
+        "and layer have each other's gates; by change, a component's score is by how much its expert changed it, or the largest of the "
+        "gates that were learned go to those that it changed most.",
         "## Base and experts alone",
         _alone(alone),
     ]
@@ -173,6 +173,7 @@ def _team(entries: Sequence[Entry], alone: Mapping[str, Any], names: Sequence[st
                 f"{entry.mean_of('neutral KL'):.2f}",
                 f"{entry.said['differs']:.0%}",
                 f"{entry.said['size']:.2f}",
+                "" if entry.said["gates"] is None else f"{np.mean(entry.said['gates']):.0%}",
                 f"{entry.validated:.3f}",
                 settings,
             ]
@@ -186,7 +187,8 @@ def _team(entries: Sequence[Entry], alone: Mapping[str, Any], names: Sequence[st
         "neutral KL from base",
         "parameters changed",
         "size of the change",
-        "KL from experts, validated",
+        "gates take",
+        "left of the distance to the experts, validated",
         "chosen",
     ]
     return [table(head, rows), *_verdict(ordered, reached, alone, names)]

@@ -1,13 +1,15 @@
 """Who takes part in the comparison: every method of merging, ways to merge by what scores say, gates that are learned, and controls.
 
 An open set: each makes one model of a team of experts, by settings out of its own few tries, three wherever there is something to try.
+Whatever goes some of the way from a start is tried at `SCALES`, too, all of them alike: it is made once, and the way is walked.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 import jaxpatch as jp
@@ -19,17 +21,19 @@ from jaxpatch.shapes import Gates, Params
 Settings = Mapping[str, Any]
 KINDS = ("head", "kv", "neuron")
 """Together all that adapters of linear layers change."""
-SCALES = ({"scale": 0.4}, {"scale": 0.7}, {"scale": 1.0})
-SHARES = ((0.2, 1.0), (0.6, 0.6), (0.6, 1.0))
-DENSITIES = tuple({"density": share, "scale": scale} for share, scale in SHARES)
-BUDGETS = tuple({"budget": share, "scale": scale} for share, scale in SHARES)
-PARTS = ({"part": 0.3}, {"part": 0.5}, {"part": 0.7})
-PORTIONS = ({"budget": 0.3}, {"budget": 0.6}, {"budget": 0.9})
-SHRINKS = ({"shrink": 0.7}, {"shrink": 0.9}, {"shrink": 1.0})
-FLOORS = ({"floor": 1e-8}, {"floor": 1e-6}, {"floor": 1e-4})
-STRETCHES = ({"scale": 0.7}, {"scale": 1.0}, {"scale": 1.3})
-"""Of gates that are learned: by how much what they leave of the experts is multiplied."""
-STEPS, RATE, START = 20, 0.05, 0.5
+SCALES = (0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.4)
+"""By which a merged difference is multiplied. They are climbed: from `BEGIN`, or `LEARNED_AT` where gates were learned at that, to
+whichever neighbour validates better, until none does."""
+BEGIN, LEARNED_AT = 0.5, 1.0
+DENSITIES = tuple({"density": share} for share in (0.1, 0.3, 0.6))
+BUDGETS = tuple({"budget": share} for share in (0.3, 0.6, 1.0))
+PARTS = tuple({"part": part} for part in (0.3, 0.5, 0.7))
+SHRINKS = tuple({"shrink": shrink} for shrink in (0.7, 0.9, 1.0))
+FLOORS = tuple({"floor": floor} for floor in (1e-8, 1e-6, 1e-4))
+BOTH = ({"budget": 0.6, "density": 0.3}, {"budget": 0.6, "density": 0.6}, {"budget": 1.0, "density": 0.3})
+KEPT = 0.6
+"""Share of a change that a mask has before it is learned: what the mask that is not learned did best with."""
+STEPS, RATE, START = 20, 0.05, 0.3
 """Of all that is learned by gradient."""
 BATCH, OF_EACH = 4, 2
 """Answers that a step looks at: of the one expert whose mask it is, and of each whose gates are learned together."""
@@ -57,8 +61,13 @@ class Team(NamedTuple):
         return [pair.special for pair in self.pairs]
 
 
-Make = Callable[[Settings, int], Params]
-"""(settings, seed) -> a merged model."""
+class Maker(NamedTuple):
+    """How a team is merged. make: (settings, seed) -> a merged model. start: from which its whole way goes, at scale 1. gates: the same
+    -> of each expert what components take, where there is a choice of them."""
+
+    make: Callable[[Settings, int], Params]
+    start: Params
+    gates: Callable[[Settings, int], Sequence[Gates]] | None = None
 
 
 class Way(NamedTuple):
@@ -69,27 +78,32 @@ class Way(NamedTuple):
     gates: Callable[[Team, Params, Settings, int], Sequence[Gates]]
     merge: Callable[[Team, Params, Sequence[Gates], Settings], Params]
 
-    def __call__(self, team: Team) -> Make:
+    def __call__(self, team: Team) -> Maker:
         start = self.start(team)
-        return lambda settings, seed: self.merge(team, start, self.gates(team, start, settings, seed), settings)
+
+        def gates(settings: Settings, seed: int) -> Sequence[Gates]:
+            return self.gates(team, start, settings, seed)
+
+        return Maker(lambda settings, seed: self.merge(team, start, gates(settings, seed), settings), start, gates)
 
 
 class Contender(NamedTuple):
-    """sort: of the four. of: how it merges a team. tries: settings, of which validation chooses. is_random: whether the seed
-    matters. size: how many experts it takes, where not any number. version: raised when it makes other models than before, so that
-    results are not taken for its own."""
+    """sort: of the four. of: how it merges a team. tries: settings, of which validation chooses. begin: where scales are climbed from;
+    None where there is no way to go a part of. is_random: whether the seed matters. size: how many experts it takes, where not any
+    number. version: raised when it makes other models than before, so that results are not taken for its own."""
 
     sort: str
-    of: Callable[[Team], Make]
+    of: Callable[[Team], Maker]
     tries: Sequence[Settings] = ({},)
+    begin: float | None = None
     is_random: bool = False
     size: int | None = None
     version: int = 1
 
 
 class Control(NamedTuple):
-    """What of a way could be chance or size. sort: that of which the way that validated best is taken, with the settings that it chose.
-    changed: that way -> another, which takes as much of each kind of component."""
+    """What of a way could be chance or size. sort: that of which the way that validated best is taken, with all its tries. changed:
+    that way -> another, which takes as much."""
 
     sort: str
     changed: Callable[[Way], Way]
@@ -97,31 +111,42 @@ class Control(NamedTuple):
     version: int = 1
 
 
-def published(method: str, **options: Any) -> Callable[[Team], Make]:
+def published(method: str, **options: Any) -> Callable[[Team], Maker]:
     """One of `jp.merge`'s, all experts alike."""
 
-    def of(team: Team) -> Make:
-        return lambda settings, seed: jp.merge(
-            method, team.base, team.experts, **options, **settings, **_seeded(method, seed)
+    def of(team: Team) -> Maker:
+        return Maker(
+            lambda settings, seed: jp.merge(
+                method, team.base, team.experts, **options, **settings, **_seeded(method, seed)
+            ),
+            team.base,
         )
 
     return of
 
 
-def by_data(method: str, statistics: str) -> Callable[[Team], Make]:
+def by_data(method: str, statistics: str) -> Callable[[Team], Maker]:
     """One that must know of each expert what its data say."""
 
-    def of(team: Team) -> Make:
+    def of(team: Team) -> Maker:
         known = [each[statistics] for each in team.statistics]
-        return lambda settings, seed: jp.merge(method, team.base, team.experts, statistics=known, **settings)
+        return Maker(
+            lambda settings, seed: jp.merge(method, team.base, team.experts, statistics=known, **settings), team.base
+        )
 
     return of
 
 
-def between(team: Team) -> Make:
+def between(team: Team) -> Maker:
     """The sphere's way from one of two experts to the other."""
     one, other = team.experts
-    return lambda settings, seed: jp.merge("slerp", one, [other], weights=settings["part"])
+    return Maker(lambda settings, seed: jp.merge("slerp", one, [other], weights=settings["part"]), team.base)
+
+
+@jax.jit
+def gone(start: Params, made: Params, scale: float) -> Params:
+    """Some of the way from a model to another."""
+    return jax.tree.map(lambda a, b: a + scale * (b - a), start, made)
 
 
 def apportioned(rule: str, method: str, statistics: str | None = None, **options: Any) -> Way:
@@ -135,15 +160,15 @@ def apportioned(rule: str, method: str, statistics: str | None = None, **options
 
     def merge(team: Team, base: Params, gates: Sequence[Gates], settings: Settings) -> Params:
         known = None if statistics is None else [each[statistics] for each in team.statistics]
-        scale = settings.get("scale", 1.0)
-        return jp.merge(method, base, team.experts, gates=gates, scale=scale, statistics=known, **options)
+        own = {"density": settings["density"]} if "density" in settings else {}
+        return jp.merge(method, base, team.experts, gates=gates, statistics=known, **options, **own)
 
     return Way(lambda team: team.base, gates, merge)
 
 
 def regmean(team: Team) -> Params:
     """Its model, by default."""
-    return by_data("regmean", "moments")(team)({}, 0)
+    return by_data("regmean", "moments")(team).make({}, 0)
 
 
 def learned(
@@ -176,7 +201,8 @@ def learned(
         )
 
     def merge(team: Team, start: Params, gates: Sequence[Gates], settings: Settings) -> Params:
-        return jp.merge("task_arithmetic", start, team.experts, gates=gates, rest=gate, scale=settings["scale"])
+        del settings
+        return jp.merge("task_arithmetic", start, team.experts, gates=gates, rest=gate)
 
     return Way(start, gates, merge)
 
@@ -198,32 +224,56 @@ def kept_gates(file: Path, make: Callable[[], Sequence[Gates]]) -> list[Gates]:
 
 
 def shuffled(way: Way) -> Way:
-    """Components of one kind and one layer have each other's gates: how many go in is as before, and which of them is chance."""
+    """Components of one kind and one layer have each other's gates, of all experts in the same places: how many go in, and how many of
+    two experts meet, is as before, and which of them is chance."""
 
     def gates(team: Team, start: Params, settings: Settings, seed: int) -> Sequence[Gates]:
-        draw = np.random.default_rng(seed)
         made = way.gates(team, start, settings, seed)
-        return [{kind: draw.permuted(np.asarray(each), axis=-1) for kind, each in own.items()} for own in made]
+        draw = np.random.default_rng(seed)
+        places = {
+            kind: draw.permuted(np.broadcast_to(np.arange(np.shape(each)[-1]), np.shape(each)), axis=-1)
+            for kind, each in made[0].items()
+        }
+        return [
+            {kind: np.take_along_axis(np.asarray(each), places[kind], -1) for kind, each in own.items()} for own in made
+        ]
 
     return way._replace(gates=gates)
 
 
-def by_change(way: Way) -> Way:
-    """Of each kind the largest gates go to the components that an expert changed most, by the Frobenius norm: its own best components
-    have them no more."""
+def scored_by_change(way: Way) -> Way:
+    """The same rule and budget, where a component's score is by how much its expert changed it."""
+
+    def gates(team: Team, start: Params, settings: Settings, seed: int) -> Sequence[Gates]:
+        scores = tuple(
+            replace(own, values=changed(team.base, expert, own.values))
+            for own, expert in zip(team.scores, team.experts, strict=True)
+        )
+        return way.gates(team._replace(scores=scores), start, settings, seed)
+
+    return way._replace(gates=gates)
+
+
+def sorted_by_change(way: Way) -> Way:
+    """Of each kind the largest gates go to the components that an expert changed most: its own best components have them no more."""
 
     def gates(team: Team, start: Params, settings: Settings, seed: int) -> Sequence[Gates]:
         made = []
         for expert, own in zip(team.experts, way.gates(team, start, settings, seed), strict=True):
-            partition, sorted_ = components.of_decoder(team.base), {}
+            sorted_, sizes = {}, changed(team.base, expert, own)
             for kind, each in own.items():
-                changed = np.asarray(components.delta_norms(team.base, expert, partition[kind]))
                 sorted_[kind] = np.empty_like(each)
-                sorted_[kind].flat[np.argsort(-changed, axis=None, kind="stable")] = -np.sort(-each, axis=None)
+                sorted_[kind].flat[np.argsort(-sizes[kind], axis=None, kind="stable")] = -np.sort(-each, axis=None)
             made.append(sorted_)
         return made
 
     return way._replace(gates=gates)
+
+
+def changed(base: Params, expert: Params, kinds: Iterable[str]) -> dict[str, np.ndarray]:
+    """Kind -> by how much each component differs, the Frobenius norm."""
+    partition = components.of_decoder(base)
+    return {kind: np.asarray(components.delta_norms(base, expert, partition[kind])) for kind in kinds}
 
 
 def _seeded(method: str, seed: int) -> dict[str, int]:
@@ -233,34 +283,35 @@ def _seeded(method: str, seed: int) -> dict[str, int]:
 CONTENDERS: dict[str, Contender] = {
     "average": Contender(BASELINE, published("linear")),
     "slerp": Contender(BASELINE, between, PARTS, size=2),
-    "task arithmetic": Contender(BASELINE, published("task_arithmetic"), SCALES),
-    "TIES": Contender(BASELINE, published("ties"), DENSITIES),
-    "DARE, linear": Contender(BASELINE, published("dare_linear"), DENSITIES, is_random=True),
-    "DARE, TIES": Contender(BASELINE, published("dare_ties"), DENSITIES, is_random=True),
-    "DELLA": Contender(BASELINE, published("della", epsilon=0.1), DENSITIES, is_random=True),
-    "breadcrumbs": Contender(BASELINE, published("breadcrumbs"), DENSITIES),
-    "Localize-and-Stitch": Contender(BASELINE, published("localize_and_stitch"), DENSITIES),
-    "Localize-and-Stitch, learned": Contender(BASELINE, by_data("localize_and_stitch", "mask"), SCALES, version=2),
-    "consensus": Contender(BASELINE, published("consensus"), SCALES),
-    "Fisher": Contender(BASELINE, by_data("fisher", "fisher"), FLOORS, version=3),
-    "RegMean": Contender(BASELINE, by_data("regmean", "moments"), SHRINKS, version=2),
-    "AdaMerging": Contender(BASELINE, learned("adamerging", "entropy", ("layer",)), STRETCHES, version=2),
+    "task arithmetic": Contender(BASELINE, published("task_arithmetic"), begin=BEGIN),
+    "TIES": Contender(BASELINE, published("ties"), DENSITIES, BEGIN),
+    "DARE, linear": Contender(BASELINE, published("dare_linear"), DENSITIES, BEGIN, is_random=True),
+    "DARE, TIES": Contender(BASELINE, published("dare_ties"), DENSITIES, BEGIN, is_random=True),
+    "DELLA": Contender(BASELINE, published("della", epsilon=0.09), DENSITIES, BEGIN, is_random=True),
+    "breadcrumbs": Contender(BASELINE, published("breadcrumbs"), DENSITIES, BEGIN),
+    "Localize-and-Stitch": Contender(BASELINE, published("localize_and_stitch"), DENSITIES, BEGIN),
+    "Localize-and-Stitch, learned": Contender(BASELINE, by_data("localize_and_stitch", "mask"), begin=BEGIN),
+    "consensus": Contender(BASELINE, published("consensus"), begin=BEGIN),
+    "Fisher": Contender(BASELINE, by_data("fisher", "fisher"), FLOORS),
+    "RegMean": Contender(BASELINE, by_data("regmean", "moments"), SHRINKS),
+    "AdaMerging": Contender(BASELINE, learned("adamerging", "entropy", ("layer",)), begin=LEARNED_AT),
     "RegMean, then layers learned": Contender(
-        BASELINE, learned("layers", "log_kl", ("layer",), regmean, 0.0), STRETCHES
+        BASELINE, learned("layers", "log_kl", ("layer",), regmean, 0.0), begin=LEARNED_AT
     ),
-    "hard": Contender(SCORES, apportioned("hard", "task_arithmetic"), BUDGETS),
-    "soft": Contender(SCORES, apportioned("soft", "task_arithmetic"), BUDGETS),
-    "mask, then task arithmetic": Contender(SCORES, apportioned("mask", "task_arithmetic"), BUDGETS),
-    "mask, then TIES": Contender(SCORES, apportioned("mask", "ties", density=0.6), BUDGETS),
-    "mask, then RegMean": Contender(SCORES, apportioned("mask", "regmean", "moments"), PORTIONS),
-    "learned gates": Contender(LEARNED, learned("gates", "log_kl", KINDS), STRETCHES, version=2),
+    "hard": Contender(SCORES, apportioned("hard", "task_arithmetic"), BUDGETS, BEGIN),
+    "soft": Contender(SCORES, apportioned("soft", "task_arithmetic"), BUDGETS, BEGIN),
+    "mask, then task arithmetic": Contender(SCORES, apportioned("mask", "task_arithmetic"), BUDGETS, BEGIN),
+    "mask, then TIES": Contender(SCORES, apportioned("mask", "ties"), BOTH, BEGIN),
+    "mask, then RegMean": Contender(SCORES, apportioned("mask", "regmean", "moments"), BUDGETS),
+    "learned gates": Contender(LEARNED, learned("gates", "log_kl", KINDS), begin=LEARNED_AT),
     "RegMean, then learned gates": Contender(
-        LEARNED, learned("refined", "log_kl", KINDS, regmean, 0.0), STRETCHES, version=2
+        LEARNED, learned("refined", "log_kl", KINDS, regmean, 0.0), begin=LEARNED_AT
     ),
 }
 CONTROLS: dict[str, Control] = {
     "the best by scores, shuffled": Control(SCORES, shuffled, is_random=True),
-    "the best by scores, by change": Control(SCORES, by_change),
+    "the best by scores, by change": Control(SCORES, scored_by_change),
     "the best learned, shuffled": Control(LEARNED, shuffled, is_random=True),
+    "the best learned, by change": Control(LEARNED, sorted_by_change),
 }
 """After all others."""

@@ -60,33 +60,69 @@ def team(parts, tmp_path_factory):
 
 def test_every_contender_makes_a_model(parts, team):
     for name, contender in parts["contenders"].CONTENDERS.items():
-        make = contender.of(team)
-        made = make(contender.tries[-1], 0)
+        maker = contender.of(team)
+        made = maker.make(contender.tries[-1], 0)
         assert not compare.structure_faults(team.base, made), name
+        assert not compare.structure_faults(team.base, maker.start), name
         assert all(compare.is_finite(leaf) for leaf in jax.tree.leaves(made)), name
         if contender.is_random:
-            again, other = make(contender.tries[0], 0), make(contender.tries[0], 1)
+            again, other = maker.make(contender.tries[0], 0), maker.make(contender.tries[0], 1)
             assert parts["compare"].taken(team.base, team.experts, again)["differs"] > 0, name
             assert any(map(lambda a, b: (a != b).any(), jax.tree.leaves(again), jax.tree.leaves(other))), name
 
 
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "breadcrumbs", "localize_and_stitch", "consensus"])
+def test_a_part_of_the_way_is_the_merge_at_that_scale(parts, team, method):
+    maker, own = (
+        parts["contenders"].published(method)(team),
+        {} if method in ("task_arithmetic", "consensus") else {"density": 0.4},
+    )
+    walked = parts["contenders"].gone(maker.start, maker.make(own, 0), 0.3)
+    wanted = jp.merge(method, team.base, team.experts, scale=0.3, **own)
+    for one, other in zip(jax.tree.leaves(walked), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_scales_are_climbed_to_the_best_neighbour(parts):
+    seen = []
+
+    def judge(scale):
+        seen.append(scale)
+        return abs(scale - 1.5)
+
+    parts["compare"].climb(judge, 0.5)
+    assert seen == [0.4, 0.5, 0.7, 1.0, 1.4], "each once, up to the edge"
+
+
 def test_controls_take_as_much_of_every_kind(parts, team):
-    """Of each layer, where components are shuffled; and where change decides, those that changed most."""
+    """Of each layer, in the same places of all experts, where components are shuffled; and where change decides, what changed most."""
     module = parts["contenders"]
-    way, settings = module.CONTENDERS["soft"].of, {"budget": 0.3, "scale": 1.0}
+    way, settings = module.CONTENDERS["hard"].of, {"budget": 0.3}
     own = way.gates(team, team.base, settings, 0)
     by_chance, other = (module.shuffled(way).gates(team, team.base, settings, seed) for seed in (0, 1))
-    by_change = module.by_change(way).gates(team, team.base, settings, 0)
+    by_size = module.sorted_by_change(way).gates(team, team.base, settings, 0)
+    for kind in KINDS:
+        assert not (by_chance[0][kind] * by_chance[1][kind]).any(), "no component is taken twice"
     for number, kind in itertools.product(range(2), KINDS):
         assert np.array_equal(np.sort(by_chance[number][kind], axis=-1), np.sort(own[number][kind], axis=-1))
-        assert np.array_equal(np.sort(by_change[number][kind], axis=None), np.sort(own[number][kind], axis=None))
-        changed = np.asarray(
-            components.delta_norms(team.base, team.experts[number], components.of_decoder(team.base)[kind])
-        )
-        along = by_change[number][kind].ravel()[np.argsort(-changed, axis=None, kind="stable")]
-        assert (np.diff(along) <= 0).all()
+        assert np.array_equal(np.sort(by_size[number][kind], axis=None), np.sort(own[number][kind], axis=None))
+        changed = module.changed(team.base, team.experts[number], KINDS)[kind]
+        assert (np.diff(by_size[number][kind].ravel()[np.argsort(-changed, axis=None, kind="stable")]) <= 0).all()
     assert any(not np.array_equal(by_chance[0][kind], other[0][kind]) for kind in KINDS)
     assert any(0 < each[kind].sum() < each[kind].size for each in own for kind in KINDS)
+    mask = module.CONTENDERS["mask, then RegMean"].of
+    scored = module.scored_by_change(mask).gates(team, team.base, settings, 0)
+    for number in range(2):
+        changed = module.changed(team.base, team.experts[number], KINDS)
+        goes, stays = ([changed[kind][(scored[number][kind] > 0) == side] for kind in KINDS] for side in (True, False))
+        assert np.concatenate(goes).min() >= np.concatenate(stays).max()
+
+
+def test_what_gates_take_is_said(parts, team):
+    module = parts["compare"]
+    maker = parts["contenders"].CONTENDERS["mask, then RegMean"].of(team)
+    few, all_ = (module.gated(team.base, maker, {"budget": share}) for share in (0.2, 1.0))
+    assert all(0 < one <= 0.2 for one in few) and all(one < other for one, other in zip(few, all_, strict=True))
 
 
 def test_a_mask_comes_back_from_its_file(parts, team, tmp_path):
@@ -109,7 +145,7 @@ def test_answers_are_cut_inside(parts, team):
 
 def results(out, verdicts):
     """Of two tasks, ten prompts each. verdicts: method -> (sort, right answers of each task)."""
-    asked = {"test": 10, "seeds": 1}
+    asked = {"test": 10, "seeds": 1, "validation": 6}
 
     def test(counts):
         rows = {name: [place < count for place in range(10)] for name, count in counts.items()}
@@ -122,7 +158,8 @@ def results(out, verdicts):
         said = {"method": method, "sort": sort, "settings": {"scale": 0.5}, "tests": [test(counts)]}
         said["of"] = "soft" if sort == "control" else None
         tries = [(0.7, 0.5), (1.1, 1.0)] if sort == "baseline" else [(0.7, 0.5), (1.1, 1.0), (1.2, 0.1)]
-        said["tries"] = [{"kl": {"sums": kl, "records": 0.5}, "settings": {"scale": scale}} for kl, scale in tries]
+        said["tries"] = [{"left": (kl + 0.5) / 2, "settings": {"scale": scale}} for kl, scale in tries]
+        said |= {"grid": {"scale": sorted(scale for _, scale in tries)}, "gates": [0.25, 0.75]}
         files[f"sums-records/{method}"] = said | {"differs": 0.5, "size": 1.0, "seconds": 60.0}
     (out / "sums-records").mkdir()
     for name, said in files.items():
@@ -144,7 +181,7 @@ def test_the_page_says_who_is_ahead_and_what_got_worse(parts, tmp_path):
     page.write(tmp_path, tmp_path, {TEAM: [*done, "hard"]}, {TEAM: done}, "command")
     text = (tmp_path / "experts.md").read_text(encoding="utf-8")
     assert "| soft | by scores | 80% (50% to 100%) | 100% (100% to 100%) | 1.00 (1.00 to 1.00) | 2.00 | 0.10 |" in text
-    assert "| 50% | 1.00 | 0.600 | scale 0.5 |" in text and "| 0.600 | scale 0.5 (at the edge) |" in text
+    assert "| 50% | 1.00 | 50% | 0.600 | scale 0.5 |" in text and "| 0.600 | scale 0.5 (at the edge) |" in text
     assert "| TIES | looks at no component | 10% (0% to 30%), below base | 30% (0% to 60%) | 0.21" in text
     assert (
         "Of those that go by scores, soft validated best. It is ahead of 1 of 2 baselines outside the interval" in text
@@ -166,7 +203,8 @@ def test_results_in_docs_are_gone_on_from(parts, tmp_path):
     module = parts["compare"]
 
     def chosen(out, **other):
-        return argparse.Namespace(**module.SETTINGS | {"out": tmp_path / out, "docs": tmp_path / "docs"} | other)
+        defaults = module.SETTINGS | {"out": tmp_path / out, "docs": tmp_path / "docs", "base": None}
+        return argparse.Namespace(**defaults | other)
 
     module.keep(chosen("here"), "sums-records/TIES", {"method": "TIES", "version": 1, "kl": 0.5})
     module.keep(chosen("here"), "sums-records/soft", {"method": "soft", "version": 0})
@@ -175,16 +213,16 @@ def test_results_in_docs_are_gone_on_from(parts, tmp_path):
     assert len({file.read_text(encoding="utf-8") for file in files}) == 1
     assert not module.recalled(chosen("elsewhere"), "sums-records/soft")
     assert not module.recalled(chosen("elsewhere"), "sums-records/average")
-    assert not module.recalled(chosen("third", test_seed=3), "sums-records/TIES")
+    assert not module.recalled(chosen("third", test_seed=4), "sums-records/TIES")
+    assert not module.recalled(chosen("fourth", base="other"), "sums-records/TIES")
 
 
 def test_a_control_of_what_is_no_longer_the_best_is_made_again(parts, tmp_path):
     module = parts["compare"]
-    chosen = argparse.Namespace(**module.SETTINGS | {"out": tmp_path, "docs": None})
+    chosen = argparse.Namespace(**module.SETTINGS | {"out": tmp_path, "docs": None, "base": None})
 
-    def keep(method, version, kl, **said):
-        tries = [{"kl": {"sums": kl, "records": kl}, "settings": {"budget": 0.6}}]
-        said = {"method": method, "version": version, "settings": {"budget": 0.6}, "tries": tries} | said
+    def keep(method, version, left, **said):
+        said = {"method": method, "version": version, "tries": [{"left": left}]} | said
         module.keep(chosen, module.place(TEAM, method), said)
 
     control = "the best by scores, shuffled"
@@ -195,8 +233,8 @@ def test_a_control_of_what_is_no_longer_the_best_is_made_again(parts, tmp_path):
     assert module.recalled(chosen, module.place(TEAM, control)), "what validates worse changes nothing"
     keep("hard", 1, 0.4)
     assert not module.recalled(chosen, module.place(TEAM, control))
-    keep(control, 1, 0.7, of="hard", settings={"budget": 0.9})
-    assert not module.recalled(chosen, module.place(TEAM, control)), "by other settings"
+    keep(control, 1, 0.7, of="hard")
+    assert module.recalled(chosen, module.place(TEAM, control))
 
 
 @pytest.fixture
@@ -245,8 +283,9 @@ def test_what_was_interrupted_is_gone_on_with(tiny_run, tmp_path):
         json.loads((results / "sums-records" / f"{name}.json").read_text(encoding="utf-8"))
         for name in ("soft", "the-best-by-scores-shuffled")
     )
-    chosen = min(soft["tries"], key=lambda each: np.mean(list(each["kl"].values())))
-    assert shuffled["of"] == "soft" and shuffled["settings"] == soft["settings"] == chosen["settings"]
-    assert len(shuffled["tests"]) == 2 and len(shuffled["tries"]) == 1 and len(soft["tests"]) == 1
+    chosen = min(soft["tries"], key=lambda each: each["left"])
+    assert shuffled["of"] == "soft" and soft["settings"] == chosen["settings"] and len(soft["gates"]) == 2
+    assert {each["settings"]["budget"] for each in shuffled["tries"]} == set(soft["grid"]["budget"])
+    assert len(shuffled["tests"]) == 2 and len(soft["tests"]) == 1
     text = (tmp_path / "docs" / "experts.md").read_text(encoding="utf-8")
     assert "Of those that go by scores, soft validated best." in text and "Not run yet, of sums and records: " in text
