@@ -32,8 +32,8 @@ def fisher(pair: Pair, params: Params, inputs: Inputs, *, normalize: bool = Fals
 
     Args:
         pair: whose config. params: the expert's. inputs: prompts of its own task.
-        normalize: divide all by their Euclidean norm, so that an expert that is unsure of its answers, whose information is larger, does
-            not decide alone: as the paper's code does by default, where its text does not.
+        normalize: divide all by their Euclidean norm, so that an expert that is unsure of its answers, whose information is larger,
+            does not decide alone: as the paper's code does by default, where its text does not.
         seed: of the tokens that are drawn.
 
     Returns: a tree like the parameters.
