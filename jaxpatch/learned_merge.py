@@ -111,6 +111,10 @@ def learn_merge(
     )
     models = base, tuple(pair.special for pair in pairs)
     most = max(int((each.ends - each.starts).max()) for each in answers)
+    wanted = [
+        None if objective == "entropy" else _states_of(config, most, pair.special, own, batch)
+        for pair, own in zip(pairs, told, strict=True)
+    ]
     gates = tuple({kind: jnp.full(partition[kind].shape, start, jnp.float32) for kind in kinds} for _ in pairs)
     draw, adam = np.random.default_rng(seed), optax.adam(optax.cosine_decay_schedule(rate, steps))
     with jax.numpy_dtype_promotion("standard"):
@@ -119,13 +123,33 @@ def learn_merge(
     for number in range(steps):
         rows = [draw.choice(len(each.starts), min(batch, len(each.starts)), replace=False) for each in told]
         chosen = tuple(Answers(*(part[some] for part in each)) for each, some in zip(told, rows, strict=True))
-        loss, slope = _slope(config, objective, most, models, gates, jnp.float32(rest), chosen)
+        theirs = tuple(None if each is None else each[some] for each, some in zip(wanted, rows, strict=True))
+        loss, slope = _slope(config, objective, most, models, gates, jnp.float32(rest), chosen, theirs)
         gates, moments = _step(adam, gates, moments, slope, costs)
         losses.append(float(loss))
         taken.append(_taken(gates, sizes))
         progress(number + 1, steps)
     found: list[Gates] = [{kind: np.asarray(gate) for kind, gate in each.items()} for each in gates]
     return LearnedMerge(found, rest, np.array(losses), np.array(taken))
+
+
+def _placed(some: Answers, most: int) -> jax.Array:
+    """Where the next token is one of the answer's: [B, most]."""
+    return jnp.minimum(some.starts[:, None] + jnp.arange(most, dtype=jnp.int32), some.ends[:, None] - 1) - 1
+
+
+def _states_of(config: DecoderConfig, most: int, expert: Params, told: Answers, batch: int) -> np.ndarray:
+    """What an expert is about to say, once for all steps: the residual stream along all its answers, [B, most, D]. batch: at a time."""
+    made = [
+        np.asarray(_answering(config, most, expert, Answers(*(part[first : first + batch] for part in told))))
+        for first in range(0, len(told.starts), batch)
+    ]
+    return np.concatenate(made)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _answering(config: DecoderConfig, most: int, params: Params, some: Answers) -> jax.Array:
+    return mixtures.answering(config, effect.unpatched(params), some.tokens, some.ends, _placed(some, most))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -137,26 +161,18 @@ def _slope(
     gates: tuple[Gates, ...],
     rest: jax.Array,
     answers: tuple[Answers, ...],
+    theirs: tuple[jax.Array | None, ...],
 ) -> tuple[jax.Array, tuple[Gates, ...]]:
-    """The mean over experts of the loss on their answers, and its gradient in the gates."""
+    """The mean over experts of the loss on their answers, and its gradient in the gates. theirs: of each expert its own states there;
+    None where the loss looks at no expert."""
     base, experts = models
     steps = jnp.arange(most, dtype=jnp.int32)
     together = Answers(*(jnp.concatenate(part) for part in zip(*answers, strict=True)))
     lengths, counts = together.ends - together.starts, np.array([len(each.starts) for each in answers])
     whose = np.repeat(np.arange(len(experts), dtype=np.int32), counts)
 
-    def placed(some: Answers) -> jax.Array:
-        """Where the next token is one of the answer's: [B, most]."""
-        return jnp.minimum(some.starts[:, None] + steps, some.ends[:, None] - 1) - 1
-
-    def states(model: Any, some: Answers) -> jax.Array:
-        return mixtures.answering(config, model, some.tokens, some.ends, placed(some))
-
-    wanted = jnp.zeros(len(whose))  # entropy looks at no expert
-    if objective != "entropy":
-        wanted = jnp.concatenate(
-            [states(effect.unpatched(expert), own) for expert, own in zip(experts, answers, strict=True)]
-        )
+    known = [each for each in theirs if each is not None]
+    wanted = jnp.concatenate(known) if known else jnp.zeros(len(whose))
 
     def loss_of(gates: tuple[Gates, ...]) -> jax.Array:
         mixture = mixtures.Mixture(base, experts, gates, rest)
@@ -174,7 +190,8 @@ def _slope(
                 each = (jnp.exp(log_p) * (log_p - own)).sum(-1)
             return jnp.where(steps < length, each, 0).sum() / length.astype(each.dtype)
 
-        rows = states(mixture, together), wanted, lengths, whose
+        states = mixtures.answering(config, mixture, together.tokens, together.ends, _placed(together, most))
+        rows = states, wanted, lengths, whose
         each = jnp.split(jax.lax.map(jax.checkpoint(apart), rows), np.cumsum(counts)[:-1])
         of_experts = jnp.stack([own.mean() for own in each])
         return (jnp.log(of_experts + FLOOR) if objective == "log_kl" else of_experts).mean()
