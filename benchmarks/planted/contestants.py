@@ -179,14 +179,15 @@ def relative_change(problem: Problem) -> Answer:
 
 
 def forgetting(problem: Problem) -> Answer:
-    """How far each component's change points away from what it was: -cos(W_special - W_base, W_base), from the three norms."""
+    """How far each component's change points away from what it was: -cos(W_special - W_base, W_base), from the three norms, to three
+    digits: what is below is rounding."""
     found = sizes(problem.pair)
     values = {
         kind: (found.change[kind] ** 2 + found.base[kind] ** 2 - found.special[kind] ** 2)
         / (2 * found.base[kind] * np.maximum(found.change[kind], TINY))
         for kind in KINDS
     }
-    return Answer(within_reach(problem, values), 0.0)
+    return Answer(within_reach(problem, {kind: np.round(each, 3) for kind, each in values.items()}), 0.0)
 
 
 def change_of_output(problem: Problem) -> Answer:

@@ -12,6 +12,7 @@ from benchmarks.planted.contestants import CONTESTANTS
 from benchmarks.planted.families import FAMILIES
 from jaxpatch.models import decoder
 from jaxpatch.patching import blend
+from jaxpatch.reporting import manifest
 
 FOLDER = Path(__file__).parent / "pairs"
 PAIRS = sorted(path.name for path in FOLDER.iterdir() if path.is_dir())
@@ -25,8 +26,8 @@ QUIET = "nothing"
 
 def row(method, name):
     answer = CONTESTANTS[method](problem(name))
-    values = {kind: np.asarray(each).tolist() for kind, each in answer.values.items()}
-    said = {"method": method, "cost": answer.cost, "pair": door.problem(FOLDER / name).digest, "values": values}
+    said = {"method": method, "cost": answer.cost, "pair": door.problem(FOLDER / name).digest}
+    said["values"] = manifest.plain(answer.values)
     return door.row(FOLDER / name, said), answer
 
 
