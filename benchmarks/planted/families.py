@@ -226,7 +226,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "nothing": Family(says="All changes, and the behaviour does not.", groups=anywhere(3), cases=(), is_quiet=True),
     "nothing but noise": Family(
-        says="All is fine-tuned, and the behaviour does not change.",
+        says="All is idle, and then fine-tuned as usual; the behaviour does not change.",
         groups=anywhere(3),
         decoys=TUNED,
         cases=(),
