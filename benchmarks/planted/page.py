@@ -592,6 +592,7 @@ def figure(frame: pd.DataFrame) -> Figure:
             method, (costs[method] + 1, reached[method]), xytext=(3, 2), textcoords="offset points", fontsize=7
         )
     below.set_xscale("log")
+    below.xaxis.set_major_formatter("{x:g}")
     below.set_xlabel("forward-equivalents + 1")
     below.set_ylabel("average precision, mean over families")
     return made
