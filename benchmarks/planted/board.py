@@ -7,8 +7,8 @@ contestant's predictions in OUT/predictions/METHOD/FAMILY-SEED.json, which is al
 the library promises beside a ranking, in OUT/promises/FAMILY-SEED.json. What is there already is not made again. With --docs, what was
 measured goes to DOCS/planted.jsonl, a line a pair, whenever a seed is done, and the page is made of these: a pair that has its line
 there, with all methods that are asked for, and is not in OUT is not made again, either, so that a run can be gone on with elsewhere;
-each row keeps the commit that measured it. To measure all anew, name folders that are empty. Programs that were
-compiled are in OUT/compiled, and are not compiled again.
+each row keeps the commit that measured it. To measure all anew, name folders that are empty. Programs that were compiled are in
+OUT/compiled, and are not compiled again.
 """
 
 import argparse

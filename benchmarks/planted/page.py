@@ -63,10 +63,8 @@ def over_families(values: pd.Series, seed: int = 0) -> Mean:
     0.5
     """
     wide = values.unstack("seed")
-    known, numbers = wide.notna().to_numpy(float), wide.fillna(0).to_numpy()
-    drawn = np.random.default_rng(seed).multinomial(
-        len(wide.columns), np.full(len(wide.columns), 1 / len(wide.columns)), DRAWS
-    )
+    known, numbers, count = wide.notna().to_numpy(float), wide.fillna(0).to_numpy(), len(wide.columns)
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), DRAWS)
     there = drawn @ known.T
     means = np.divide(drawn @ numbers.T, there, out=np.full(there.shape, np.nan), where=there > 0)
     low, high = np.percentile(np.nanmean(means, axis=1), (2.5, 97.5))
@@ -106,6 +104,8 @@ SHOWN = {
     "first_miss": "rank of the first miss",
 }
 """What a table of scores has of each row."""
+FEWEST = 3
+"""Pairs without which an interval says nothing: of one it has no width."""
 FIRST = 4
 """Of an example's ranking, so many are shown."""
 
@@ -132,7 +132,8 @@ def page(frame: pd.DataFrame, command: str, records: Sequence[Record]) -> str:
         _families(records),
         _CHECKED,
         "Values in brackets are 95 % intervals, over seeds drawn again. A mean is over families, of the mean over each one's pairs. "
-        "Intervals at the very end of a scale are too narrow, as the bootstrap's are.",
+        "Intervals at the very end of a scale are too narrow, as the bootstrap's are, and so are those of few pairs: of one they have "
+        "no width.",
     ]
     for title, names in (("Where one component after the other is enough", singles), ("Where it is not", hard)):
         if len(some := frame[frame["family"].isin(names)]):
@@ -208,7 +209,7 @@ def _examples(records: Sequence[Record]) -> list[list[str]]:
             continue
         here, there = wide.xs(family, level="family"), wide.xs(beside, level="family")
         lost = (there - here).dropna()
-        if len(lost) and mean(lost.to_numpy()).low > 0:
+        if len(lost) >= FEWEST and mean(lost.to_numpy()).low > 0:
             rows.append(
                 [
                     family,
