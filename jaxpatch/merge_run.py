@@ -332,7 +332,7 @@ def _record(made: Recipe, pairs: Mapping[str, Pair], command: Sequence[str], rec
         if expert.scores is not None:
             run = Path(expert.scores).expanduser()
             files[f"scores of expert {number}"] = [run / name for name in ("manifest.json", "scores.safetensors")]
-    files |= {"recipe": [recipe]} if recipe is not None else {}
+    files |= {"recipe": [recipe.expanduser()]} if recipe is not None else {}
     return {
         "command": shlex.join(command),
         "recipe": asdict(made),
