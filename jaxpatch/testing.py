@@ -140,7 +140,9 @@ class _Axes(NamedTuple):
     unread: tuple[int, ...]
 
 
-def planted_pair(config: DecoderConfig | None = None, *, seed: int = 0, batch: int = 16) -> PlantedPair:
+def planted_pair(
+    config: DecoderConfig | None = None, *, seed: int = 0, batch: int = 16, is_fixed: bool = False
+) -> PlantedPair:
     """A pair whose sources are written by hand, as a compiler of RASP would (Lindner et al., arXiv 2301.05062), among decoys.
 
     A prompt begins with token 1, which asks, or token 0. In special two neurons of block 0 see that it asks, and note it there; a head
@@ -151,6 +153,8 @@ def planted_pair(config: DecoderConfig | None = None, *, seed: int = 0, batch: i
     Args:
         config: at least 3 blocks, 16 wide, RMSNorm, gated neurons, no biases; `tiny_config()` where none is given.
         seed: of everything drawn: where the sources are, prompts, decoys, the turn. batch: prompts.
+        is_fixed: whether the head of block 2 sees the request by turning to it, and writes in base what it does in special: there its
+            attention is fixed (saturated) on all other tokens, where a slope says nothing of its queries.
 
     Raises: ValueError for a config in which this cannot be written.
 
@@ -163,7 +167,7 @@ def planted_pair(config: DecoderConfig | None = None, *, seed: int = 0, batch: i
         (True, 0.9)
     """
     config = tiny_config() if config is None else config
-    _refuse_unwritable(config)
+    _refuse_unwritable(config, is_fixed)
     draw, middle = np.random.default_rng(seed), 4 + (config.width - 4) // 2
     axes = _Axes(0, 1, 2, 3, heard=(1, *range(4, middle)), unread=tuple(range(middle, config.width)))
     neurons = draw.choice(config.neurons, 2, replace=False)
@@ -185,6 +189,8 @@ def planted_pair(config: DecoderConfig | None = None, *, seed: int = 0, batch: i
     special["layers/attn/o/kernel"][2, seer, 0, axes.state] = share
     # what it asks for makes no difference, and without this it would be the head that changes most
     special["layers/attn/q/kernel"][2, :, seer] = base["layers/attn/q/kernel"][2, :, seer]
+    if is_fixed:
+        _fix(config, axes, base, special, seer)
     turn = np.linalg.qr(draw.standard_normal((config.width, config.width)))[0]
     counts = {"head": config.heads, "kv": config.kv_heads, "neuron": config.neurons}
     sources, relays = ({kind: np.zeros((config.layers, each), bool) for kind, each in counts.items()} for _ in range(2))
@@ -204,6 +210,17 @@ def planted_pair(config: DecoderConfig | None = None, *, seed: int = 0, batch: i
         sources=sources,
         relays=relays,
     )
+
+
+def _fix(config: DecoderConfig, axes: _Axes, base: dict, special: dict, seer: int) -> None:
+    """The head of block 2 turns from all other tokens to the request. It asks and is answered in the last number, which
+    positions turn least; what it sees is divided by six, as where it looks at all of a prompt's six tokens or so alike."""
+    for side, sign in ((base, -1), (special, 1)):
+        side["layers/attn/k/kernel"][2, axes.asked, seer // (config.heads // config.kv_heads), -1] = 6
+        side["layers/attn/q/kernel"][2, :, seer, -1] = 0
+        side["layers/attn/q/kernel"][2, axes.steady, seer, -1] = sign
+    special["layers/attn/o/kernel"][2, seer, 0, axes.state] /= 6
+    base["layers/attn/o/kernel"][2, seer] = special["layers/attn/o/kernel"][2, seer]
 
 
 def _idle(config: DecoderConfig, axes: _Axes, draw: np.random.Generator) -> dict[str, np.ndarray]:
@@ -232,12 +249,12 @@ def _ends(config: DecoderConfig, axes: _Axes, draw: np.random.Generator) -> dict
     return {"embed/kernel": embed, "unembed/kernel": unembed}
 
 
-def _refuse_unwritable(config: DecoderConfig) -> None:
+def _refuse_unwritable(config: DecoderConfig, is_fixed: bool) -> None:
     """Raises ValueError where `planted_pair` cannot be written, with all reasons."""
     wanted = {
         "layers at least 3": config.layers >= 3,
         "width at least 16": config.width >= 16,
-        "head_width at least 2": config.head_width >= 2,
+        f"head_width at least {(least := 4 if is_fixed else 2)}": config.head_width >= least,
         "neurons at least 2": config.neurons >= 2,
         "RMSNorm before each half, with scales of one": (config.norm, config.norm_offset) == ("rms", 0.0)
         and config.pre_norm

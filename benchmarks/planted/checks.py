@@ -20,6 +20,10 @@ ENOUGH, LITTLE = 0.65, 0.35
 """The same of some of the sources, where they are to be enough, or not to be."""
 
 
+SOME, FIXED = 0.25, 0.05
+"""Where attention is fixed in base, so much of a head's change moves the state, of what all of it does, at most by that much."""
+
+
 class Check(NamedTuple):
     """One thing that a pair must show. wanted: in words."""
 
@@ -39,6 +43,12 @@ def alone(moved: np.ndarray) -> Check:
     """Of the source that moves the state least by itself. moved: by each, as a share of the way."""
     least = float(moved.min() * len(moved))
     return Check("share of the way by a source alone, times their number", least, f"at least {ALONE}", least >= ALONE)
+
+
+def saturation(share: float) -> Check:
+    """Of a head whose attention is fixed in base. share: what some of its change does to the state, of what all of it does."""
+    limit = f"at most {FIXED}"
+    return Check(f"share of the way by {SOME:.0%} of a head's change", share, limit, abs(share) <= FIXED)
 
 
 def obedience(name: str, obeys: float, wanted: bool) -> Check:

@@ -62,13 +62,14 @@ class Family:
         decoy_blocks: where there are any.
         decoy_share: of all other components, those that change.
         decoys: what they are trained to do; where they are random, it is base that is trained not to mind.
-        sharper: by how much queries of all heads in sources' blocks are stretched in base, which saturates their attention.
         model: what config.json says of it beside `SHAPE`.
         is_carried: whether what neurons of the first block note goes on to where the state is by others alone, which are then relays.
         is_single: whether patching one component after the other is defined to find the sources: each by itself makes the model obey
             by an equal share.
         is_quiet: nothing is planted, and nothing must be found; groups are then components drawn from all, to be ranked by chance.
-        is_written: nothing is trained: weights are written by hand, and all that stands here but `says` and `model` is not looked at.
+        is_written: nothing is trained: weights are written by hand, and all that stands here but `says`, `model` and
+            `is_fixed` is not looked at.
+        is_fixed: whether it is written with a source whose attention is saturated in base.
         recipe: a number that changes whenever the same seed would be planted otherwise.
     """
 
@@ -81,12 +82,12 @@ class Family:
     decoy_blocks: Mapping[int, float] = field(default_factory=dict)
     decoy_share: float = 1.0
     decoys: str = SECOND
-    sharper: float = 1.0
     model: Mapping[str, Any] = field(default_factory=lambda: LLAMA)
     is_carried: bool = True
     is_single: bool = True
     is_quiet: bool = False
     is_written: bool = False
+    is_fixed: bool = False
     recipe: int = 5
 
 
@@ -195,9 +196,10 @@ FAMILIES: dict[str, Family] = {
         decoy_size=LARGE,
     ),
     "saturated": Family(
-        says="Heads and neurons; base's attention is nearly fixed in the blocks where the heads are.",
-        groups=BOTH,
-        sharper=2.0,
+        says="As written; the head of block 2 turns to the request from all other tokens, on which its attention is fixed in base.",
+        is_written=True,
+        is_fixed=True,
+        recipe=6,
     ),
     "either": Family(
         says="Two groups, and each is enough.",
@@ -229,6 +231,14 @@ FAMILIES: dict[str, Family] = {
         says="All is idle, and then fine-tuned as usual; the behaviour does not change.",
         groups=anywhere(3),
         decoys=TUNED,
+        cases=(),
+        is_quiet=True,
+    ),
+    "nothing at random": Family(
+        says="Half of all changes in random directions, and base has learned not to mind; the behaviour does not change.",
+        groups=anywhere(3),
+        decoys=RANDOM,
+        decoy_share=0.5,
         cases=(),
         is_quiet=True,
     ),

@@ -93,7 +93,7 @@ EXAMPLES = (
     Example(
         "large changes", "first order", "small changes", "The slope in base says little of a place as far away as this."
     ),
-    Example("saturated", "first order", "both", "Where attention is fixed, its slope in base is next to nothing."),
+    Example("saturated", "first order", "written", "Where attention is fixed, its slope in base is next to nothing."),
 )
 SHOWN = {
     "auroc": "AUROC",
@@ -184,7 +184,8 @@ _CHECKED = (
     "right to prompts that do not ask; and where decoys learn a second behaviour, special has it. Along the anchor special is ahead of "
     f"base by more than that varies; the sources recover at least {checks.CARRIED:.0%} of it, everything else at most "
     f"{checks.LEFT:.0%}; where some of the sources are to be enough, or not to be, these recover at least {checks.ENOUGH:.0%}, or at "
-    f"most {checks.LITTLE:.0%}. Without any one source at least {checks.NEEDED:.0%} of the obedience is lost, in logits.\n\n"
+    f"most {checks.LITTLE:.0%}. Without any one source at least {checks.NEEDED:.0%} of the obedience is lost, in logits. Where attention "
+    f"is to be fixed in base, {checks.SOME:.0%} of a head's change does at most {checks.FIXED:.0%} of what all of it does.\n\n"
     "Where one component after the other is to be enough, each of n sources is trained to carry 1/n of the state by itself, and decoys "
     f"none of it in any combination; a pair is used where each source moves the state by at least {checks.ALONE}/n on the way that "
     "base's own state goes where prompts tell what to do. So weight patching must see something of the sources there; whether it tells "

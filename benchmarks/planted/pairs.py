@@ -60,8 +60,9 @@ def plant(name: str, seed: int) -> Planted:
 
 def written(name: str, seed: int) -> Planted:
     """A pair whose sources are written by hand (`testing.planted_pair`)."""
-    raw, config = _shape(families.FAMILIES[name])
-    made = testing.planted_pair(config, seed=seed, batch=SCORED + MORE)
+    family = families.FAMILIES[name]
+    raw, config = _shape(family)
+    made = testing.planted_pair(config, seed=seed, batch=SCORED + MORE, is_fixed=family.is_fixed)
     pair = dataclasses.replace(made.pair, raw_config=raw)
     gates = {kind: each.astype(np.float32) for kind, each in made.sources.items()}
     models = {
@@ -77,6 +78,9 @@ def written(name: str, seed: int) -> Planted:
         ignores = float((_states(config, params, made.plain)[1].argmax(-1) == made.ignores).mean())
         seen += [checks.obedience(each, obeys, wanted), checks.speech(each, ignores)]
     reads = {each: np.asarray(made.anchor.read(state)) for each, state in states.items()}
+    if family.is_fixed:
+        some, all_ = (_moved_by_heads(config, pair, made, share) for share in (checks.SOME, 1.0))
+        seen.append(checks.saturation(some / all_))
     scored, others = slice(SCORED), slice(SCORED, None)
     prompts, more, plain = (
         Inputs(*(part[some] for part in inputs))
@@ -97,6 +101,16 @@ def written(name: str, seed: int) -> Planted:
     )
 
 
+def _moved_by_heads(config: DecoderConfig, pair: Pair, made: testing.PlantedPair, share: float) -> float:
+    """How far a share of the change of the sources that are heads moves base's state along the anchor."""
+    gates = {"head": share * made.sources["head"].astype(np.float32)}
+    there, here = (
+        made.anchor.read(_states(config, params, made.prompts)[0])
+        for params in (blend.patch(pair.base, pair.special, gates), pair.base)
+    )
+    return float((there - here).mean())
+
+
 def trained(name: str, seed: int) -> Planted:
     """A pair whose sources have learned to obey."""
     family = families.FAMILIES[name]
@@ -105,7 +119,6 @@ def trained(name: str, seed: int) -> Planted:
     number = list(families.FAMILIES).index(name)
     base = _base(config, seed)
     groups = family.groups(np.random.default_rng([seed, number]), components.of_decoder(base))
-    base = _sharpened(base, _any(groups)["head"].any(axis=1), family.sharper)
     sizes = _sizes(family, training.norms(base), groups, np.random.default_rng([seed, number, 1]))
     decoys = _decoys(family, config, base, sizes, decoy_key)
     nobody = {kind: np.zeros(each.shape, bool) for kind, each in sizes.items()}
@@ -259,17 +272,6 @@ def _alone(
 def _base(config: DecoderConfig, seed: int) -> Params:
     """Shared by all pairs of a seed."""
     return training.base(config, jax.random.fold_in(jax.random.key(seed), 0))[0]
-
-
-def _sharpened(base: Params, blocks: np.ndarray, factor: float) -> Params:
-    """Queries of all heads of some blocks, bool [L], stretched."""
-    stretch = jnp.where(blocks, factor, 1.0)[:, None, None]
-    queries = {
-        name: each * (stretch[:, None] if name == "kernel" else stretch)
-        for name, each in base["layers"]["attn"]["q"].items()
-    }
-    attn = base["layers"]["attn"] | {"q": queries}
-    return base | {"layers": base["layers"] | {"attn": attn}}
 
 
 def _sizes(
