@@ -1,5 +1,6 @@
 """Strict settings for every test, shapes checked at every call, and no network."""
 
+import gc
 import itertools
 import os
 from pathlib import Path
@@ -24,6 +25,9 @@ SHAPED = (
 jaxtyping.install_import_hook([f"jaxpatch.{module}" for module in SHAPED], "beartype.beartype")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+gc.set_threshold(200_000, 20, 100)
+"""Tracing makes and keeps millions of objects; looked at as often as by default they cost a twelfth of the time."""
 
 MAPS = Path("/proc/self/maps")
 EVERY = 5

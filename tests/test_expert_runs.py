@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -100,11 +99,11 @@ def test_results_of_the_same_options_are_done(tmp_path):
     assert not expert_runs._is_done(own)
 
 
-def test_interrupted(call, monkeypatch, capsys):
+def test_interrupted(call, tmp_path, monkeypatch, capsys):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "run", stop)
     assert call(*GOOD) == 130
     assert "what was scored is kept; the same command goes on" in " ".join(capsys.readouterr().err.split())
-    assert not Path("results").exists()
+    assert not (tmp_path / "results").exists()

@@ -155,7 +155,7 @@ def page(frame: pd.DataFrame, command: str, records: Sequence[Record]) -> str:
     if len(some := frame[frame["family"].isin(quiet)]):
         parts += [
             "## Where there is nothing to find",
-            _refused([record.held for record in records if record.held and record.family in quiet]),
+            _refused(records),
             "Asked for a ranking all the same, methods are scored against components drawn from all: an AUROC of one half is to say "
             "nothing. Whoever forces the library to score such a pair is told of sources, all the same: those that `jp.place` names "
             "stand below, since its criteria are shares of the largest score of each kind; and intervals of scores, which are shares "
@@ -460,17 +460,33 @@ def by_cost(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     )
 
 
-def _refused(held: Sequence[Mapping]) -> str:
-    """What the library finds in pairs without a source, by its own rules."""
-    if not held:
+def _refused(records: Sequence[Record]) -> str:
+    """What the library finds in pairs without a source, by its own rules, and whether its rate is shown to be within the level."""
+    there, quiet = (
+        [
+            record.held["anchor"]["is_trusted"]
+            for record in records
+            if record.held and FAMILIES[record.family].is_quiet == is_quiet
+        ]
+        for is_quiet in (False, True)
+    )
+    if not quiet:
         return "What the library promises was not asked of these pairs."
-    trusted = sum(each["anchor"]["is_trusted"] for each in held)
-    most = stats.binomtest(trusted, len(held)).proportion_ci(method="exact").high
+    trusted, count = sum(quiet), len(quiet)
+    most = stats.binomtest(trusted, count, alternative="less").proportion_ci(method="exact").high
     found = "so nothing is found" if not trusted else f"**so in {trusted} something is found**"
+    if most <= promises.LEVEL:
+        verdict = "holds"
+    elif trusted / count > promises.LEVEL:
+        verdict = "**does not hold**"
+    else:
+        verdict = "**not shown by so few**"
     return (
-        f"`fit_anchor` trusts an anchor after the state's block in {trusted} of {len(held)} such pairs, {found}: where there is no "
-        f"anchor that is trusted nothing is scored, unless it is asked for all the same. (That leaves a rate of up to {most:.0%}, by "
-        "the exact 95 % interval.)"
+        f"`fit_anchor` trusts an anchor after the state's block in {trusted} of {count} such pairs, {found}: where there is no "
+        f"anchor that is trusted nothing is scored, unless it is asked for all the same. Of pairs with sources it trusts {sum(there)} "
+        f"of {len(there)}.\n\n"
+        f"* False findings, wanted in at most {promises.LEVEL:.0%} of such pairs: {trusted / count:.1%}, and below {most:.1%} with 95 "
+        f"% confidence (exact); {verdict}."
     )
 
 

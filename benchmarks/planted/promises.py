@@ -21,6 +21,8 @@ from jaxpatch.tracing import roles
 
 ALPHA = 0.05
 """The screen's level: so large a share of the best may be missed, in the mean over trials."""
+LEVEL = 0.05
+"""Of pairs in which there is nothing to find, something is found in so many at most."""
 TRIALS = 8
 """Of the screen, on each pair, with other random samples."""
 FOR_ANCHOR = 64

@@ -104,6 +104,8 @@ def test_pairs_of_another_recipe_are_not_mixed_with_these(out, tmp_path, monkeyp
     with pytest.raises(ValueError, match=r"planted by recipe .*; name an empty --out"):
         board.main(["--out", str(out / "out"), *asked_for])
     shutil.copytree(out / "docs", tmp_path / "docs")
+    held = json.loads(board.promise(out / "out", "written", 0).read_text(encoding="utf-8"))
+    monkeypatch.setattr(promises, "kept", lambda *_: held)
     board.main(["--out", str(tmp_path / "out"), "--docs", str(tmp_path / "docs"), *asked_for])
     assert "are of another recipe" in capsys.readouterr().out
     assert len(records.read(tmp_path / "docs" / "planted.jsonl")["written", 0].rows) == 1
@@ -171,6 +173,27 @@ def test_a_page_of_quiet_families_alone_has_no_figure(tmp_path):
     text = written(tmp_path, recorded("nothing", 0, random={}), failed)
     assert "| random | 0.50 (0.50 to 0.50) |" in text and "| 1 of 2 | base: speaks (1) |" in text
     assert not (tmp_path / "planted.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("trusted", "count", "words"),
+    [
+        (0, 60, "0.0%, and below 4.9% with 95 % confidence (exact); holds."),
+        (0, 40, "0.0%, and below 7.2% with 95 % confidence (exact); **not shown by so few**."),
+        (4, 60, "6.7%, and below 14.6% with 95 % confidence (exact); **does not hold**."),
+    ],
+)
+def test_controls_are_held_to_a_level(tmp_path, trusted, count, words):
+    """Not to what was seen, but to what that leaves possible: (1 - 0.049) ** 60 = 0.05."""
+    promised = {"intervals": {"held": 1, "all": 1}, "findings": {"sources": 0, "called": 0, "others": 1}}
+    promised |= {"screen": {"missed": [0], "replaced": [1], "all": 2, "top": 10}, "passing on": None}
+    quiet = [
+        recorded("nothing", seed, random={})._replace(
+            held=promised | {"family": "nothing", "anchor": {"is_trusted": seed < trusted}}
+        )
+        for seed in range(count)
+    ]
+    assert f"* False findings, wanted in at most 5% of such pairs: {words}" in written(tmp_path, *quiet)
 
 
 def test_hard_families_say_who_finds_what_takes_away(tmp_path):
