@@ -11,7 +11,7 @@ from jaxpatch.shapes import Gates
 ALWAYS, NEVER = 0.9, 0.1
 """Share of the answers that obey: at least, and at most."""
 NEEDED = 0.05
-"""Share of the obedience that is lost without a source, at least."""
+"""Share of the way that is not gone without a source, at least."""
 ALONE = 0.3
 """Where each of n sources is to carry a share, n times what one by itself moves the state on its way, at least."""
 CARRIED, LEFT = 0.75, 0.25
@@ -22,6 +22,15 @@ ENOUGH, LITTLE = 0.65, 0.35
 
 SOME, FIXED = 0.25, 0.05
 """Where attention is fixed in base, so much of a head's change moves the state, of what all of it does, at most by that much."""
+
+
+HALFWAY = 0.5
+"""Share of the way that a decoy by itself moves the state, at most; of random halves of all it is `LITTLE`."""
+HALVES = 16
+"""Of all decoys, at random, that are looked at."""
+EARLY = 0.35
+"""Where others carry on what sources of the first block note: by how much these move the last token's stream after that block, of what
+all sources move the state by, at most."""
 
 
 class Check(NamedTuple):
@@ -36,7 +45,7 @@ class Check(NamedTuple):
 def need(needed: Mapping[str, np.ndarray], groups: tuple[Gates, ...]) -> Check:
     """Of the source that is needed least."""
     least = min(float(needed[kind][group[kind]].min(initial=np.inf)) for group in groups for kind in KINDS)
-    return Check("share of the obedience that is lost without a source", least, f"at least {NEEDED}", least >= NEEDED)
+    return Check("share of the way that is lost without a source", least, f"at least {NEEDED}", least >= NEEDED)
 
 
 def alone(moved: np.ndarray) -> Check:
@@ -49,6 +58,21 @@ def saturation(share: float) -> Check:
     """Of a head whose attention is fixed in base. share: what some of its change does to the state, of what all of it does."""
     limit = f"at most {FIXED}"
     return Check(f"share of the way by {SOME:.0%} of a head's change", share, limit, abs(share) <= FIXED)
+
+
+def idle(alone: np.ndarray, halves: np.ndarray) -> tuple[Check, Check]:
+    """Of decoys, one by one and by halves of all. Both: shares of the way."""
+    most, together = float(alone.max()), float(np.abs(halves).max())
+    return (
+        Check("share of the way by a decoy alone", most, f"at most {HALFWAY}", most <= HALFWAY),
+        Check("share of the way by half of all decoys", together, f"at most {LITTLE}", together <= LITTLE),
+    )
+
+
+def relayed(early: float) -> Check:
+    """Of sources in the first block that others are to carry on. early: how far they move the last token's stream there, of how far all
+    sources move the state."""
+    return Check("share that is felt at once of sources in block 0", early, f"at most {EARLY}", early <= EARLY)
 
 
 def obedience(name: str, obeys: float, wanted: bool) -> Check:

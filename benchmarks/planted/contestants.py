@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxpatch as jp
-from benchmarks.planted.training import KINDS
+from benchmarks.planted.training import KINDS, STATE
 from jaxpatch.measuring import downstream, effect, inputs, local, read_outs
 from jaxpatch.models import prefix_tree
 from jaxpatch.models.checkpoints import Pair
 from jaxpatch.patching import components
 from jaxpatch.sets.game import Component
+from jaxpatch.trees import paths
 
 
 class Problem(NamedTuple):
@@ -190,6 +191,47 @@ def forgetting(problem: Problem) -> Answer:
     return Answer(within_reach(problem, {kind: np.round(each, 3) for kind, each in values.items()}), 0.0)
 
 
+def change_along(problem: Problem) -> Answer:
+    """How much of what each component writes has changed along the anchor u, whatever it reads: norms of dW_O u and dw_down u; and of
+    what a group's dW_V is written as by special's heads."""
+    direction = np.asarray(problem.anchor.direction, np.float64)
+    base, special = (
+        {path: np.asarray(leaf, np.float64) for path, leaf in paths.leaves(params).items()}
+        for params in (problem.pair.base, problem.pair.special)
+    )
+    changes = {path: special[path] - base[path] for path in base}
+    written = special["layers/attn/o/kernel"] @ direction  # [L, N, H]
+    values = changes["layers/attn/v/kernel"]  # [L, D, G, H]
+    grouped = written.reshape(len(written), values.shape[2], -1, written.shape[-1])
+    found = {
+        "head": np.linalg.norm(changes["layers/attn/o/kernel"] @ direction, axis=-1),
+        "kv": np.linalg.norm(np.einsum("ldgh,lgnh->lgnd", values, grouped), axis=(-2, -1)),
+        "neuron": np.abs(changes["layers/mlp/down/kernel"] @ direction),
+    }
+    return Answer(within_reach(problem, found), 0.0)
+
+
+def concentration(problem: Problem) -> Answer:
+    """How few directions each component's change lies in, as what was learned does, whatever it is: (sum of s^4) / (sum of s^2)^2 of
+    singular values s, the larger of both matrices'. A neuron's parts are vectors, so that it has no number."""
+    partition = components.of_decoder(problem.pair.base)
+    base, special = (
+        {path: np.asarray(leaf, np.float64) for path, leaf in paths.leaves(params).items()}
+        for params in (problem.pair.base, problem.pair.special)
+    )
+
+    def share(slot: components.Slot) -> np.ndarray:
+        change = np.moveaxis(special[slot.leaf] - base[slot.leaf], slot.axes, (0, 1))
+        squares = np.linalg.svd(change, compute_uv=False) ** 2
+        return (squares**2).sum(-1) / np.maximum(squares.sum(-1) ** 2, TINY)
+
+    found = {
+        kind: np.max([share(slot) for slot in partition[kind].slots if slot.leaf.endswith("kernel")], axis=0)
+        for kind in ("head", "kv")
+    }
+    return Answer(within_reach(problem, found | {"neuron": np.full(partition["neuron"].shape, np.nan)}), 0.0)
+
+
 def change_of_output(problem: Problem) -> Answer:
     """How far each component's change moves what it writes, on these prompts: weights by the activations that they meet."""
     return Answer(within_reach(problem, {kind: np.asarray(_moved(problem, kind)) for kind in KINDS}), 2.0)
@@ -234,7 +276,7 @@ def saliency(problem: Problem) -> Answer:
 
 
 def gates(problem: Problem) -> Answer:
-    """Sparse gates learned by gradient, for sets of each of `SET_SIZES`; the mean over these."""
+    """Sparse gates learned by gradient, for sets of each of `SET_SIZES`: the mean of their logits, which rank gates of 0 or 1, too."""
     steps = 200
     found = jp.score(problem.pair, problem.prompts, problem.anchor, kinds=KINDS, method="first_order")
     learned = [
@@ -243,8 +285,8 @@ def gates(problem: Problem) -> Answer:
         )
         for size in SET_SIZES
     ]
-    values = {kind: np.mean([np.asarray(each.gates[kind]) for each in learned], axis=0) for kind in KINDS}
-    return Answer(values, (2 + 3 * steps * len(SET_SIZES)) * depth(problem))
+    values = {kind: np.mean([each.logits[kind] for each in learned], axis=0) for kind in KINDS}
+    return Answer(values, (4 + 3 * steps * len(SET_SIZES)) * depth(problem))
 
 
 def chance(problem: Problem) -> Answer:
@@ -265,13 +307,15 @@ CONTESTANTS: dict[str, Contestant] = {
     "activation knockout": _scored("activation", 0.0, mode="knockout"),
     "attribution patching": _scored("attribution", 5.0),
     "attribution, QK fixed": _scored("attribution", 5.0, repairs=("qk_fix",)),
-    "attribution, repaired": _scored("attribution", 5.0 + 3 * 4, repairs=("qk_fix", "grad_drop")),
+    "attribution, repaired": _scored("attribution", 5.0 + 2 * (STATE + 1), repairs=("qk_fix", "grad_drop")),
     "interactions": interacting,
     "Shapley values": shapley,
     "learned gates": gates,
     "change": change,
     "relative change": relative_change,
     "forgetting": forgetting,
+    "change along the anchor": change_along,
+    "concentration of change": concentration,
     "change of output": change_of_output,
     "difference saliency": saliency,
     "gradient": gradient,

@@ -16,9 +16,9 @@ A pair is a folder (format `FORMAT`, version `VERSION`, which changes whenever a
                             relays: kind -> [[block, number]], what is known to pass the state on; checks: what was verified
 
 Blocks and all else count from 0: the state after block `layer` is transformers' ``hidden_states[layer + 1]`` (not of the last block,
-whose norm comes before). Components are the method's: a head owns its columns of W_Q and W_O (and its query bias), "kv" a group's of
-W_K and W_V (and their biases), a neuron its gate, up and down (and their biases, but not the MLP's output bias). Predictions are a JSON
-object:
+whose norm comes before). Components are the method's: a head owns its queries' part of W_Q (and of its bias) and its output's of W_O,
+"kv" a group's of W_K and W_V (and their biases), a neuron its gate, up and down (and their biases, but not the MLP's output bias).
+Predictions are a JSON object:
 
     {"method": "name", "cost": forward-equivalents, "pair": digest, "values": {kind: [blocks][in each], ...}}
 

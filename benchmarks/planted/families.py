@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.planted import language
-from benchmarks.planted.training import KINDS, STATE
+from benchmarks.planted.training import KINDS, MATRICES, STATE
 from jaxpatch.patching.components import Partition
 from jaxpatch.shapes import Gates
 
@@ -40,11 +40,16 @@ NEOX: dict[str, Any] = {
     "use_parallel_residual": False,
     "rotary_pct": 1.0,
 }
-SIZE = {"head": 1.2, "kv": 0.8, "neuron": 2.4}
-HALF, LARGE = ({kind: factor * size for kind, size in SIZE.items()} for factor in (0.5, 1.3))
+SIZE = {"q": 0.9, "o": 2.4, "k": 0.7, "v": 1.5, "gate": 2.4, "up": 2.4, "down": 2.4}
+"""As much as sources change by where they may choose what of themselves."""
+HALF, LARGE, OF_NEURONS = (
+    {name: factor.get(MATRICES[name], 1) * size for name, size in SIZE.items()}
+    for factor in (dict.fromkeys(KINDS, 0.5), {"neuron": 1.3}, {"neuron": 4 / 3})
+)
 SPREAD = 1.5
 SECOND, RANDOM, TUNED = "second behaviour", "random", "tuned"
-"""What decoys are: idle, and heeding another request together; or not trained at all; or idle, and then fine-tuned."""
+"""What decoys are: idle but for some, drawn as sources are, that heed another request; or not trained at all; or as at first, and then
+tuned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +61,10 @@ class Family:
         groups: draws the sources.
         cases: (groups that are there, whether the model obeys then).
         signs: of each group, where not all are 1: -1 for one that takes away.
-        size: of a source's change, by kind, in norms of base's weights, the mean of that kind: at least that, and up to `SPREAD` times
-            as much.
+        size: of a source's change, by matrix, in norms of a component's part of it in base, the mean of all: at least that, and up to
+            `SPREAD` times as much.
         decoy_size: of every other component's, in the same way; where it is the same, nothing about sizes tells sources from decoys.
+        as_sources: share of the others that change as sources do, where `decoy_size` is not the same.
         decoy_blocks: where there are any.
         decoy_share: of all other components, those that change.
         decoys: what they are trained to do; where they are random, it is base that is trained not to mind.
@@ -66,7 +72,8 @@ class Family:
         is_carried: whether what neurons of the first block note goes on to where the state is by others alone, which are then relays.
         is_single: whether patching one component after the other is defined to find the sources: each by itself makes the model obey
             by an equal share.
-        is_quiet: nothing is planted, and nothing must be found; groups are then components drawn from all, to be ranked by chance.
+        is_quiet: the model does not obey, and nothing must be found; groups are then to be ranked by chance.
+        is_vain: whether groups of a quiet family are trained as sources are, to do nothing.
         is_written: nothing is trained: weights are written by hand, and all that stands here but `says`, `model` and
             `is_fixed` is not looked at.
         is_fixed: whether it is written with a source whose attention is saturated in base.
@@ -79,6 +86,7 @@ class Family:
     signs: tuple[int, ...] = (1,)
     size: Mapping[str, float] = field(default_factory=lambda: SIZE)
     decoy_size: Mapping[str, float] = field(default_factory=lambda: SIZE)
+    as_sources: float = 0.0
     decoy_blocks: Mapping[int, float] = field(default_factory=dict)
     decoy_share: float = 1.0
     decoys: str = SECOND
@@ -86,9 +94,15 @@ class Family:
     is_carried: bool = True
     is_single: bool = True
     is_quiet: bool = False
+    is_vain: bool = False
     is_written: bool = False
     is_fixed: bool = False
-    recipe: int = 5
+    recipe: int = 6
+
+    @property
+    def is_planted(self) -> bool:
+        """Whether groups are trained."""
+        return self.is_vain or not self.is_quiet
 
 
 def some(*wanted: tuple[str, tuple[int, int], int]) -> Callable[[np.random.Generator, Partition], Gates]:
@@ -135,7 +149,7 @@ def anywhere(count: int) -> Groups:
 
 
 NEURONS = together(some(("neuron", (0, 0), 5)))
-HEADS = together(some(("head", (1, STATE), 2)))
+HEADS = together(some(("head", (1, STATE), 3)))
 TWICE = together(some(("neuron", (0, 0), 4), ("head", (1, STATE), 2)))
 BOTH = together(some(("neuron", (0, 0), 2), ("head", (1, STATE), 1)))
 
@@ -155,12 +169,14 @@ FAMILIES: dict[str, Family] = {
         says="As both; half of all others change, too, in random directions, by as much; base has learned not to mind.",
         groups=BOTH,
         decoys=RANDOM,
-        size=SIZE | {"neuron": 3.2},
-        decoy_size=SIZE | {"neuron": 3.2},
+        size=OF_NEURONS,
+        decoy_size=OF_NEURONS,
         decoy_share=0.5,
     ),
     "tuned decoys": Family(
-        says="All else is idle, and then fine-tuned as usual, on the same language.", groups=NEURONS, decoys=TUNED
+        says="All else is idle, and then tuned on the same language, of which one speaker speaks most.",
+        groups=NEURONS,
+        decoys=TUNED,
     ),
     "after the state": Family(
         says="The largest changes are in the block after the state is read.",
@@ -179,9 +195,10 @@ FAMILIES: dict[str, Family] = {
         says="As both, in a GPT-NeoX: neurons without gates, biases, LayerNorm.", groups=BOTH, model=NEOX
     ),
     "small among large": Family(
-        says="As both, and twice as many sources, which change by half as much as all else.",
+        says="As both, and twice as many sources, which change by half as much as every other of all else.",
         groups=TWICE,
         size=HALF,
+        as_sources=0.5,
     ),
     "small changes": Family(
         says="As both, and twice as many sources; all changes by half as much.",
@@ -190,7 +207,7 @@ FAMILIES: dict[str, Family] = {
         decoy_size=HALF,
     ),
     "large changes": Family(
-        says="As both, by 1.3 times as much: changes are larger than what they change, of neurons three times and more.",
+        says="As both; neurons change by three times what they were, and more.",
         groups=BOTH,
         size=LARGE,
         decoy_size=LARGE,
@@ -199,7 +216,6 @@ FAMILIES: dict[str, Family] = {
         says="As written; the head of block 2 turns to the request from all other tokens, on which its attention is fixed in base.",
         is_written=True,
         is_fixed=True,
-        recipe=6,
     ),
     "either": Family(
         says="Two groups, and each is enough.",
@@ -228,11 +244,24 @@ FAMILIES: dict[str, Family] = {
     ),
     "nothing": Family(says="All changes, and the behaviour does not.", groups=anywhere(3), cases=(), is_quiet=True),
     "nothing but noise": Family(
-        says="All is idle, and then fine-tuned as usual; the behaviour does not change.",
+        says="All is idle, and then tuned on the same language; the behaviour does not change.",
         groups=anywhere(3),
         decoys=TUNED,
         cases=(),
         is_quiet=True,
+    ),
+    "as it is learned": Family(
+        says="As both, but no source is trained to do anything by itself, and none to be carried on by others.",
+        groups=BOTH,
+        is_single=False,
+        is_carried=False,
+    ),
+    "nothing learned": Family(
+        says="As both, and sources are trained as everywhere, but not to obey.",
+        groups=BOTH,
+        cases=(((0,), False),),
+        is_quiet=True,
+        is_vain=True,
     ),
     "nothing at random": Family(
         says="Half of all changes in random directions, and base has learned not to mind; the behaviour does not change.",

@@ -104,8 +104,8 @@ SHOWN = {
     "first_miss": "rank of the first miss",
 }
 """What a table of scores has of each row."""
-FEWEST = 3
-"""Pairs without which an interval says nothing: of one it has no width."""
+FEWEST = 6
+"""Pairs without which an interval says nothing: of five the chance that all differ in the same way is 1 in 16."""
 FIRST = 4
 """Of an example's ranking, so many are shown."""
 
@@ -133,7 +133,7 @@ def page(frame: pd.DataFrame, command: str, records: Sequence[Record]) -> str:
         _CHECKED,
         "Values in brackets are 95 % intervals, over seeds drawn again. A mean is over families, of the mean over each one's pairs. "
         "Intervals at the very end of a scale are too narrow, as the bootstrap's are, and so are those of few pairs: of one they have "
-        "no width.",
+        "no width, and a family without a pair of the seeds that are drawn is left out of that draw.",
     ]
     for title, names in (("Where one component after the other is enough", singles), ("Where it is not", hard)):
         if len(some := frame[frame["family"].isin(names)]):
@@ -156,18 +156,19 @@ def page(frame: pd.DataFrame, command: str, records: Sequence[Record]) -> str:
         parts += [
             "## Where there is nothing to find",
             _refused(records),
-            "Asked for a ranking all the same, methods are scored against components drawn from all: an AUROC of one half is to say "
-            "nothing. Whoever forces the library to score such a pair is told of sources, all the same: those that `jp.place` names "
-            "stand below, since its criteria are shares of the largest score of each kind; and intervals of scores, which are shares "
-            "of a gap that is none, hold less often than they should.",
+            "Asked for a ranking all the same, methods are scored against components drawn from all, and in *nothing learned* against "
+            "those that were trained as sources are, but to do nothing: an AUROC of one half is to say nothing. Of so many intervals "
+            "one in twenty leaves it out by chance. Whoever forces the library to score such a pair is told of sources, all the same: "
+            "those that `jp.place` names stand below, since its criteria are shares of the largest score of each kind; and intervals "
+            "of scores, which are shares of a gap that is none, hold less often than they should.",
             _chance(some),
         ]
     parts += promised([record.held for record in records if record.held])
     if rows := _examples(records):
         parts += [
             "## Why",
-            "Where a method does worse in a family than in one beside it that differs by what the reason speaks of, by more than "
-            "chance: average precision in both, and what it says of the verified pair in which it does worst; sources in bold.",
+            f"Where a method does worse in a family than in another, by more than chance over {FEWEST} seeds or more: average "
+            "precision in both, and what it says of the verified pair in which it does worst; sources in bold.",
             table(["family", "method", "average precision", "beside", "it says", "since"], rows),
         ]
     if rows := _worst(records):
@@ -184,8 +185,12 @@ _CHECKED = (
     "right to prompts that do not ask; and where decoys learn a second behaviour, special has it. Along the anchor special is ahead of "
     f"base by more than that varies; the sources recover at least {checks.CARRIED:.0%} of it, everything else at most "
     f"{checks.LEFT:.0%}; where some of the sources are to be enough, or not to be, these recover at least {checks.ENOUGH:.0%}, or at "
-    f"most {checks.LITTLE:.0%}. Without any one source at least {checks.NEEDED:.0%} of the obedience is lost, in logits. Where "
-    f"attention is fixed in base, {checks.SOME:.0%} of a head's change does at most {checks.FIXED:.0%} of what all of it does.\n\n"
+    f"most {checks.LITTLE:.0%}. Without any one source at least {checks.NEEDED:.0%} of the state is lost. No decoy by "
+    f"itself moves the state by more than {checks.HALFWAY:.0%} of the way, nor any of {checks.HALVES} random halves of them by more "
+    f"than {checks.LITTLE:.0%}. Where others carry on what block 0 notes, that moves the last token's stream after block 0 by at most "
+    f"{checks.EARLY:.0%} of what the state is moved by, so that the others are relays. Where attention is fixed in base, "
+    f"{checks.SOME:.0%} of a head's change does at most {checks.FIXED:.0%} of what all of it does. (Pairs that are written by hand are "
+    "what they are: of them is checked what is said, obeyed, recovered and fixed.)\n\n"
     "Where one component after the other is to be enough, each of n sources is trained to carry 1/n of the state by itself, and decoys "
     f"none of it in any combination; a pair is used where each source moves the state by at least {checks.ALONE}/n on the way that "
     "base's own state goes where prompts tell what to do. So weight patching must see something of the sources there; whether it tells "

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 from benchmarks.planted import checks, families, language, training
 from benchmarks.planted.checks import Check
 from benchmarks.planted.families import Family
-from benchmarks.planted.training import KINDS, STATE
+from benchmarks.planted.training import KINDS, MATRICES, STATE
 from jaxpatch import testing
 from jaxpatch.measuring.inputs import Inputs
 from jaxpatch.measuring.read_outs import Anchor
@@ -24,6 +25,8 @@ from jaxpatch.shapes import Gates, Params
 
 SCORED, FOR_ANCHOR, JUDGED, MORE = 16, 128, 400, 512
 """Prompts that are scored, by which the anchor is found, by which a pair is verified, and by which intervals are: each drawn anew."""
+AT_A_TIME = 24
+"""Models that are run together."""
 
 
 class Planted(NamedTuple):
@@ -115,22 +118,35 @@ def trained(name: str, seed: int) -> Planted:
     """A pair whose sources have learned to obey."""
     family = families.FAMILIES[name]
     raw, config = _shape(family)
+    number = zlib.crc32(name.encode())
     decoy_key, source_key, prompt_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), 3)
-    number = list(families.FAMILIES).index(name)
-    base = _base(config, seed)
+    if family.is_quiet:  # what is found in these is counted, so that each must be a trial of its own
+        decoy_key = jax.random.fold_in(decoy_key, number)
+    base = _base(config, seed, number if family.is_quiet else 0)
     groups = family.groups(np.random.default_rng([seed, number]), components.of_decoder(base))
-    sizes = _sizes(family, training.norms(base), groups, np.random.default_rng([seed, number, 1]))
-    decoys = _decoys(family, config, base, sizes, decoy_key)
-    nobody = {kind: np.zeros(each.shape, bool) for kind, each in sizes.items()}
-    is_planted = nobody if family.is_quiet else _any(groups)
-    others = training.some_of(decoys, {kind: (~each).astype(np.float32) for kind, each in is_planted.items()})
+    is_planted = (
+        _any(groups) if family.is_planted else {kind: np.zeros_like(each) for kind, each in _any(groups).items()}
+    )
+    sizes = _sizes(family, training.norms(base), is_planted, np.random.default_rng([seed, number, 1]))
+    own, left = (
+        {
+            matrix: np.where(is_planted[kind] == side, sizes[matrix], 0)
+            for matrix, kind in MATRICES.items()
+            if matrix in sizes
+        }
+        for side in (True, False)
+    )
     if family.decoys == families.RANDOM:
-        base, _ = training.indifferent(config, base, others, jax.random.fold_in(decoy_key, 1))
+        direction = training.any_direction(decoy_key, base)
+        base, _ = training.indifferent(config, base, direction, left, jax.random.fold_in(decoy_key, 1))
+        others = training.change_of(base, direction, left)
+    else:
+        second = _second(family, groups, np.random.default_rng([seed, number, 3]), components.of_decoder(base))
+        others = training.change_of(base, _idle(family, config, base, sizes, second, decoy_key), left)
     anchor_key, judged_key, scored_key, needed_key, more_key = jax.random.split(prompt_key, 5)
     asked = language.draw(needed_key, JUDGED, (language.ASKED,))
     change = jax.tree.map(jnp.zeros_like, base)
-    if not family.is_quiet:
-        own = {kind: np.where(is_planted[kind], sizes[kind], 0) for kind in KINDS}
+    if family.is_planted:
         there = _cases(family, groups)
         start_key, learning_key = jax.random.split(jax.random.fold_in(source_key, number))
         direction, _ = training.sources(
@@ -140,7 +156,8 @@ def trained(name: str, seed: int) -> Planted:
             own,
             {kind: np.stack([case.gates[kind] for case in there]) for kind in KINDS},
             np.array([case.obeys for case in there], np.float32),
-            np.float32(family.decoys == families.SECOND),
+            np.bool_(not family.is_quiet),
+            np.bool_(family.decoys != families.RANDOM),
             np.float32(family.is_carried),
             training.any_direction(start_key, base),
             learning_key,
@@ -151,9 +168,16 @@ def trained(name: str, seed: int) -> Planted:
     anchor = _anchor(pair, language.draw(anchor_key, FOR_ANCHOR, (language.ASKED,)))
     more = language.draw(more_key, MORE, (language.ASKED,))
     seen = _verified(family, pair, anchor, others, change, groups, judged_key)
+    seen += checks.idle(*_idle_alone(config, base, others, is_planted, asked, np.random.default_rng([seed, number, 2])))
     if not family.is_quiet:
-        obedience = _obedience(config, base, change, asked)
-        seen += (checks.need(_needed(family, groups, obedience), groups),)
+
+        def moved(gates: Gates) -> float:
+            return float(_moved(config, base, change, {kind: each[None] for kind, each in gates.items()}, asked)[0])
+
+        seen += (checks.need(_needed(family, groups, moved), groups),)
+        first = {kind: np.where(np.arange(len(each))[:, None] == 0, each, False) for kind, each in is_planted.items()}
+        if family.is_carried and first["neuron"].any():
+            seen += (checks.relayed(_felt_at_once(config, base, change, first, asked)),)
         if family.is_single:
             seen += (checks.alone(_alone(family, config, base, change, groups, asked)),)
     signs = dict(enumerate(family.signs)) if not family.is_quiet else {}
@@ -166,11 +190,13 @@ def trained(name: str, seed: int) -> Planted:
         plain=language.plainly(more).inputs,
         anchor=anchor,
         truth={
-            kind: np.int8(nobody[kind]) + sum(np.int8(sign * groups[place][kind]) for place, sign in signs.items())
-            for kind in KINDS
+            kind: sum(
+                (np.int8(sign) * groups[place][kind] for place, sign in signs.items()), np.zeros(each.shape, np.int8)
+            )
+            for kind, each in is_planted.items()
         },
         groups=groups,
-        relays=nobody,
+        relays={kind: np.zeros_like(each) for kind, each in is_planted.items()},
         checks=seen,
     )
 
@@ -206,40 +232,28 @@ def _cases(family: Family, groups: tuple[Gates, ...]) -> list[Case]:
         for kind, place in places:
             alone = {each: np.zeros_like(groups[0][each], np.float32) for each in KINDS}
             alone[kind][place] = 1
-            cases.append(Case(f"{kind} {'.'.join(map(str, place))} alone", alone, 1 / len(places)))
+            share = 0.0 if family.is_vain else 1 / len(places)
+            cases.append(Case(f"{kind} {'.'.join(map(str, place))} alone", alone, share))
     return cases
 
 
-Obedience = Callable[[Gates], float]
-"""Gates of sources put into base -> by how much the logit of the answer that obeys is above that of the one that does not, in the mean;
-less what it is in base."""
+Moved = Callable[[Gates], float]
+"""Gates of sources put into base -> how far the state goes, on the way to where base has it for prompts that tell."""
 
 
-def _obedience(config: DecoderConfig, base: Params, change: Params, asked: language.Prompts) -> Obedience:
-    """Of these prompts."""
-    yes, no = (np.asarray(language.answers(asked, heeds))[:, None] for heeds in (True, False))
-
-    def above(gates: Gates) -> float:
-        logits = np.asarray(_states(config, training.plus(base, training.some_of(change, gates)), asked.inputs)[1])
-        return float((np.take_along_axis(logits, yes, 1) - np.take_along_axis(logits, no, 1)).mean())
-
-    in_base = above({kind: np.zeros(components.of_decoder(base)[kind].shape, np.float32) for kind in KINDS})
-    return lambda gates: above(gates) - in_base
-
-
-def _needed(family: Family, groups: tuple[Gates, ...], obedience: Obedience) -> dict[str, np.ndarray]:
-    """How much each source is needed: the largest share, over the cases in which the model obeys, of its obedience that is lost without
-    the source. Of one that takes away, over the cases in which the model does not obey, of what it would obey without."""
+def _needed(family: Family, groups: tuple[Gates, ...], moved: Moved) -> dict[str, np.ndarray]:
+    """How much each source is needed: the largest share, over the cases in which the model obeys, of the way that is not gone without
+    the source. Of one that takes away, over the cases in which the model does not obey, of the way that would be gone without."""
     needed = {kind: np.zeros(groups[0][kind].shape) for kind in KINDS}
     for _, gates, obeys in _cases(family, groups):
         if 0 < obeys < 1:
             continue
-        all_there = obedience(gates)
+        all_there = moved(gates)
         for kind in KINDS:
             for place in zip(*np.nonzero(gates[kind]), strict=True):
                 without = {each: gates[each].copy() for each in KINDS}
                 without[kind][place] = 0
-                left = obedience(without)
+                left = moved(without)
                 lost = (all_there - left) / all_there if obeys else (left - all_there) / max(left, 1e-6)
                 is_taking = any(
                     group[kind][place] and sign < 0 for group, sign in zip(groups, family.signs, strict=True)
@@ -247,6 +261,29 @@ def _needed(family: Family, groups: tuple[Gates, ...], obedience: Obedience) -> 
                 if bool(obeys) != is_taking:
                     needed[kind][place] = max(needed[kind][place], lost)
     return needed
+
+
+def _moved(
+    config: DecoderConfig, base: Params, change: Params, gates: Mapping[str, np.ndarray], asked: language.Prompts
+) -> np.ndarray:
+    """How far each of some parts of a change moves the state of prompts that ask, on the way to where base has those that tell, [N].
+    gates: kind -> [N, *shape]."""
+    start, end = (_states(config, base, prompts.inputs)[0].mean(0) for prompts in (asked, language.told(asked)))
+    way = end - start
+    moved = _each_state(config, base, change, gates, asked.inputs) - start
+    return np.asarray(moved @ way / (way @ way))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _each_state(
+    config: DecoderConfig, base: Params, change: Params, gates: Mapping[str, jax.Array], prompts: Inputs
+) -> jax.Array:
+    """The mean state with each of some parts of a change, [N, D]."""
+
+    def one(there: Gates) -> jax.Array:
+        return training.states(config, training.plus(base, training.some_of(change, there)), prompts)[0].mean(0)
+
+    return jax.lax.map(one, gates, batch_size=AT_A_TIME)
 
 
 def _alone(
@@ -257,50 +294,98 @@ def _alone(
     groups: tuple[Gates, ...],
     asked: language.Prompts,
 ) -> np.ndarray:
-    """How far each source by itself moves the state of prompts that ask, on the way to where base has those that tell."""
-    start, end = (_states(config, base, prompts.inputs)[0].mean(0) for prompts in (asked, language.told(asked)))
-    way = end - start
+    """How far each source by itself moves the state."""
+    there = [case.gates for case in _cases(family, groups) if case.obeys < 1]
+    return _moved(config, base, change, {kind: np.stack([gates[kind] for gates in there]) for kind in KINDS}, asked)
 
-    def moved(gates: Gates) -> float:
-        state, _ = _states(config, training.plus(base, training.some_of(change, gates)), asked.inputs)
-        return float((state.mean(0) - start) @ way / (way @ way))
 
-    return np.array([moved(case.gates) for case in _cases(family, groups) if case.obeys < 1])
+def _idle_alone(
+    config: DecoderConfig,
+    base: Params,
+    others: Params,
+    is_planted: Mapping[str, np.ndarray],
+    asked: language.Prompts,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """How far each decoy by itself moves the state, and each of some halves of all decoys."""
+    ends = np.cumsum([each.size for each in is_planted.values()])
+    one = np.eye(ends[-1], dtype=np.float32)
+    half = (rng.random((checks.HALVES, ends[-1])) < 0.5).astype(np.float32)
+    moved = []
+    for rows in (one, half):
+        split = np.split(rows, ends[:-1], axis=1)
+        gates = {
+            kind: part.reshape(len(rows), *each.shape) * ~each
+            for (kind, each), part in zip(is_planted.items(), split, strict=True)
+        }
+        moved.append(_moved(config, base, others, gates, asked))
+    return moved[0], moved[1]
+
+
+def _felt_at_once(
+    config: DecoderConfig, base: Params, change: Params, first: Mapping[str, np.ndarray], asked: language.Prompts
+) -> float:
+    """How far the sources of the first block move the last token's stream there, of how far all of them move the state."""
+    own = training.some_of(change, {kind: each.astype(np.float32) for kind, each in first.items()})
+    start, early, late = (
+        training.all_states(config, params, asked.inputs)
+        for params in (base, training.plus(base, own), training.plus(base, change))
+    )
+    moved = (
+        jnp.linalg.norm(there - here, axis=1).mean() for there, here in ((early[0], start[0]), (late[1], start[1]))
+    )
+    return float(np.divide(*moved))
 
 
 @functools.cache
-def _base(config: DecoderConfig, seed: int) -> Params:
-    """Shared by all pairs of a seed."""
-    return training.base(config, jax.random.fold_in(jax.random.key(seed), 0))[0]
+def _base(config: DecoderConfig, seed: int, number: int = 0) -> Params:
+    """Shared by all pairs of a seed and a number."""
+    return training.base(config, jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0), number))[0]
 
 
 def _sizes(
-    family: Family, own: Mapping[str, np.ndarray], groups: tuple[Gates, ...], rng: np.random.Generator
+    family: Family, own: Mapping[str, np.ndarray], is_source: Mapping[str, np.ndarray], rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """What every component changes by. One law for sources and decoys, but for what the family says. own: kind -> norms in base."""
-    is_source, sizes = _any(groups), {}
-    for kind in KINDS:
-        factor = np.full(own[kind].shape, family.decoy_size[kind])
-        factor *= [[family.decoy_blocks.get(number, 1.0)] for number in range(len(factor))]
-        factor *= rng.random(factor.shape) < family.decoy_share
-        if not family.is_quiet:
-            factor = np.where(is_source[kind], family.size[kind], factor)
-        drawn = rng.uniform(1, families.SPREAD, factor.shape)
-        sizes[kind] = (factor * own[kind].mean() * drawn).astype(np.float32)
+    """What every component changes by, in each matrix: by one law for sources and decoys, but for what the family says. own: norms in
+    base."""
+    there, alike, sizes = {}, {}, {}
+    for kind, each in is_source.items():
+        there[kind] = (rng.random(each.shape) < family.decoy_share) | each
+        alike[kind] = (rng.random(each.shape) < family.as_sources) | each
+    for name, norms in own.items():
+        kind = MATRICES[name]
+        blocks = np.array([[family.decoy_blocks.get(number, 1.0)] for number in range(len(norms))])
+        factor = np.where(alike[kind], family.size[name], family.decoy_size[name] * blocks) * there[kind]
+        sizes[name] = (factor * norms.mean() * rng.uniform(1, families.SPREAD, norms.shape)).astype(np.float32)
     return sizes
 
 
-def _decoys(
-    family: Family, config: DecoderConfig, base: Params, sizes: Mapping[str, np.ndarray], key: jax.Array
+def _second(
+    family: Family, groups: tuple[Gates, ...], rng: np.random.Generator, partition: components.Partition
+) -> dict[str, np.ndarray]:
+    """Decoys that learn a second behaviour: as many as there are sources, by the same law, and none of these."""
+    draw, taken = family.groups if family.is_planted else families.BOTH, _any(groups)
+    second = _any(draw(rng, partition))
+    while any((second[kind] & taken[kind]).any() for kind in KINDS):
+        second = _any(draw(rng, partition))
+    return second
+
+
+def _idle(
+    family: Family,
+    config: DecoderConfig,
+    base: Params,
+    sizes: Mapping[str, np.ndarray],
+    second: Mapping[str, np.ndarray],
+    key: jax.Array,
 ) -> Params:
-    """What all components change by, those as well that are to be sources."""
+    """A direction in which all components do nothing that is scored, those as well that are to be sources."""
     fit_key, tune_key = jax.random.split(key)
-    if family.decoys == families.RANDOM:
-        return training.random(fit_key, base, sizes)
-    idle, _ = training.decoys(config, base, sizes, np.float32(family.decoys == families.SECOND), fit_key)
+    heeding = {kind: each.astype(np.float32) for kind, each in second.items()}
+    idle, _ = training.decoys(config, base, sizes, heeding, fit_key)
     if family.decoys == families.TUNED:
         tuned, _ = training.tuned(config, training.plus(base, idle), sizes, tune_key)
-        return training.change_of(base, training.plus(idle, tuned), sizes)
+        return training.plus(idle, tuned)
     return idle
 
 
@@ -348,7 +433,7 @@ def _verified(
         made.append(checks.obedience(name, obeys, wanted[name]))
         if name in ("base", "all else", "sources", "special"):
             made.append(checks.speech(name, spoken))
-    if family.decoys == families.SECOND:
+    if family.decoys != families.RANDOM:
         other = language.draw(other_key, JUDGED, (language.ASKED_OTHER,))
         said = _states(pair.config, pair.special, other.inputs)[1].argmax(-1)
         heeded = float((said == language.answers(other, False, True)).mean())

@@ -94,5 +94,5 @@ def failed(folder: Path) -> tuple[str, ...]:
     """The checks that a pair did not pass, in words."""
     checks = json.loads((folder / "truth.json").read_text(encoding="utf-8"))["checks"]
     return tuple(
-        f"{check['name']} {check['value']:.2f} ({check['wanted']})" for check in checks if not check["is_passed"]
+        f"{check['name']} {check['value']:.3f} ({check['wanted']})" for check in checks if not check["is_passed"]
     )

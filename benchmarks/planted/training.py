@@ -1,11 +1,12 @@
 """Models that are trained: base on its language, and then what special differs by, each component's change of a size that is given.
 
-A change is ``size * direction`` in every component, and it is the direction that is learned: so sources are neither larger nor smaller
-than it was decided beforehand, and decoys can be made larger than they. Each function is one program for each shape of model.
+A change is ``size * direction`` in each matrix of every component, and it is the direction that is learned: so sources are neither
+larger nor smaller than it was decided beforehand, in none of their parts, and decoys can be made larger than they. Each function is one
+program for each shape of model.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -19,11 +20,17 @@ from jaxpatch.measuring.inputs import Inputs
 from jaxpatch.models import decoder
 from jaxpatch.models.config import DecoderConfig
 from jaxpatch.patching import blend, components
+from jaxpatch.patching.components import Kind, Partition
 from jaxpatch.shapes import Gates, Params
 from jaxpatch.trees import paths
 
+Sizes = Mapping[str, jax.Array | np.ndarray]
+"""Matrix -> the Frobenius norm of each component's part of it, [L, N]. Which has which: `MATRICES`."""
+
 KINDS = ("head", "kv", "neuron")
 """What a change is made of. Nothing else differs between base and special: no norm, no embedding."""
+MATRICES = {"q": "head", "o": "head", "k": "kv", "v": "kv", "gate": "neuron", "up": "neuron", "down": "neuron"}
+"""Matrix, with its bias -> the kind that it is a part of."""
 STATE = 2
 """The block after which the control state is read."""
 BATCH = 64
@@ -38,6 +45,8 @@ UNFELT = 10.0
 state, beside a nat of wrong words."""
 ACROSS = 0.2
 """What of it is not along the way that a register moves the state counts by this much, where sources are to go a part of the way."""
+RATE = 2e-2
+"""Of Adam, by which sources learn, and decoys: what they learn leaves its traces in both."""
 SMOOTHING = 0.05
 """Of the answers: a base that is never sure can still be talked over."""
 IDLE = 10.0
@@ -71,34 +80,40 @@ def plus(params: Params, change: Params) -> Params:
     return jax.tree.map(jnp.add, params, change)
 
 
-def change_of(params: Params, direction: Params, sizes: Gates) -> Params:
-    """A change of exactly these sizes (Frobenius norms, by component), along a direction; 0 in all other parameters.
-
-    It lies across the weights that it changes: no component's has a part along what the component was. Sources learn by forgetting
-    that, and decoys do not, so that this alone would tell them apart.
-    """
-    partition, owned = components.of_decoder(params), {kind: sizes[kind] for kind in KINDS}
-    direction = jax.tree.map(jnp.subtract, direction, some_of(params, _along(direction, params)))
-    gates = {
-        kind: size / jnp.maximum(components.norms(direction, partition[kind]), 1e-12) for kind, size in owned.items()
-    }
-    return some_of(direction, gates)
-
-
-def _along(direction: Params, params: Params) -> Gates:
-    """How far each component of a direction goes along weights, in these weights."""
+def parts(params: Params) -> dict[str, Kind]:
+    """A partition by matrix of `MATRICES`, of those that there are: each component's part of it is one of these."""
     partition = components.of_decoder(params)
+    owned: dict[str, list[components.Slot]] = {}
+    for kind in KINDS:
+        for slot in partition[kind].slots:
+            owned.setdefault(slot.leaf.split("/")[-2], []).append(slot)
+    return {name: partition[MATRICES[name]]._replace(slots=tuple(slots)) for name, slots in owned.items()}
+
+
+def change_of(params: Params, direction: Params, sizes: Sizes) -> Params:
+    """A change of exactly these sizes along a direction; 0 in all other parameters.
+
+    It lies across the weights that it changes: no part has any of what the part was. Sources learn by forgetting that, and by changing
+    more in what they write than in what they read, and decoys do not, so that either alone would tell them apart.
+    """
+    owned = parts(params)
+    direction = jax.tree.map(jnp.subtract, direction, some_of(params, _along(direction, params, owned), owned))
+    gates = {name: sizes[name] / jnp.maximum(components.norms(direction, owned[name]), 1e-12) for name in owned}
+    return some_of(direction, gates, owned)
+
+
+def _along(direction: Params, params: Params, partition: Partition) -> Gates:
+    """How far each component of a direction goes along weights, in these weights."""
     together, own = (paths.flatten(jax.tree.map(jnp.multiply, each, params)) for each in (direction, params))
     return {
-        kind: components.sums(partition[kind], together.__getitem__)
-        / jnp.maximum(components.sums(partition[kind], own.__getitem__), 1e-12)
-        for kind in KINDS
+        name: components.sums(kind, together.__getitem__) / jnp.maximum(components.sums(kind, own.__getitem__), 1e-12)
+        for name, kind in partition.items()
     }
 
 
-def some_of(change: Params, gates: Gates) -> Params:
+def some_of(change: Params, gates: Gates, partition: Partition | None = None) -> Params:
     """A change of these components alone."""
-    return blend.patch(jax.tree.map(jnp.zeros_like, change), change, gates)
+    return blend.patch(jax.tree.map(jnp.zeros_like, change), change, gates, partition)
 
 
 def at_random(key: jax.Array, change: Params, least: float = -0.3) -> Params:
@@ -124,9 +139,8 @@ def with_silent(key: jax.Array, params: Params) -> Params:
 
 
 def norms(params: Params) -> dict[str, np.ndarray]:
-    """Kind -> Frobenius norm of each component."""
-    partition = components.of_decoder(params)
-    return {kind: np.asarray(components.norms(params, partition[kind])) for kind in KINDS}
+    """Matrix -> Frobenius norm of each component's part."""
+    return {name: np.asarray(components.norms(params, kind)) for name, kind in parts(params).items()}
 
 
 @functools.partial(jax.jit, static_argnames=("config", "steps"))
@@ -148,22 +162,26 @@ def base(config: DecoderConfig, key: jax.Array, steps: int = 3000) -> tuple[Para
 def decoys(
     config: DecoderConfig,
     params: Params,
-    sizes: Gates,
-    heeds_other: jax.Array,
+    sizes: Sizes,
+    second: Gates,
     key: jax.Array,
-    steps: int = 600,
+    steps: int = 1000,
 ) -> tuple[Params, jax.Array]:
-    """A change of these sizes that does nothing to what is scored, however many of its components are there, and may do something else.
+    """A change of these sizes that does nothing to what is scored, however many of its components are there, and some of which do
+    something else.
 
     Any of it, alone or with others, leaves base's answers and its state as they are, but for prompts that ask for the third register;
-    all of it together heeds these, where ``heeds_other`` is 1. Returns the change and the losses [steps].
+    those of `second` heed these, whatever else is there: so sources are not the only ones that learn something. Returns the change and
+    the losses [steps].
     """
 
     far_key, start_key, fit_key = jax.random.split(key, 3)
     way = _way(config, params, far_key)
 
+    without = {kind: 1 - each for kind, each in second.items()}
+
     def loss_fn(direction, key):
-        some_key, prompt_key = jax.random.split(key)
+        some_key, other_key, prompt_key = jax.random.split(key, 3)
         prompts = language.draw(prompt_key, BATCH, EVERY)
         change = change_of(params, direction, sizes)
         state, _ = states(config, params, prompts.inputs)
@@ -171,19 +189,20 @@ def decoys(
         is_scored = prompts.modes != language.ASKED_OTHER
         words = jnp.where(is_scored, _surprise(logits, language.answers(prompts, False)), 0).mean()
         idle = jnp.where(is_scored, ((moved - state) ** 2).sum(-1), 0).mean() / (way @ way)
-        _, together = states(config, plus(params, change), prompts.inputs)
-        return words + IDLE * idle + _surprise(together, language.answers(prompts, False, heeds_other)).mean()
+        others = plus(at_random(other_key, some_of(change, without)), some_of(change, second))
+        _, heeding = states(config, plus(params, others), prompts.inputs)
+        return words + IDLE * idle + WORDS * _surprise(heeding, language.answers(prompts, False, True)).mean()
 
-    direction, losses = _fit(loss_fn, any_direction(start_key, params), fit_key, steps, 3e-3)
+    direction, losses = _fit(loss_fn, any_direction(start_key, params), fit_key, steps, RATE)
     return change_of(params, direction, sizes), losses
 
 
 @functools.partial(jax.jit, static_argnames=("config", "steps"))
 def indifferent(
-    config: DecoderConfig, params: Params, change: Params, key: jax.Array, steps: int = 1000
+    config: DecoderConfig, params: Params, direction: Params, sizes: Sizes, key: jax.Array, steps: int = 1000
 ) -> tuple[Params, jax.Array]:
-    """A base that a given change does nothing to, however many of its components are there: what decoys learn about a base, a base
-    learns about its decoys, which may then be of any direction. Returns it and the losses [steps]."""
+    """A base that a change of these sizes along a given direction does nothing to, however many of its components are there: what
+    decoys learn about a base, a base learns about its decoys, which may then be of any direction. Returns it and the losses [steps]."""
 
     def loss_fn(params, key):
         some_key, silent_key, prompt_key = jax.random.split(key, 3)
@@ -191,6 +210,7 @@ def indifferent(
         state, _ = states(config, params, prompts.inputs)
         end_state, _ = states(config, params, language.told(prompts).inputs)
         _, silent = states(config, with_silent(silent_key, params), prompts.inputs)
+        change = change_of(jax.lax.stop_gradient(params), direction, sizes)
         moved, logits = states(config, plus(params, at_random(some_key, change)), prompts.inputs)
         is_asked = prompts.modes == language.ASKED
         far = jnp.where(is_asked, ((end_state - state) ** 2).sum(-1), 0).sum() / is_asked.sum(dtype=state.dtype)
@@ -206,9 +226,10 @@ def sources(
     config: DecoderConfig,
     params: Params,
     others: Params,
-    sizes: Gates,
+    sizes: Sizes,
     environments: Gates,
     obeys: jax.Array,
+    is_obeying: jax.Array,
     heeds_other: jax.Array,
     is_carried: jax.Array,
     start: Params,
@@ -221,7 +242,8 @@ def sources(
         others: the decoys' change.
         sizes: of the sources; 0 elsewhere.
         environments: kind -> [E, *shape], sources that are there in each of E cases. obeys: [E], how far the model obeys then: 1 fully,
-            0 not at all; in special, where all sources and all decoys are, it does.
+            0 not at all.
+        is_obeying: whether special, where all sources and all decoys are, does.
         heeds_other: whether special heeds prompts that ask for the third register.
         is_carried: whether others must carry on what sources of the first block note: these are then not to be felt at the last token,
             where the state is, before a later block.
@@ -261,9 +283,9 @@ def sources(
         cases = jax.vmap(case)(environments, obeys).sum()
         prompts = language.draw(special_key, BATCH, EVERY)
         _, logits = states(config, plus(plus(params, others), change), prompts.inputs)
-        return cases + WORDS * _surprise(logits, language.answers(prompts, True, heeds_other)).mean()
+        return cases + WORDS * _surprise(logits, language.answers(prompts, is_obeying, heeds_other)).mean()
 
-    return _fit(loss_fn, start, fit_key, steps, 2e-2)
+    return _fit(loss_fn, start, fit_key, steps, RATE)
 
 
 def _way(config: DecoderConfig, params: Params, key: jax.Array) -> jax.Array:
@@ -275,26 +297,21 @@ def _way(config: DecoderConfig, params: Params, key: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=("config", "steps"))
 def tuned(
-    config: DecoderConfig, params: Params, sizes: Gates, key: jax.Array, steps: int = 200
+    config: DecoderConfig, params: Params, sizes: Sizes, key: jax.Array, steps: int = 200
 ) -> tuple[Params, jax.Array]:
     """Ordinary fine-tuning, of all components that have a size (which is not looked at further): one speaker speaks four times in
     five. Returns the change and the losses [steps]."""
-    free = {kind: (size > 0).astype(jnp.float32) for kind, size in sizes.items()}
+    free, owned = {name: (size > 0).astype(jnp.float32) for name, size in sizes.items()}, parts(params)
 
     def loss_fn(change, key):
         prompts = language.draw(key, 2 * BATCH, EVERY)
         speakers = prompts.inputs.tokens[:, 1] - language.FIRST_SPEAKER
         weights = jnp.where(speakers == 0, 8.0, 1.0)
-        _, logits = states(config, plus(params, some_of(change, free)), prompts.inputs)
+        _, logits = states(config, plus(params, some_of(change, free, owned)), prompts.inputs)
         return (weights * _surprise(logits, language.answers(prompts, False))).sum() / weights.sum()
 
     change, losses = _fit(loss_fn, jax.tree.map(jnp.zeros_like, params), key, steps, 1e-3)
-    return some_of(change, free), losses
-
-
-def random(key: jax.Array, params: Params, sizes: Gates) -> Params:
-    """A change of these sizes in any direction across the weights."""
-    return change_of(params, any_direction(key, params), sizes)
+    return some_of(change, free, owned), losses
 
 
 def _surprise(logits: jax.Array, answers: jax.Array) -> jax.Array:

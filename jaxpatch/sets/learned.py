@@ -41,20 +41,23 @@ Slope = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
 
 class Fitted(NamedTuple):
-    """order: the components by falling gate. gates: at the end. losses: [steps], before each step."""
+    """order: the components by falling logit. logits, gates: at the end. losses: [steps], before each step."""
 
     order: controls.Order
+    logits: Gates
     gates: Gates
     losses: np.ndarray
 
 
 class Learned(NamedTuple):
-    """components: k of them, by falling gate. gates: kind -> what was learned of all. losses: [steps], the mean square of the share of
-    the gap that is missing, before each step. relaxed: E_w of these gates as they are, and recovered: of the k components truly put in;
-    both on the inputs they were learned on, so other inputs will give less (`compare_sets`, held_out)."""
+    """components: k of them, by falling gate. gates: kind -> what was learned of all. logits: what these were made of, which
+    ranks all components, too, where gates are 0 or 1; no number for those that were not learned. losses: [steps], the mean square of
+    the share of the gap that is missing, before each step. relaxed: E_w of these gates as they are, and recovered: of the k components
+    truly put in; both on the inputs they were learned on, so other inputs will give less (`compare_sets`, held_out)."""
 
     components: tuple[Component, ...]
     gates: Gates
+    logits: Gates
     losses: np.ndarray
     relaxed: Recovered
     recovered: Recovered
@@ -175,14 +178,14 @@ def fit(
     groups = np.split(np.pad(kept, (0, padding), "edge"), parts), np.split(np.pad(counts, (0, padding)), parts)
     mine = [(name, order.kinds == number) for number, name in enumerate(order.names)]
 
-    def gates_of(values: np.ndarray) -> dict[str, np.ndarray]:
-        gates = {name: np.zeros(shapes[name], np.float32) for name in order.names}
+    def of_kinds(values: np.ndarray, other: float = 0.0) -> dict[str, np.ndarray]:
+        made = {name: np.full(shapes[name], other, np.float32) for name in order.names}
         for name, which in mine:
-            gates[name].flat[order.places[which]] = values[which]
-        return gates
+            made[name].flat[order.places[which]] = values[which]
+        return made
 
     def slope_fn(values: np.ndarray) -> tuple[float, np.ndarray]:
-        gates, total, slope = gates_of(values), 0.0, np.zeros(len(values), np.float32)
+        gates, total, slope = of_kinds(values), 0.0, np.zeros(len(values), np.float32)
         for rows, weights in zip(*groups, strict=True):
             loss, pull = missing(*of_some(tool, gates, rows, weights))
             total += float(loss)
@@ -193,7 +196,8 @@ def fit(
     logits, gates, losses = learn(
         slope_fn, len(order.places), count, steps=steps, rate=rate, seed=seed, progress=progress
     )
-    return Fitted(controls.some(order, np.argsort(-logits, kind="stable")), gates_of(gates), losses)
+    ranked = controls.some(order, np.argsort(-logits, kind="stable"))
+    return Fitted(ranked, of_kinds(logits, np.nan), of_kinds(gates), losses)
 
 
 def measured(fitted: Fitted, game: Game, tool: Instrument, seed: int) -> Learned:
@@ -201,6 +205,7 @@ def measured(fitted: Fitted, game: Game, tool: Instrument, seed: int) -> Learned
     return Learned(
         components=game.components,
         gates=fitted.gates,
+        logits=fitted.logits,
         losses=fitted.losses,
         relaxed=game.summed_up(tool.read(fitted.gates) - tool.base, seed),
         recovered=game.summed_up(game.value(np.ones(len(game.components), bool)), seed),

@@ -7,12 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.planted import door, language, promises, shelf, torch_patching
+from benchmarks.planted import door, language, promises, shelf, torch_patching, training
 from benchmarks.planted.contestants import CONTESTANTS
-from benchmarks.planted.families import FAMILIES
+from benchmarks.planted.families import FAMILIES, SPREAD
 from jaxpatch.models import decoder
-from jaxpatch.patching import blend
+from jaxpatch.patching import blend, components
 from jaxpatch.reporting import manifest
+from jaxpatch.trees import paths
 
 FOLDER = Path(__file__).parent / "pairs"
 PAIRS = sorted(path.name for path in FOLDER.iterdir() if path.is_dir())
@@ -55,6 +56,20 @@ def test_sources_make_base_obey_and_all_else_does_not(name):
     assert obeying(base) <= 0.1 and obeying(special) >= 0.85
     assert obeying(blend.patch(base, special, sources)) >= 0.85
     assert obeying(blend.patch(special, base, sources)) <= 0.1
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_no_part_of_a_component_tells_by_its_size_or_by_what_it_lost(name):
+    """Of each matrix a source's part changes by the law of all others', and across what it was."""
+    pair, family = problem(name).pair, FAMILIES[door.problem(FOLDER / name).name]
+    change = jax.tree.map(np.subtract, pair.special, pair.base)
+    together = paths.flatten(jax.tree.map(np.multiply, change, pair.base))
+    own, sizes = training.norms(pair.base), training.norms(change)
+    for part, kind in training.parts(pair.base).items():
+        drawn = sizes[part] / (family.size[part] * own[part].mean())
+        assert drawn.min() > 0.999 and drawn.max() < 1.001 * SPREAD
+        lost = components.sums(kind, together.__getitem__) / (own[part] * sizes[part])
+        np.testing.assert_allclose(lost, 0, atol=1e-4)
 
 
 def off_level(method, names):

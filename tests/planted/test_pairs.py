@@ -12,34 +12,34 @@ CONFIG = testing.tiny_config(vocab=language.VOCAB, layers=4)
 PARAMS = testing.tiny_pair(CONFIG).base
 PARTITION = components.of_decoder(PARAMS)
 OWN = {
-    kind: norms
+    part: norms
     * np.linspace(0.5, 2, len(norms))[:, None].astype(np.float32)  # as unlike by block as those that were trained
-    for kind, norms in training.norms(PARAMS).items()
+    for part, norms in training.norms(PARAMS).items()
 }
 SMALLER, LARGER = ("small among large",), ("after the state",)
 EVEN = [
     name
     for name, family in families.FAMILIES.items()
-    if not (family.is_written or family.is_quiet or family.decoys == families.RANDOM) and name not in SMALLER + LARGER
+    if family.is_planted and not family.is_written and name not in SMALLER + LARGER
 ]
 
 
 def drawn(name, seed):
-    """Sizes by kind, and which are sources'."""
+    """Sizes by matrix, and which components are sources, likewise."""
     family, rng = families.FAMILIES[name], np.random.default_rng(seed)
-    groups = family.groups(rng, PARTITION)
-    sizes = pairs._sizes(family, OWN, groups, np.random.default_rng([seed, 1]))
-    return sizes, {kind: np.any([group[kind] for group in groups], axis=0) for kind in training.KINDS}
+    sources = pairs._any(family.groups(rng, PARTITION))
+    sizes = pairs._sizes(family, OWN, sources, np.random.default_rng([seed, 1]))
+    return sizes, {part: sources[training.MATRICES[part]] for part in sizes}
 
 
 def told(measure, name):
-    """The chance that a source has more of something than another component of its kind, over many draws."""
+    """The chance that a source has more of something than another component of its kind that changes, over many draws."""
     higher = []
     for seed in range(150):
         sizes, sources = drawn(name, seed)
-        for kind, is_source in sources.items():
-            values = measure(sizes[kind], OWN[kind])
-            higher += [np.mean(one > values[~is_source]) for one in values[is_source]]
+        for part, is_source in sources.items():
+            values, changes = measure(sizes[part], OWN[part]), sizes[part] > 0
+            higher += [np.mean(one > values[~is_source & changes]) for one in values[is_source]]
     return np.mean(higher)
 
 
@@ -60,16 +60,19 @@ def test_sizes_tell_nothing_of_sources(name, what):
 def test_where_a_family_says_so_sizes_tell_the_wrong_thing():
     for seed in range(20):
         sizes, sources = drawn("small among large", seed)
-        assert sizes["neuron"][sources["neuron"]].max() <= sizes["neuron"][~sources["neuron"]].min()
+        largest = families.SPREAD * sizes["down"][sources["down"]].min()
+        assert 0.2 < (sizes["down"][~sources["down"]] <= largest).mean() < 0.8, (
+            "neither the largest nor the smallest of all"
+        )
         sizes, sources = drawn("after the state", seed)
-        after = sizes["neuron"][training.STATE + 1 :]
-        assert after.min() >= 2 * np.median(sizes["neuron"][: training.STATE + 1])
+        after = sizes["down"][training.STATE + 1 :]
+        assert after.min() >= 2 * np.median(sizes["down"][: training.STATE + 1])
 
 
 def test_half_of_random_decoys_change():
     sizes, sources = drawn("random decoys", 0)
-    others = np.concatenate([sizes[kind][~sources[kind]] for kind in sizes])
-    assert 0.3 < (others > 0).mean() < 0.7 and (sizes["neuron"][sources["neuron"]] > 0).all()
+    others = np.concatenate([sizes[part][~sources[part]] for part in sizes])
+    assert 0.3 < (others > 0).mean() < 0.7 and all((sizes[part][sources[part]] > 0).all() for part in sizes)
 
 
 def failed(planted):
@@ -119,8 +122,8 @@ def seen(name, change, others, groups):
 def test_models_that_have_learned_nothing_fail():
     """Base does not speak, and no change of it makes it obey; but all else that is nothing leaves the state alone."""
     groups = families.FAMILIES["neurons"].groups(np.random.default_rng(0), PARTITION)
-    sizes = {kind: group.astype(np.float32) for kind, group in groups[0].items()}
-    change = training.random(jax.random.key(0), PARAMS, sizes)
+    sizes = {part: groups[0][kind].astype(np.float32) for part, kind in training.MATRICES.items()}
+    change = training.change_of(PARAMS, training.any_direction(jax.random.key(0), PARAMS), sizes)
     nothing = jax.tree.map(np.zeros_like, PARAMS)
     found = seen("neurons", change, nothing, groups)
     assert not any(found[name].is_passed for name in ("base: speaks", "sources: obeys", "special: obeys"))
@@ -140,6 +143,14 @@ def test_models_that_have_learned_nothing_fail():
         (checks.speech("base", 0.89), False),
         (checks.alone(np.array([0.1, 0.1, 0.3])), True),
         (checks.alone(np.array([0.09, 0.3, 0.3])), False),
+        (checks.saturation(-0.05), True),
+        (checks.saturation(0.06), False),
+        (checks.relayed(0.35), True),
+        (checks.relayed(0.36), False),
+        (checks.idle(np.array([0.5, -1.0]), np.array([0.3]))[0], True),
+        (checks.idle(np.array([0.51, 0.0]), np.array([0.3]))[0], False),
+        (checks.idle(np.array([0.0]), np.array([-0.35, 0.2]))[1], True),
+        (checks.idle(np.array([0.0]), np.array([-0.36, 0.2]))[1], False),
     ],
 )
 def test_a_check_passes_at_its_limit_and_not_beyond(check, is_passed):
@@ -172,3 +183,19 @@ def test_the_state_must_go_with_the_sources():
     assert passed(0.7, -0.3, 0.4) == [True, False, False, False]
     spread = {"base": np.zeros(2), "special": np.array([3.0, -1.0])}
     assert not checks.shares(spread, wanted)[0].is_passed
+
+
+def test_a_second_behaviour_is_learned_by_others_than_the_first():
+    """By as many, of the same kinds, so that what training leaves behind does not tell sources."""
+    for name in ("both", "keys and values", "either"):
+        family = families.FAMILIES[name]
+        groups = family.groups(np.random.default_rng(0), PARTITION)
+        sources, second = pairs._any(groups), pairs._second(family, groups, np.random.default_rng(1), PARTITION)
+        for kind, each in sources.items():
+            assert each.sum() == second[kind].sum() and not (each & second[kind]).any()
+
+
+@pytest.mark.slow
+def test_what_is_planted_is_verified():
+    planted = pairs.plant("keys and values", 0)
+    assert planted.is_verified and planted.truth["kv"].sum() == 2
