@@ -185,9 +185,10 @@ _CHECKED = (
     "right to prompts that do not ask; and where decoys learn a second behaviour, special has it. Along the anchor special is ahead of "
     f"base by more than that varies; the sources recover at least {checks.CARRIED:.0%} of it, everything else at most "
     f"{checks.LEFT:.0%}; where some of the sources are to be enough, or not to be, these recover at least {checks.ENOUGH:.0%}, or at "
-    f"most {checks.LITTLE:.0%}. Without any one source at least {checks.NEEDED:.0%} of the state is lost. No decoy by "
-    f"itself moves the state by more than {checks.HALFWAY:.0%} of the way, nor any of {checks.HALVES} random halves of them by more "
-    f"than {checks.LITTLE:.0%}. Where others carry on what block 0 notes, that moves the last token's stream after block 0 by at most "
+    f"most {checks.LITTLE:.0%}. Where sources are not to be enough one by "
+    f"one, without any of them at least {checks.NEEDED:.0%} of the state is lost. No decoy by "
+    f"itself moves the state by more than {checks.HALFWAY:.0%} of the way, nor any of {checks.HALVES} random halves of them by "
+    f"more than {checks.LITTLE:.0%}. Where others carry on what block 0 notes, that moves the last token's stream after block 0 by at most "
     f"{checks.EARLY:.0%} of what the state is moved by, so that the others are relays. Where attention is fixed in base, "
     f"{checks.SOME:.0%} of a head's change does at most {checks.FIXED:.0%} of what all of it does. (Pairs that are written by hand are "
     "what they are: of them is checked what is said, obeyed, recovered and fixed.)\n\n"
@@ -348,7 +349,7 @@ IDLE = 0.1
 def _passing_on(held: Sequence[Mapping]) -> list[str]:
     """Of what activation patching takes for sources, how much its own weights matter. Written pairs have relays by construction, and
     are counted apart."""
-    lines = []
+    lines, relays, asked = [], 0, 0
     for words, is_written in (("In pairs that were trained", False), ("In those written by hand, with relays", True)):
         said = [
             each["passing on"]
@@ -358,6 +359,8 @@ def _passing_on(held: Sequence[Mapping]) -> list[str]:
         above = [each for each in said if each["E_a"] > each["E_a of a source"]]
         if not said:
             continue
+        relays += sum(each["E_w"] < IDLE for each in above)
+        asked += len(said)
         line = f"* {words}, that is so in {len(above)} of {len(said)}"
         if above:
             middle = {name: float(np.median([each[name] for each in above])) for name in above[0]}
@@ -368,6 +371,11 @@ def _passing_on(held: Sequence[Mapping]) -> list[str]:
                 f"it passes on what others made, in {sum(each < IDLE for each in own)} of these {len(own)}"
             )
         lines.append(f"{line}.")
+    if asked:
+        shown = "shown" if relays else "refuted"
+        lines.append(
+            f"* That activation patching ranks relays above all sources is {shown}, here: it does in {relays} of {asked} pairs in all."
+        )
     return lines
 
 
@@ -536,10 +544,10 @@ def promised(held: Sequence[Mapping]) -> list[str]:
         )
     missed = [number for each in held for number in each["screen"]["missed"]]
     rates = {
-        name: float(np.mean([each["screen"]["missed"] for each in several])) / several[0]["screen"]["top"]
+        name: mean([float(np.mean(each["screen"]["missed"])) / each["screen"]["top"] for each in several])
         for name, several in by_family.items()
     }
-    worst = max(rates, key=lambda name: rates[name])
+    worst = max(rates, key=lambda name: rates[name].value)
     head = [
         "family",
         "intervals that hold",
@@ -556,8 +564,9 @@ def promised(held: Sequence[Mapping]) -> list[str]:
         "for the behaviour. Of the traced graph, where routes are known: how many edges are true, and how many true ones are there.",
         table([*head, "edges: precision, recall"], rows),
         f"Over {len(missed):,} screens the miss rate is {_share(sum(missed), len(missed) * held[0]['screen']['top'], 2)}; in the worst "
-        f"family, {worst}, it is {rates[worst]:.2%}; promised is {promises.ALPHA:.0%}: "
-        f"{'holds' if rates[worst] <= promises.ALPHA else '**does not hold**'} in each.",
+        f"family, {worst}, it is {rates[worst].value:.2%} ({rates[worst].low:.2%} to {rates[worst].high:.2%}); promised is at most "
+        f"{promises.ALPHA:.0%}: {'holds' if rates[worst].value <= promises.ALPHA else '**does not hold**'} in each. Of other kinds "
+        "there are fewer than a sample, so that a screen replaces all.",
     ]
 
 

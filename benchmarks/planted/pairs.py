@@ -170,16 +170,7 @@ def trained(name: str, seed: int) -> Planted:
     seen = _verified(family, pair, anchor, others, change, groups, judged_key)
     seen += checks.idle(*_idle_alone(config, base, others, is_planted, asked, np.random.default_rng([seed, number, 2])))
     if not family.is_quiet:
-
-        def moved(gates: Gates) -> float:
-            return float(_moved(config, base, change, {kind: each[None] for kind, each in gates.items()}, asked)[0])
-
-        seen += (checks.need(_needed(family, groups, moved), groups),)
-        first = {kind: np.where(np.arange(len(each))[:, None] == 0, each, False) for kind, each in is_planted.items()}
-        if family.is_carried and first["neuron"].any():
-            seen += (checks.relayed(_felt_at_once(config, base, change, first, asked)),)
-        if family.is_single:
-            seen += (checks.alone(_alone(family, config, base, change, groups, asked)),)
+        seen += _of_sources(family, config, base, change, groups, asked)
     signs = dict(enumerate(family.signs)) if not family.is_quiet else {}
     return Planted(
         family=name,
@@ -235,6 +226,30 @@ def _cases(family: Family, groups: tuple[Gates, ...]) -> list[Case]:
             share = 0.0 if family.is_vain else 1 / len(places)
             cases.append(Case(f"{kind} {'.'.join(map(str, place))} alone", alone, share))
     return cases
+
+
+def _of_sources(
+    family: Family,
+    config: DecoderConfig,
+    base: Params,
+    change: Params,
+    groups: tuple[Gates, ...],
+    asked: language.Prompts,
+) -> tuple[Check, ...]:
+    """What must hold of sources one by one: each does something by itself, where it is to, or else is needed; and what those of the
+    first block note is carried on by others, where it is to be."""
+
+    def moved(gates: Gates) -> float:
+        return float(_moved(config, base, change, {kind: each[None] for kind, each in gates.items()}, asked)[0])
+
+    if family.is_single:
+        each = checks.alone(_alone(family, config, base, change, groups, asked))
+    else:
+        each = checks.need(_needed(family, groups, moved), groups)
+    first = {kind: there & (np.arange(len(there))[:, None] == 0) for kind, there in _any(groups).items()}
+    if not family.is_carried or not first["neuron"].any():
+        return (each,)
+    return each, checks.relayed(_felt_at_once(config, base, change, first, asked))
 
 
 Moved = Callable[[Gates], float]
