@@ -1,5 +1,6 @@
 """Planted pairs in the frozen format: their truth holds, contestants keep what they have reached, and torch goes through the door."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 
 from benchmarks.planted import door, language, promises, shelf, torch_patching, training
-from benchmarks.planted.contestants import CONTESTANTS
+from benchmarks.planted.contestants import CONTESTANTS, Problem
 from benchmarks.planted.families import FAMILIES, SPREAD
+from jaxpatch import testing
+from jaxpatch.measuring import read_outs
 from jaxpatch.models import decoder
 from jaxpatch.patching import blend, components
 from jaxpatch.reporting import manifest
@@ -123,6 +126,24 @@ def test_torch_says_the_same_through_the_door():
     for kind, values in answer.values.items():
         np.testing.assert_allclose(theirs["values"][kind], values, atol=2e-6)
     assert door.row(FOLDER / "neurons", theirs)["average_precision"] == pytest.approx(found["average_precision"])
+
+
+def test_what_lies_in_one_direction_is_concentrated_and_what_lies_along_the_anchor_is_counted():
+    pair, along = testing.tiny_pair(), np.eye(16)[3]
+    anchor = read_outs.Anchor(layer=1, direction=along)
+    base = {path: np.asarray(leaf) for path, leaf in paths.leaves(pair.base).items()}
+    special = {path: leaf.copy() for path, leaf in base.items()}
+    special["layers/attn/o/kernel"][1, 2] += np.outer([1, 2, 0, 2], along)
+    special["layers/attn/o/kernel"][0, 1] += np.eye(4, 16)
+    special["layers/mlp/down/kernel"][1, 5] += 2 * along
+    asked = Problem(dataclasses.replace(pair, special=paths.unflatten(special)), testing.tiny_inputs(), anchor, 0)
+    found, written = (
+        CONTESTANTS[name](asked).values for name in ("concentration of change", "change along the anchor")
+    )
+    np.testing.assert_allclose(found["head"], [[0, 0.25, 0, 0], [0, 0, 1, 0], [np.nan] * 4], atol=1e-6)
+    assert np.isnan(found["neuron"]).all() and not found["kv"][:2].any()
+    np.testing.assert_allclose(written["head"], [[0, 1, 0, 0], [0, 0, 3, 0], [np.nan] * 4], atol=1e-6)
+    assert written["neuron"][1, 5] == pytest.approx(2) and np.nansum(written["neuron"]) == pytest.approx(2)
 
 
 @pytest.mark.parametrize("name", ["neurons", "tuned-decoys"])
