@@ -141,8 +141,9 @@ def page(frame: pd.DataFrame, command: str, records: Sequence[Record]) -> str:
                 f"## {title}",
                 "By what they cost; in bold those whose average precision is above that of all that cost no more. Within kinds, a "
                 "source is held against others of its own kind alone. Methods that look at weights or words alone are told where the "
-                "state is: they rank what comes after it last. Repaired attribution drops gradients, too, and is a magnitude "
-                "then, which does not tell what gives from what takes away.",
+                "state is: they rank what comes after it last. Changes, gradients, saliency and repaired attribution "
+                "(which drops gradients) are magnitudes, which do not tell what gives from what takes away; saliency is that of the "
+                "next token, as it was published, and all others that look at more than weights look at the state.",
                 _scores(some),
             ]
             if names == singles:
