@@ -183,8 +183,8 @@ def page(frame: pd.DataFrame, command: str, records: Sequence[Record]) -> str:
 _CHECKED = (
     f"A pair is used only where all of this holds. Special obeys (at least {checks.ALWAYS:.0%} of its answers), and so does base with "
     f"the sources' changes alone; base, and base with everything else, do not (at most {checks.NEVER:.0%}); all of them say what is "
-    "right to prompts that do not ask; and where decoys learn a second behaviour, special has it. Along the anchor special is ahead of "
-    f"base by more than that varies; the sources recover at least {checks.CARRIED:.0%} of it, everything else at most "
+    "right to prompts that do not ask; and where decoys learn a second behaviour, and are not tuned afterwards, special has it. "
+    f"Along the anchor special is ahead of base by more than that varies; the sources recover at least {checks.CARRIED:.0%} of it, everything else at most "
     f"{checks.LEFT:.0%}; where some of the sources are to be enough, or not to be, these recover at least {checks.ENOUGH:.0%}, or at "
     f"most {checks.LITTLE:.0%}. Where sources are not to be enough one by "
     f"one, without any of them at least {checks.NEEDED:.0%} of the state is lost. No decoy by "

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -239,13 +239,13 @@ def _of_sources(
     """What must hold of sources one by one: each does something by itself, where it is to, or else is needed; and what those of the
     first block note is carried on by others, where it is to be."""
 
-    def moved(gates: Gates) -> float:
-        return float(_moved(config, base, change, {kind: each[None] for kind, each in gates.items()}, asked)[0])
+    def moved(some: Sequence[Gates]) -> np.ndarray:
+        return _moved(config, base, change, {kind: np.stack([gates[kind] for gates in some]) for kind in KINDS}, asked)
 
     if family.is_single:
-        each = checks.alone(_alone(family, config, base, change, groups, asked))
+        each = checks.alone(moved([case.gates for case in _cases(family, groups) if case.obeys < 1]))
     else:
-        each = checks.need(_needed(family, groups, moved), groups)
+        each = checks.need(_needed(family, groups, lambda gates: float(moved([gates])[0])), groups)
     first = {kind: there & (np.arange(len(there))[:, None] == 0) for kind, there in _any(groups).items()}
     if not family.is_carried or not first["neuron"].any():
         return (each,)
@@ -299,19 +299,6 @@ def _each_state(
         return training.states(config, training.plus(base, training.some_of(change, there)), prompts)[0].mean(0)
 
     return jax.lax.map(one, gates, batch_size=AT_A_TIME)
-
-
-def _alone(
-    family: Family,
-    config: DecoderConfig,
-    base: Params,
-    change: Params,
-    groups: tuple[Gates, ...],
-    asked: language.Prompts,
-) -> np.ndarray:
-    """How far each source by itself moves the state."""
-    there = [case.gates for case in _cases(family, groups) if case.obeys < 1]
-    return _moved(config, base, change, {kind: np.stack([gates[kind] for gates in there]) for kind in KINDS}, asked)
 
 
 def _idle_alone(
@@ -448,7 +435,7 @@ def _verified(
         made.append(checks.obedience(name, obeys, wanted[name]))
         if name in ("base", "all else", "sources", "special"):
             made.append(checks.speech(name, spoken))
-    if family.decoys != families.RANDOM:
+    if family.decoys == families.SECOND:
         other = language.draw(other_key, JUDGED, (language.ASKED_OTHER,))
         said = _states(pair.config, pair.special, other.inputs)[1].argmax(-1)
         heeded = float((said == language.answers(other, False, True)).mean())
