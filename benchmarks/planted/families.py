@@ -41,11 +41,19 @@ NEOX: dict[str, Any] = {
     "rotary_pct": 1.0,
 }
 SIZE = {"q": 0.9, "o": 2.4, "k": 0.7, "v": 1.5, "gate": 2.4, "up": 2.4, "down": 2.4}
-"""As much as sources change by where they may choose what of themselves."""
-HALF, LARGE, OF_NEURONS = (
-    {name: factor.get(MATRICES[name], 1) * size for name, size in SIZE.items()}
-    for factor in (dict.fromkeys(KINDS, 0.5), {"neuron": 1.3}, {"neuron": 4 / 3})
-)
+"""By matrix, in norms of what it is in base: about as much as sources change by where they may divide their change as they like."""
+
+
+def scaled(**factors: float) -> dict[str, float]:
+    """`SIZE`, of some kinds by a factor.
+
+    >>> scaled(neuron=0.5)["up"], scaled(neuron=0.5)["q"]
+    (1.2, 0.9)
+    """
+    return {name: factors.get(MATRICES[name], 1.0) * size for name, size in SIZE.items()}
+
+
+HALF, LARGE, OF_NEURONS = scaled(head=0.5, kv=0.5, neuron=0.5), scaled(neuron=1.3), scaled(neuron=4 / 3)
 SPREAD = 1.5
 SECOND, RANDOM, TUNED = "second behaviour", "random", "tuned"
 """What decoys are: idle but for some, drawn as sources are, that heed another request; or not trained at all; or as at first, and then

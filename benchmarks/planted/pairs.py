@@ -57,7 +57,8 @@ class Planted(NamedTuple):
 
 
 def plant(name: str, seed: int) -> Planted:
-    """The pair of a family and a seed; the same seed gives the same base to all families of one shape that leave it as it is."""
+    """The pair of a family and a seed; the same seed gives the same base to all families of one shape that leave it as it is and
+    in which there is something to find."""
     return written(name, seed) if families.FAMILIES[name].is_written else trained(name, seed)
 
 

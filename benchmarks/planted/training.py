@@ -112,7 +112,7 @@ def _along(direction: Params, params: Params, partition: Partition) -> Gates:
 
 
 def some_of(change: Params, gates: Gates, partition: Partition | None = None) -> Params:
-    """A change of these components alone."""
+    """A change of these components alone; of their parts, by the partition that has `parts`."""
     return blend.patch(jax.tree.map(jnp.zeros_like, change), change, gates, partition)
 
 
